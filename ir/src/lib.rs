@@ -1,1 +1,14 @@
-//! See the README of the workspace.
+//! The common layer of Flare and Lantern.
+//!
+//! A program enters as a [`graph`] (what is computed), is optimized, becomes a plan (where data stops), then kernels (how),
+//! then machine code. This crate knows no SQL word and no layer name.
+
+pub mod entity;
+pub mod error;
+pub mod graph;
+pub mod scalar;
+pub mod types;
+pub mod value;
+
+pub use error::{Error, Result};
+pub use graph::Program;

@@ -1,0 +1,334 @@
+//! Building programs.
+//!
+//! A [`Builder`] adds nodes to the region it stands in. Equal operations in one region become one node (everything is pure).
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use crate::entity::{ColumnId, FuncId, InputId, NodeId, PlaceId, RegionId, ValueId};
+use crate::error::{Error, Result};
+use crate::graph::{BridgeOp, ControlOp, Def, Func, Node, Op, Program, Region, RelOp, TensorOp, ValueData};
+use crate::scalar::{self, ScalarOp};
+use crate::types::{RowType, ScalarType, TableType, Type};
+use crate::value::Value;
+
+/// A region that is being built.
+struct Frame {
+    region: RegionId,
+    /// Columns that `col` sees here, beside those of the frames outside.
+    columns: Vec<TableType>,
+    /// Nodes by their first result's position, for sharing: a hash of the operation to candidates.
+    seen: HashMap<u64, Vec<NodeId>>,
+}
+
+/// Builds a [`Program`], region by region.
+#[derive(Default)]
+pub struct Builder {
+    program: Program,
+    frames: Vec<Frame>,
+    place: Option<PlaceId>,
+}
+
+impl Builder {
+    /// A builder of an empty program. Begin with [`Builder::begin_func`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A builder that adds to a program, for passes.
+    pub fn over(program: Program) -> Self {
+        Self { program, ..Self::default() }
+    }
+
+    /// The program so far.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The program so far, to add inputs, columns, symbols or places.
+    pub fn program_mut(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
+    /// The finished program.
+    pub fn finish(self) -> Program {
+        debug_assert!(self.frames.is_empty(), "a region is still open");
+        self.program
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, v: ValueId) -> &Type {
+        self.program.ty(v)
+    }
+
+    /// Nodes that follow carry this place.
+    pub fn set_place(&mut self, place: Option<PlaceId>) {
+        self.place = place;
+    }
+
+    /// Opens a region with parameters of these types. `columns` are the tables whose columns `col` reads in it.
+    pub fn begin_region(&mut self, params: &[Type], columns: Vec<TableType>) -> Vec<ValueId> {
+        self.program.regions.push(Region::default());
+        let region = RegionId(self.program.regions.len() as u32 - 1);
+        let params: Vec<ValueId> = params
+            .iter()
+            .enumerate()
+            .map(|(i, ty)| {
+                self.program.values.push(ValueData { ty: ty.clone(), def: Def::Param(region, i as u32) });
+                ValueId(self.program.values.len() as u32 - 1)
+            })
+            .collect();
+        self.program.regions[region.index()].params = params.clone();
+        self.frames.push(Frame { region, columns, seen: HashMap::new() });
+        params
+    }
+
+    /// Closes the region opened last.
+    pub fn end_region(&mut self, results: &[ValueId]) -> RegionId {
+        let frame = self.frames.pop().expect("a region is open");
+        self.program.regions[frame.region.index()].results = results.to_vec();
+        frame.region
+    }
+
+    /// Opens a function's body.
+    pub fn begin_func(&mut self, params: &[Type]) -> Vec<ValueId> {
+        self.begin_region(params, vec![])
+    }
+
+    /// Closes a function's body.
+    pub fn end_func(&mut self, name: impl Into<String>, results: &[ValueId]) -> FuncId {
+        let body = self.end_region(results);
+        self.program.funcs.push(Func { name: name.into(), body });
+        FuncId(self.program.funcs.len() as u32 - 1)
+    }
+
+    /// A region with no parameters, built by a closure.
+    pub fn region(
+        &mut self,
+        params: &[Type],
+        columns: Vec<TableType>,
+        body: impl FnOnce(&mut Self, &[ValueId]) -> Result<Vec<ValueId>>,
+    ) -> Result<RegionId> {
+        let params = self.begin_region(params, columns);
+        match body(self, &params) {
+            Ok(results) => Ok(self.end_region(&results)),
+            Err(e) => {
+                self.end_region(&[]);
+                Err(e)
+            }
+        }
+    }
+
+    /// The type of a column as `col` reads it here: innermost table first.
+    pub fn column_type(&self, id: ColumnId) -> Option<RowType> {
+        self.frames.iter().rev().find_map(|f| f.columns.iter().find_map(|t| t.get(id)))
+    }
+
+    /// Adds a node; the types of its results are inferred.
+    pub fn push(&mut self, op: Op, operands: &[ValueId], regions: &[RegionId]) -> Result<Vec<ValueId>> {
+        let types = self.infer(&op, operands, regions)?;
+        Ok(self.push_typed(op, operands, regions, types))
+    }
+
+    /// Adds a node with one result.
+    pub fn push1(&mut self, op: Op, operands: &[ValueId], regions: &[RegionId]) -> Result<ValueId> {
+        match self.push(op, operands, regions)?.as_slice() {
+            [v] => Ok(*v),
+            other => Err(Error::Type(format!("an operation with {} results where one was expected", other.len()))),
+        }
+    }
+
+    /// The types of an operation's results here.
+    pub fn infer(&self, op: &Op, operands: &[ValueId], regions: &[RegionId]) -> Result<Vec<Type>> {
+        let p = &self.program;
+        let types: Vec<&Type> = operands.iter().map(|v| p.ty(*v)).collect();
+        let yields: Vec<Vec<Type>> =
+            regions.iter().map(|r| p.region(*r).results.iter().map(|v| p.ty(*v).clone()).collect()).collect();
+        match op {
+            Op::Literal(v, ty) => {
+                if !v.fits(ty.ty) || (v.is_null() && !ty.nullable) {
+                    return Err(Error::Type(format!("a literal does not fit {ty}")));
+                }
+                Ok(vec![Type::Scalar(*ty)])
+            }
+            Op::Col(id) => match self.column_type(*id) {
+                Some(ty) => Ok(vec![Type::Scalar(ty)]),
+                None => Err(Error::Type(format!("column {id} is not visible here"))),
+            },
+            Op::Scalar(op) => {
+                let scalars: Option<Vec<RowType>> = types.iter().map(|t| t.as_scalar()).collect();
+                let scalars = scalars.ok_or_else(|| Error::Type("a scalar operation takes scalars".into()))?;
+                Ok(vec![Type::Scalar(scalar::result_type(*op, &scalars)?)])
+            }
+            Op::Input(id) => Ok(vec![match &p.input(*id).kind {
+                crate::graph::InputKind::Table(_) => {
+                    return Err(Error::Type(format!("{id} is a table: read it by scan")));
+                }
+                crate::graph::InputKind::Tensor(t) => Type::Tensor(t.clone()),
+                crate::graph::InputKind::Scalar(t) => Type::Scalar(*t),
+            }]),
+            Op::Rel(op) => op.infer(p, &types, &yields),
+            Op::Tensor(op) => op.infer(&types, &yields),
+            Op::Bridge(op) => op.infer(&types, &yields),
+            Op::Control(op) => op.infer(p, &types, &yields),
+        }
+    }
+
+    fn push_typed(&mut self, op: Op, operands: &[ValueId], regions: &[RegionId], types: Vec<Type>) -> Vec<ValueId> {
+        let node = Node {
+            op,
+            operands: SmallVec::from_slice(operands),
+            regions: SmallVec::from_slice(regions),
+            results: SmallVec::new(),
+            place: self.place,
+        };
+        let key = share_key(&node);
+        let frame = self.frames.last_mut().expect("a region is open");
+        if let Some(key) = key {
+            for &n in frame.seen.get(&key).into_iter().flatten() {
+                let old = &self.program.nodes[n.index()];
+                if old.op == node.op && old.operands == node.operands && old.regions.is_empty() {
+                    return old.results.to_vec();
+                }
+            }
+        }
+        let id = NodeId(self.program.nodes.len() as u32);
+        let results: SmallVec<[ValueId; 1]> = types
+            .into_iter()
+            .enumerate()
+            .map(|(i, ty)| {
+                self.program.values.push(ValueData { ty, def: Def::Result(id, i as u32) });
+                ValueId(self.program.values.len() as u32 - 1)
+            })
+            .collect();
+        let out = results.to_vec();
+        self.program.nodes.push(Node { results, ..node });
+        self.program.regions[frame.region.index()].nodes.push(id);
+        if let Some(key) = key {
+            frame.seen.entry(key).or_default().push(id);
+        }
+        out
+    }
+
+    /// A scalar constant.
+    pub fn literal(&mut self, v: Value, ty: ScalarType) -> Result<ValueId> {
+        let ty = ty.nullable(v.is_null());
+        self.push1(Op::Literal(v, ty), &[], &[])
+    }
+
+    /// The current row's value of a column.
+    pub fn col(&mut self, id: ColumnId) -> Result<ValueId> {
+        self.push1(Op::Col(id), &[], &[])
+    }
+
+    /// A scalar operation.
+    pub fn scalar(&mut self, op: ScalarOp, operands: &[ValueId]) -> Result<ValueId> {
+        self.push1(Op::Scalar(op), operands, &[])
+    }
+
+    /// An input that is a tensor or a scalar.
+    pub fn input(&mut self, id: InputId) -> Result<ValueId> {
+        self.push1(Op::Input(id), &[], &[])
+    }
+
+    /// A relational operation.
+    pub fn rel(&mut self, op: RelOp, operands: &[ValueId], regions: &[RegionId]) -> Result<ValueId> {
+        self.push1(Op::Rel(op), operands, regions)
+    }
+
+    /// A tensor operation with one result.
+    pub fn tensor(&mut self, op: TensorOp, operands: &[ValueId]) -> Result<ValueId> {
+        self.push1(Op::Tensor(op), operands, &[])
+    }
+
+    /// A map: `body` gets a scalar for each operand and yields scalars.
+    pub fn map(
+        &mut self,
+        operands: &[ValueId],
+        body: impl FnOnce(&mut Self, &[ValueId]) -> Result<Vec<ValueId>>,
+    ) -> Result<Vec<ValueId>> {
+        let tensors: Option<Vec<_>> = operands.iter().map(|v| self.ty(*v).as_tensor().cloned()).collect();
+        let tensors = tensors.ok_or_else(|| Error::Type("map takes tensors".into()))?;
+        let shape = tensors.first().map(|t| t.shape.clone()).unwrap_or_default();
+        let params: Vec<Type> = tensors.iter().map(|t| Type::Scalar(t.dtype.nullable(false))).collect();
+        let region = self.region(&params, vec![], body)?;
+        self.push(Op::Tensor(TensorOp::Map { shape }), operands, &[region])
+    }
+
+    /// Rows for which `body` yields true.
+    pub fn filter(&mut self, table: ValueId, body: impl FnOnce(&mut Self) -> Result<ValueId>) -> Result<ValueId> {
+        let region = self.row_region(&[table], |b| Ok(vec![body(b)?]))?;
+        self.rel(RelOp::Filter, &[table], &[region])
+    }
+
+    /// Adds columns; `body` yields a scalar for each.
+    pub fn extend(
+        &mut self,
+        table: ValueId,
+        columns: &[ColumnId],
+        body: impl FnOnce(&mut Self) -> Result<Vec<ValueId>>,
+    ) -> Result<ValueId> {
+        let region = self.row_region(&[table], body)?;
+        self.rel(RelOp::Extend { columns: columns.to_vec() }, &[table], &[region])
+    }
+
+    /// A row region over these tables' columns.
+    pub fn row_region(
+        &mut self,
+        tables: &[ValueId],
+        body: impl FnOnce(&mut Self) -> Result<Vec<ValueId>>,
+    ) -> Result<RegionId> {
+        let types: Option<Vec<TableType>> = tables.iter().map(|v| self.ty(*v).as_table().cloned()).collect();
+        let types = types.ok_or_else(|| Error::Type("a row region stands over tables".into()))?;
+        self.region(&[], types, |b, _| body(b))
+    }
+
+    /// Evaluates one of two regions.
+    pub fn if_else(
+        &mut self,
+        condition: ValueId,
+        then: impl FnOnce(&mut Self) -> Result<Vec<ValueId>>,
+        other: impl FnOnce(&mut Self) -> Result<Vec<ValueId>>,
+    ) -> Result<Vec<ValueId>> {
+        let a = self.region(&[], vec![], |b, _| then(b))?;
+        let c = self.region(&[], vec![], |b, _| other(b))?;
+        self.push(Op::Control(ControlOp::If), &[condition], &[a, c])
+    }
+
+    /// A bridge or control operation with one region whose parameters follow from the operands.
+    pub fn with_region(
+        &mut self,
+        op: Op,
+        operands: &[ValueId],
+        body: impl FnOnce(&mut Self, &[ValueId]) -> Result<Vec<ValueId>>,
+    ) -> Result<Vec<ValueId>> {
+        let types: Vec<&Type> = operands.iter().map(|v| self.program.ty(*v)).collect();
+        let params = match &op {
+            Op::Bridge(op @ (BridgeOp::Apply { .. } | BridgeOp::ForBatches { .. })) => op.region_params(&types)?,
+            Op::Control(op @ ControlOp::For { .. }) => op.region_params(&types)?,
+            _ => return Err(Error::Type("this operation has not one region with parameters".into())),
+        };
+        let region = self.region(&params, vec![], body)?;
+        self.push(op, operands, &[region])
+    }
+}
+
+/// A hash by which equal operations are found; `None` for those that have regions.
+fn share_key(node: &Node) -> Option<u64> {
+    use std::hash::{Hash, Hasher};
+    if !node.regions.is_empty() {
+        return None;
+    }
+    let mut h = std::collections::hash_map::DefaultHasher::new();
+    std::mem::discriminant(&node.op).hash(&mut h);
+    match &node.op {
+        Op::Literal(v, ty) => (v, ty).hash(&mut h),
+        Op::Col(id) => id.hash(&mut h),
+        Op::Scalar(op) => op.hash(&mut h),
+        Op::Input(id) => id.hash(&mut h),
+        Op::Rel(_) | Op::Tensor(_) | Op::Bridge(_) | Op::Control(_) => {}
+    }
+    node.operands.hash(&mut h);
+    Some(h.finish())
+}

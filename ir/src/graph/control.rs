@@ -1,0 +1,113 @@
+//! Control flow.
+
+use crate::entity::FuncId;
+use crate::error::{Error, Result};
+use crate::graph::Program;
+use crate::types::{Dim, ScalarType, TensorType, Type};
+
+/// A control operation.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ControlOp {
+    /// (condition: bool scalar, or `bool[]`) {then} {else} → what the chosen region yields. Only that region runs; a NULL
+    /// condition chooses `else`. Regions have no parameters.
+    If,
+    /// (state…) {region: state to `bool[]`, whether to go on} {region: state to state} → the final state.
+    While,
+    /// (state… — `state` of them —, tensors `[length, …]`…) {region: (i: i64[], state…, slices `[…]`…) to (state…,
+    /// values `[…]`…)} → the final state, then each value stacked to `[length, …]`.
+    For {
+        /// Number of steps.
+        length: Dim,
+        /// Operands that are state.
+        state: usize,
+        /// From the last slice to the first (`i` counts down too; stacked values keep their slice's place).
+        reverse: bool,
+    },
+    /// (arguments) → the function's results.
+    Call(FuncId),
+}
+
+impl ControlOp {
+    /// The types of region `region`'s parameters for these operands.
+    pub fn region_params(&self, operands: &[&Type]) -> Result<Vec<Type>> {
+        match self {
+            Self::If | Self::Call(_) => Ok(vec![]),
+            Self::While => Ok(operands.iter().map(|t| (*t).clone()).collect()),
+            Self::For { length, state, .. } => {
+                let mut params = vec![Type::Tensor(TensorType { dtype: ScalarType::I64, shape: vec![] })];
+                for (i, t) in operands.iter().enumerate() {
+                    if i < *state {
+                        params.push((*t).clone());
+                        continue;
+                    }
+                    match t.as_tensor() {
+                        Some(t) if t.shape.first() == Some(length) => {
+                            params.push(Type::Tensor(TensorType { dtype: t.dtype, shape: t.shape[1..].to_vec() }));
+                        }
+                        _ => {
+                            return Err(Error::Type(format!(
+                                "operand {i} of for is {t}, not a tensor of {length} slices"
+                            )));
+                        }
+                    }
+                }
+                Ok(params)
+            }
+        }
+    }
+
+    /// The results' types. `regions` holds the types that each region yields.
+    pub fn infer(&self, p: &Program, operands: &[&Type], regions: &[Vec<Type>]) -> Result<Vec<Type>> {
+        match self {
+            Self::If => {
+                let is_bool = match operands {
+                    [Type::Scalar(t)] => t.ty == ScalarType::Bool,
+                    [Type::Tensor(t)] => t.dtype == ScalarType::Bool && t.shape.is_empty(),
+                    _ => false,
+                };
+                let [a, b] = regions else { return Err(Error::Type("if has two regions".into())) };
+                if !is_bool || a.len() != b.len() {
+                    return Err(Error::Type("if takes a bool and two regions that yield the same types".into()));
+                }
+                let join = |(a, b): (&Type, &Type)| match (a, b) {
+                    (Type::Scalar(x), Type::Scalar(y)) if x.ty == y.ty => {
+                        Ok(Type::Scalar(x.ty.nullable(x.nullable || y.nullable)))
+                    }
+                    _ if a == b => Ok(a.clone()),
+                    _ => Err(Error::Type(format!("the branches of if yield {a} and {b}"))),
+                };
+                a.iter().zip(b).map(join).collect()
+            }
+            Self::While => {
+                let [go_on, next] = regions else { return Err(Error::Type("while has two regions".into())) };
+                let is_bool =
+                    matches!(go_on.as_slice(), [Type::Tensor(t)] if t.dtype == ScalarType::Bool && t.shape.is_empty());
+                if !is_bool || next.len() != operands.len() || next.iter().zip(operands).any(|(a, b)| a != *b) {
+                    return Err(Error::Type("while yields bool[] and then its state's types".into()));
+                }
+                Ok(next.clone())
+            }
+            Self::For { length, state, .. } => {
+                let yields = regions.first().map_or(&[][..], |r| r);
+                if yields.len() < *state || yields.iter().zip(&operands[..*state]).any(|(a, b)| a != *b) {
+                    return Err(Error::Type("for yields its state's types first".into()));
+                }
+                let mut out = yields[..*state].to_vec();
+                for t in &yields[*state..] {
+                    let t = t.as_tensor().ok_or_else(|| Error::Type("for stacks tensors".into()))?;
+                    let shape = std::iter::once(length.clone()).chain(t.shape.iter().cloned()).collect();
+                    out.push(Type::Tensor(TensorType { dtype: t.dtype, shape }));
+                }
+                Ok(out)
+            }
+            Self::Call(f) => {
+                let body = p.region(p.func(*f).body);
+                let params: Vec<&Type> = body.params.iter().map(|v| p.ty(*v)).collect();
+                if params.len() != operands.len() || params.iter().zip(operands).any(|(a, b)| a != b) {
+                    return Err(Error::Type(format!("the arguments of {} do not fit", p.func(*f).name)));
+                }
+                Ok(body.results.iter().map(|v| p.ty(*v).clone()).collect())
+            }
+        }
+    }
+}
