@@ -1,0 +1,539 @@
+//! The boundary to generated code: the one table of functions that it may call, and the one table of layouts that it may use.
+//!
+//! What holds:
+//! - A function is one row of [`runtime_functions!`]: signature, effect, how it fails, doc, and the Rust function behind it. Ids, names,
+//!   signatures, symbol addresses, shims, the interpreter's dispatch and the docs list come from the row.
+//! - Shims are `extern "C"` and let no panic out: a panic is kept for the thread ([`take_panic`]) and the shim returns its failure
+//!   value (status [`TrapCode::Panic`], null, or zero). Whoever runs generated code looks for a kept panic afterwards.
+//! - Values of 128 bits and texts cross as two I64 (low, high); results of that width go through an out pointer.
+//! - A function that can fail takes the worker block first and leaves the trap's code and detail there. The caller adds the location.
+//! - Offsets of shared structures are taken from the structures ([`layout`]) and written nowhere a second time.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::scheduler::panic_message;
+use crate::trap::TrapCode;
+
+/// The type of a value that crosses the boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AbiType {
+    /// One byte; booleans are 0 or 1.
+    I8,
+    /// Two bytes.
+    I16,
+    /// Four bytes.
+    I32,
+    /// Eight bytes.
+    I64,
+    /// Four bytes.
+    F32,
+    /// Eight bytes.
+    F64,
+    /// An address.
+    Ptr,
+}
+
+/// A value that crosses the boundary, for the interpreter's calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum AbiValue {
+    /// No result.
+    Unit,
+    /// One byte.
+    I8(i8),
+    /// Two bytes.
+    I16(i16),
+    /// Four bytes.
+    I32(i32),
+    /// Eight bytes.
+    I64(i64),
+    /// Four bytes.
+    F32(f32),
+    /// Eight bytes.
+    F64(f64),
+    /// An address.
+    Ptr(*mut u8),
+}
+
+/// What a function may do besides returning a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: the result depends on the arguments and on memory that does not change during a run. Calls may be merged or dropped.
+    Pure,
+    /// It writes memory, or reads memory that others write: calls stay, in order.
+    Writes,
+}
+
+/// How a function reports failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It does not fail.
+    Never,
+    /// It returns an I32 status, 0 for success; the worker block holds the trap.
+    Status,
+    /// It returns null; the worker block holds the trap.
+    Null,
+}
+
+/// A function's parameters, with names for people, and its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Names and types.
+    pub params: &'static [(&'static str, AbiType)],
+    /// The type of the result, if there is one.
+    pub result: Option<AbiType>,
+}
+
+/// A generated pipeline: shared slots, worker block, first row, end row; returns a status.
+pub type PipelineFn =
+    unsafe extern "C" fn(ctx: *const u64, worker: *mut u64, begin: i64, end: i64) -> i32;
+
+/// A generated merge of two rows of a state, with the same machine signature as a pipeline's: shared slots, worker block,
+/// address of the row that stays, address of the row that is merged into it; returns a status.
+pub type MergeFn = PipelineFn;
+
+/// A call of the interpreter that does not fit the table: a bug in who made it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("call of {function}: argument {index} does not fit the signature")]
+pub struct CallError {
+    /// The function's name.
+    pub function: &'static str,
+    /// The first argument that is missing, superfluous or of another type.
+    pub index: usize,
+}
+
+trait Abi: Sized {
+    /// What a shim returns after a panic.
+    const FAILED: Self;
+    fn from_value(value: AbiValue) -> Option<Self>;
+    fn into_value(self) -> AbiValue;
+}
+
+macro_rules! abi_repr {
+    ($($variant:ident, $rust:ty, $failed:expr;)+) => {
+        $(impl Abi for $rust {
+            const FAILED: Self = $failed;
+            fn from_value(value: AbiValue) -> Option<Self> {
+                match value {
+                    AbiValue::$variant(value) => Some(value),
+                    _ => None,
+                }
+            }
+            fn into_value(self) -> AbiValue {
+                AbiValue::$variant(self)
+            }
+        })+
+    };
+}
+
+abi_repr! {
+    I8, i8, 0;
+    I16, i16, 0;
+    I32, i32, TrapCode::Panic as i32;
+    I64, i64, 0;
+    F32, f32, 0.0;
+    F64, f64, 0.0;
+    Ptr, *mut u8, std::ptr::null_mut();
+}
+
+impl Abi for () {
+    const FAILED: Self = ();
+    fn from_value(value: AbiValue) -> Option<Self> {
+        (value == AbiValue::Unit).then_some(())
+    }
+    fn into_value(self) -> AbiValue {
+        AbiValue::Unit
+    }
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The words of a panic that a shim caught on this thread since the last call.
+pub fn take_panic() -> Option<String> {
+    PANIC.with_borrow_mut(Option::take)
+}
+
+fn guard<R: Abi>(body: impl FnOnce() -> R) -> R {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => result,
+        Err(payload) => {
+            let message = panic_message(payload.as_ref());
+            PANIC.with_borrow_mut(|slot| *slot = Some(message));
+            R::FAILED
+        }
+    }
+}
+
+macro_rules! rust_type {
+    (I8) => { i8 };
+    (I16) => { i16 };
+    (I32) => { i32 };
+    (I64) => { i64 };
+    (F32) => { f32 };
+    (F64) => { f64 };
+    (Ptr) => { *mut u8 };
+    (Unit) => { () };
+}
+
+macro_rules! result_type {
+    (Unit) => {
+        None
+    };
+    ($ty:ident) => {
+        Some(AbiType::$ty)
+    };
+}
+
+macro_rules! runtime_functions {
+    ($(
+        $(#[doc = $doc:literal])+
+        $id:ident = $name:ident($($arg:ident: $ty:ident),* $(,)?) -> $ret:ident, $effect:ident, $failure:ident => $target:path;
+    )+) => {
+        /// A function that generated code may call.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum RuntimeFn {
+            $($(#[doc = $doc])+ $id,)+
+        }
+
+        impl RuntimeFn {
+            /// Every function, in the order of the table.
+            pub const ALL: &[RuntimeFn] = &[$(RuntimeFn::$id),+];
+
+            /// The symbol's name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(RuntimeFn::$id => stringify!($name),)+
+                }
+            }
+
+            /// Parameters and result.
+            pub fn signature(self) -> Signature {
+                match self {
+                    $(RuntimeFn::$id => Signature {
+                        params: &[$((stringify!($arg), AbiType::$ty)),*],
+                        result: result_type!($ret),
+                    },)+
+                }
+            }
+
+            /// What it may do besides returning a value.
+            pub fn effect(self) -> Effect {
+                match self {
+                    $(RuntimeFn::$id => Effect::$effect,)+
+                }
+            }
+
+            /// How it reports failure.
+            pub fn failure(self) -> Failure {
+                match self {
+                    $(RuntimeFn::$id => Failure::$failure,)+
+                }
+            }
+
+            /// What it does.
+            pub fn doc(self) -> &'static str {
+                match self {
+                    $(RuntimeFn::$id => concat!($($doc, "\n"),+).trim_ascii(),)+
+                }
+            }
+
+            /// The address of its shim, which has the C calling convention.
+            pub fn address(self) -> *const u8 {
+                match self {
+                    $(RuntimeFn::$id => shims::$name as *const u8,)+
+                }
+            }
+        }
+
+        mod shims {
+            use super::guard;
+
+            $(
+                /// # Safety
+                /// What the function behind it asks for.
+                pub(super) unsafe extern "C" fn $name($($arg: rust_type!($ty)),*) -> rust_type!($ret) {
+                    // SAFETY: promised by the caller.
+                    #[allow(unused_unsafe, reason = "some functions behind the table are safe")]
+                    guard(|| unsafe { $target($($arg),*) })
+                }
+            )+
+        }
+
+        /// Calls a function with checked argument types, through the same shim as generated code.
+        ///
+        /// # Errors
+        /// [`CallError`] where the arguments do not fit the signature.
+        ///
+        /// # Safety
+        /// The arguments are what the function asks for: live and large enough memory behind every address.
+        pub unsafe fn call(function: RuntimeFn, args: &[AbiValue]) -> Result<AbiValue, CallError> {
+            let arity = function.signature().params.len();
+            if args.len() != arity {
+                let index = args.len().min(arity);
+                return Err(CallError { function: function.name(), index });
+            }
+            match function {
+                $(RuntimeFn::$id => {
+                    let mut next = 0;
+                    $(let $arg = take::<rust_type!($ty)>(function, args, &mut next)?;)*
+                    let _ = next;
+                    // SAFETY: promised by the caller.
+                    Ok(Abi::into_value(unsafe { shims::$name($($arg),*) }))
+                })+
+            }
+        }
+    };
+}
+
+fn take<T: Abi>(function: RuntimeFn, args: &[AbiValue], next: &mut usize) -> Result<T, CallError> {
+    let index = *next;
+    *next += 1;
+    let value = args.get(index).and_then(|&value| T::from_value(value));
+    value.ok_or(CallError {
+        function: function.name(),
+        index,
+    })
+}
+
+impl RuntimeFn {
+    /// The function of a symbol.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|f| f.name() == name)
+    }
+}
+
+runtime_functions! {
+    // States.
+
+    /// Makes room for at least one more row when `cur == end`, and returns where it goes. The caller writes the row there and sets `cur` behind it.
+    RowBufferGrow = row_buffer_grow(worker: Ptr, buffer: Ptr) -> Ptr, Writes, Null => crate::buffer::row_buffer_grow;
+    /// Adds a group that the table does not have yet and returns its row: the hash in bytes 0..8, all else zero. May move the table's entries, never its rows.
+    GroupTableInsert = group_table_insert(worker: Ptr, table: Ptr, hash: I64) -> Ptr, Writes, Null => crate::group_table::group_table_insert;
+    /// Adds the group of a code whose slot in `direct` is null, and returns its row as `group_table_insert` does.
+    GroupTableInsertDirect = group_table_insert_direct(worker: Ptr, table: Ptr, code: I64, hash: I64) -> Ptr, Writes, Null => crate::group_table::group_table_insert_direct;
+
+    // Text views.
+
+    /// Whether two texts are equal (1 or 0). Where lengths or prefixes differ inline code need not call.
+    TextEqual = text_equal(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::column::text_equal;
+    /// Orders two texts by their bytes: -1, 0 or 1.
+    TextCompare = text_compare(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I32, Pure, Never => crate::column::text_compare;
+    /// Folds a text into a hash.
+    TextHash = text_hash(hash: I64, lo: I64, hi: I64) -> I64, Pure, Never => crate::column::text_hash;
+    /// Room for the bytes of a new text, alive as long as the worker block.
+    TextAllocate = text_allocate(worker: Ptr, bytes: I64) -> Ptr, Writes, Null => crate::buffer::text_allocate;
+}
+
+/// A field of a shared structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldLayout {
+    /// The structure's path, a dot, the field.
+    pub name: &'static str,
+    /// Bytes from the structure's address.
+    pub offset: i32,
+    /// The type of a load or a store.
+    pub ty: AbiType,
+    /// What it holds.
+    pub doc: &'static str,
+}
+
+macro_rules! layouts {
+    (
+        fields { $($(#[doc = $doc:literal])+ $id:ident = $structure:path, $field:ident: $ty:ident;)+ }
+        sizes { $($(#[doc = $size_doc:literal])+ $size:ident = $sized:path;)+ }
+    ) => {
+        /// Where the fields are that generated code reads and writes.
+        pub mod layout {
+            use super::{AbiType, FieldLayout};
+
+            $(
+                $(#[doc = $doc])+
+                pub const $id: FieldLayout = FieldLayout {
+                    name: concat!(stringify!($structure), ".", stringify!($field)),
+                    offset: std::mem::offset_of!($structure, $field) as i32,
+                    ty: AbiType::$ty,
+                    doc: concat!($($doc),+),
+                };
+            )+
+
+            /// Every field, in the order of the table.
+            pub const ALL: &[FieldLayout] = &[$($id),+];
+
+            $(
+                $(#[doc = $size_doc])+
+                pub const $size: i32 = std::mem::size_of::<$sized>() as i32;
+            )+
+        }
+    };
+}
+
+layouts! {
+    fields {
+        /// The address of an I32 that is not 0 when the task should stop.
+        WORKER_INTERRUPT = crate::trap::Worker, interrupt: Ptr;
+        /// The code of the trap that stopped the task, 0 for none.
+        WORKER_TRAP_CODE = crate::trap::Worker, trap_code: I64;
+        /// The id of the trap site.
+        WORKER_TRAP_LOCATION = crate::trap::Worker, trap_location: I64;
+        /// The task's scratch; opaque.
+        WORKER_SCRATCH = crate::trap::Worker, scratch: Ptr;
+        /// The depth of recursive calls now.
+        WORKER_DEPTH = crate::trap::Worker, depth: I64;
+        /// The depth that must not be exceeded.
+        WORKER_DEPTH_LIMIT = crate::trap::Worker, depth_limit: I64;
+
+        /// Where the next row goes.
+        ROW_BUFFER_CUR = crate::buffer::RowBuffer, cur: Ptr;
+        /// The end of the room.
+        ROW_BUFFER_END = crate::buffer::RowBuffer, end: Ptr;
+
+        /// The slots.
+        GROUP_TABLE_ENTRIES = crate::group_table::GroupTable, entries: Ptr;
+        /// The home slot of a hash is `hash >> shift` (unsigned).
+        GROUP_TABLE_SHIFT = crate::group_table::GroupTable, shift: I64;
+        /// The next slot is `(slot + 1) & mask`.
+        GROUP_TABLE_MASK = crate::group_table::GroupTable, mask: I64;
+        /// The number of groups.
+        GROUP_TABLE_LEN = crate::group_table::GroupTable, len: I64;
+        /// The number of groups at which the table grows.
+        GROUP_TABLE_LIMIT = crate::group_table::GroupTable, limit: I64;
+        /// In a direct table: the rows' addresses by code.
+        GROUP_TABLE_DIRECT = crate::group_table::GroupTable, direct: Ptr;
+        /// A slot's hash.
+        GROUP_ENTRY_HASH = crate::group_table::GroupEntry, hash: I64;
+        /// A slot's row, null where it is empty.
+        GROUP_ENTRY_ROW = crate::group_table::GroupEntry, row: Ptr;
+
+        /// The slots.
+        JOIN_TABLE_ENTRIES = crate::join_table::JoinTable, entries: Ptr;
+        /// The home slot of a hash is `hash >> shift` (unsigned).
+        JOIN_TABLE_SHIFT = crate::join_table::JoinTable, shift: I64;
+        /// The next slot is `(slot + 1) & mask`.
+        JOIN_TABLE_MASK = crate::join_table::JoinTable, mask: I64;
+        /// The rows' array.
+        JOIN_TABLE_ROWS = crate::join_table::JoinTable, rows: Ptr;
+        /// Bytes a row.
+        JOIN_TABLE_ROW_SIZE = crate::join_table::JoinTable, row_size: I64;
+        /// The dense array, null where there is none.
+        JOIN_TABLE_DENSE = crate::join_table::JoinTable, dense: Ptr;
+        /// The key of the dense array's first element.
+        JOIN_TABLE_DENSE_MIN = crate::join_table::JoinTable, dense_min: I64;
+        /// The dense array's length, 0 where there is none.
+        JOIN_TABLE_DENSE_LEN = crate::join_table::JoinTable, dense_len: I64;
+        /// The number of rows that can match.
+        JOIN_TABLE_LEN = crate::join_table::JoinTable, len: I64;
+        /// The number of rows with a NULL key, which stand behind the others.
+        JOIN_TABLE_NULL_ROWS = crate::join_table::JoinTable, null_rows: I64;
+        /// A slot's hash.
+        JOIN_ENTRY_HASH = crate::join_table::JoinEntry, hash: I64;
+        /// The index of the first row of a slot's key.
+        JOIN_ENTRY_START = crate::join_table::JoinEntry, start: I32;
+        /// The number of rows of a slot's key, 0 for an empty slot.
+        JOIN_ENTRY_COUNT = crate::join_table::JoinEntry, count: I32;
+        /// The index of the first row of a dense element's key.
+        DENSE_ENTRY_START = crate::join_table::DenseEntry, start: I32;
+        /// The number of rows of a dense element's key.
+        DENSE_ENTRY_COUNT = crate::join_table::DenseEntry, count: I32;
+    }
+    sizes {
+        /// Bytes of a worker block before its first state.
+        WORKER_HEAD_SIZE = crate::trap::Worker;
+        /// Bytes of a group table's slot.
+        GROUP_ENTRY_SIZE = crate::group_table::GroupEntry;
+        /// Bytes of a join table's slot.
+        JOIN_ENTRY_SIZE = crate::join_table::JoinEntry;
+        /// Bytes of a dense array's element.
+        DENSE_ENTRY_SIZE = crate::join_table::DenseEntry;
+    }
+}
+
+// The numbers that docs and people know.
+const _: () = {
+    assert!(layout::WORKER_TRAP_CODE.offset == 8);
+    assert!(layout::WORKER_SCRATCH.offset == 24);
+    assert!(layout::WORKER_HEAD_SIZE == 64);
+    assert!(layout::ROW_BUFFER_CUR.offset == 0);
+    assert!(layout::GROUP_ENTRY_SIZE == 16);
+    assert!(layout::JOIN_ENTRY_SIZE == 16);
+    assert!(layout::DENSE_ENTRY_SIZE == 8);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::RowBuffer;
+    use crate::pool::{MemoryPool, QueryMemory, SMALLEST_BLOCK};
+    use crate::trap::{CancelToken, WorkerBlock};
+
+    #[test]
+    fn rows_of_the_table_are_consistent() {
+        let mut names = std::collections::HashSet::new();
+        for &function in RuntimeFn::ALL {
+            assert!(names.insert(function.name()));
+            assert_eq!(RuntimeFn::from_name(function.name()), Some(function));
+            assert!(!function.doc().is_empty() && !function.address().is_null());
+            let signature = function.signature();
+            let worker_first = signature.params.first() == Some(&("worker", AbiType::Ptr));
+            match function.failure() {
+                Failure::Never => {}
+                Failure::Status => {
+                    assert!(worker_first && signature.result == Some(AbiType::I32));
+                }
+                Failure::Null => {
+                    assert!(worker_first && signature.result == Some(AbiType::Ptr));
+                }
+            }
+        }
+        let mut fields = std::collections::HashSet::new();
+        assert!(layout::ALL.iter().all(|field| fields.insert(field.name)));
+    }
+
+    #[test]
+    fn calls_are_checked_and_failures_reach_the_worker_block() {
+        let pool = MemoryPool::new(SMALLEST_BLOCK);
+        let memory = QueryMemory::new(&pool, usize::MAX);
+        let mut buffer = RowBuffer::new(SMALLEST_BLOCK, &memory);
+        let mut block = WorkerBlock::new(&[], &CancelToken::new(), &memory);
+        let args = [
+            AbiValue::Ptr(block.as_mut_ptr().cast()),
+            AbiValue::Ptr(buffer.as_mut_ptr()),
+        ];
+        // SAFETY: block and buffer live, and only this test uses them.
+        unsafe {
+            let Ok(AbiValue::Ptr(row)) = call(RuntimeFn::RowBufferGrow, &args) else {
+                panic!("an address");
+            };
+            assert!(!row.is_null());
+            assert_eq!(block.check(0), Ok(()));
+            buffer.cur = buffer.end;
+            assert_eq!(
+                call(RuntimeFn::RowBufferGrow, &args),
+                Ok(AbiValue::Ptr(std::ptr::null_mut()))
+            );
+            let trap = block
+                .check(TrapCode::MemoryLimit.status())
+                .expect_err("full");
+            assert_eq!(trap.code, TrapCode::MemoryLimit);
+            assert!(trap.detail.is_some());
+            let error = call(RuntimeFn::RowBufferGrow, &[AbiValue::I64(1), args[1]]);
+            assert_eq!(error.map_err(|e| e.index), Err(0));
+            assert!(call(RuntimeFn::RowBufferGrow, &args[..1]).is_err());
+            assert!(call(RuntimeFn::RowBufferGrow, &[args[0], args[1], args[1]]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_panic_stays_behind_the_shim() {
+        let status: i32 = guard(|| panic!("inside of the runtime"));
+        assert_eq!(TrapCode::from_status(status), Some(TrapCode::Panic));
+        let memory = QueryMemory::unlimited();
+        let mut block = WorkerBlock::new(&[], &CancelToken::new(), &memory);
+        let trap = block.check(status).expect_err("a kept panic");
+        assert_eq!(trap.code, TrapCode::Panic);
+        assert_eq!(trap.detail.as_deref(), Some("inside of the runtime"));
+        assert_eq!(take_panic(), None);
+    }
+}

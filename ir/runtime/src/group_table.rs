@@ -1,0 +1,641 @@
+//! Hash tables for grouping: growth, insertion and merge. The probe is generated code.
+//!
+//! What holds:
+//! - Entries are 16 bytes: the hash and the address of the group's row, null where the slot is empty. The capacity is a power of two,
+//!   at most half of the slots are taken, and a hash `h` is found by looking at slots `h >> shift`, then one up at a time
+//!   modulo the capacity (`& mask`), until an empty one.
+//! - A row begins with its hash (bytes 0..8); the rest is the caller's: keys, then states. Rows never move, and stand in the order in
+//!   which their groups first appeared.
+//! - NULL keys are equal to each other, as GROUP BY wants.
+//! - A direct table is an array of row addresses indexed by a small dense code. Its rows carry hashes too, so that it merges as any other.
+//! - A merge keeps the order of first appearance: by range, then by position in the range. Groups of one key are merged in
+//!   range order, whatever the number of threads, so float sums do not depend on scheduling.
+
+use std::sync::Arc;
+
+use crate::buffer::{Field, RowBuffer, RowList, keys_equal};
+use crate::pool::{Block, MemoryLimitError, QueryMemory};
+use crate::scheduler::WorkerPool;
+use crate::trap::{CancelToken, Trap, raise_null};
+
+/// One slot.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct GroupEntry {
+    /// The hash of the group's keys.
+    pub hash: u64,
+    /// The group's row, null for an empty slot.
+    pub row: *mut u8,
+}
+
+/// A table of groups. Generated code reads the first six fields.
+#[repr(C)]
+pub struct GroupTable {
+    pub(crate) entries: *mut GroupEntry,
+    pub(crate) shift: u64,
+    pub(crate) mask: u64,
+    pub(crate) len: u64,
+    pub(crate) limit: u64,
+    pub(crate) direct: *mut *mut u8,
+    rows: RowBuffer,
+    // Dropped with the table; `entries` points into it.
+    entry_block: Block,
+    direct_block: Option<Block>,
+    direct_len: usize,
+}
+
+// SAFETY: the table owns its entries and its rows.
+unsafe impl Send for GroupTable {}
+// SAFETY: shared access only reads counts and addresses; reading rows is the caller's `unsafe`.
+unsafe impl Sync for GroupTable {}
+
+/// The capacity of a new table, in slots.
+pub const FIRST_CAPACITY: usize = 1024;
+
+/// Below this number of rows a merge is one task; above it, one task a partition.
+const SERIAL_MERGE_ROWS: usize = 16 << 10;
+const PARTITIONS: usize = 64;
+
+impl GroupTable {
+    /// An empty table of rows of `row_size` bytes, hash included.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`].
+    pub fn new(row_size: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
+        Self::with_capacity(row_size, FIRST_CAPACITY, memory)
+    }
+
+    /// As `new`, with at least `capacity` slots (2 at least), so that tests see growth, and known sizes do not.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`].
+    pub fn with_capacity(
+        row_size: usize,
+        capacity: usize,
+        memory: &Arc<QueryMemory>,
+    ) -> Result<Self, MemoryLimitError> {
+        let capacity = capacity.max(2).next_power_of_two();
+        let entry_block = empty_entries(capacity, memory)?;
+        let first_rows = if capacity < FIRST_CAPACITY {
+            capacity
+        } else {
+            usize::MAX
+        };
+        let mut table = Self {
+            entries: std::ptr::null_mut(),
+            shift: 0,
+            mask: 0,
+            len: 0,
+            limit: 0,
+            direct: std::ptr::null_mut(),
+            rows: RowBuffer::with_first_rows(row_size, first_rows, memory),
+            entry_block,
+            direct_block: None,
+            direct_len: 0,
+        };
+        table.point_at_entries(capacity);
+        Ok(table)
+    }
+
+    /// A table indexed by a code in `0..codes`; [`group_table_insert_direct`](crate::abi::RuntimeFn) fills its slots.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`].
+    pub fn direct(
+        row_size: usize,
+        codes: usize,
+        memory: &Arc<QueryMemory>,
+    ) -> Result<Self, MemoryLimitError> {
+        let mut table = Self::with_capacity(row_size, 2, memory)?;
+        table.rows = RowBuffer::new(row_size, memory);
+        let bytes = codes.max(1) * size_of::<*mut u8>();
+        let mut block = memory.allocate(bytes)?;
+        block.zero(bytes);
+        table.direct = block.as_ptr().cast();
+        table.direct_block = Some(block);
+        table.direct_len = codes;
+        Ok(table)
+    }
+
+    fn point_at_entries(&mut self, capacity: usize) {
+        self.entries = self.entry_block.as_ptr().cast();
+        self.shift = 64 - u64::from(capacity.ilog2());
+        self.mask = capacity as u64 - 1;
+        self.limit = capacity as u64 / 2;
+    }
+
+    /// The address that generated code gets.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        (&raw mut *self).cast()
+    }
+
+    /// The number of groups.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no groups.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The number of slots.
+    pub fn capacity(&self) -> usize {
+        self.mask as usize + 1
+    }
+
+    /// The groups' rows in order of first appearance.
+    pub fn rows(&self) -> &RowBuffer {
+        &self.rows
+    }
+
+    /// Adds a group that is not in the table and returns its row: the hash in place, the rest zero.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`]; the table stays as it was.
+    pub fn insert(&mut self, hash: u64) -> Result<*mut u8, MemoryLimitError> {
+        if self.len >= self.limit {
+            self.grow()?;
+        }
+        let row = self.rows.push()?;
+        // SAFETY: a fresh row, at least 8 bytes, aligned to 8.
+        unsafe { row.cast::<u64>().write(hash) };
+        self.place(hash, row);
+        Ok(row)
+    }
+
+    /// Adds the group of `code` to a direct table.
+    fn insert_direct(&mut self, code: usize, hash: u64) -> Result<*mut u8, Trap> {
+        if code >= self.direct_len {
+            return Err(Trap::with_detail(
+                crate::trap::TrapCode::Internal,
+                format!("group code {code} of {}", self.direct_len),
+            ));
+        }
+        let row = self.rows.push()?;
+        self.len += 1;
+        // SAFETY: a fresh row of at least 8 bytes; `code` is within the array, which the table owns.
+        unsafe {
+            row.cast::<u64>().write(hash);
+            *self.direct.add(code) = row;
+        }
+        Ok(row)
+    }
+
+    /// The row whose keys equal those of `row`, which has the hash `hash`.
+    ///
+    /// # Safety
+    /// `row` and the table's rows have these keys, texts alive.
+    pub unsafe fn find(&self, keys: &[Field], hash: u64, row: *const u8) -> Option<*mut u8> {
+        let mut slot = (hash >> self.shift) as usize;
+        loop {
+            // SAFETY: a slot is below the capacity, and at least half of the slots are empty, so the loop ends.
+            let entry = unsafe { *self.entries.add(slot) };
+            if entry.row.is_null() {
+                return None;
+            }
+            // SAFETY: promised by the caller.
+            if entry.hash == hash && unsafe { keys_equal(keys, entry.row, row) } {
+                return Some(entry.row);
+            }
+            slot = (slot + 1) & self.mask as usize;
+        }
+    }
+
+    /// Enters a row into the first free slot of its hash. There is one: `len < limit`.
+    fn place(&mut self, hash: u64, row: *mut u8) {
+        let mut slot = (hash >> self.shift) as usize;
+        // SAFETY: slots are below the capacity, and half of them are empty.
+        unsafe {
+            while !(*self.entries.add(slot)).row.is_null() {
+                slot = (slot + 1) & self.mask as usize;
+            }
+            *self.entries.add(slot) = GroupEntry { hash, row };
+        }
+        self.len += 1;
+    }
+
+    fn grow(&mut self) -> Result<(), MemoryLimitError> {
+        let old_capacity = self.capacity();
+        // Small tables are cheap to oversize, large ones are not.
+        let factor = if old_capacity < 64 << 10 { 4 } else { 2 };
+        let capacity = old_capacity * factor;
+        let block = empty_entries(capacity, self.rows.memory())?;
+        let old = std::mem::replace(&mut self.entry_block, block);
+        self.point_at_entries(capacity);
+        self.len = 0;
+        // SAFETY: the old block holds `old_capacity` initialized entries.
+        let entries =
+            unsafe { std::slice::from_raw_parts(old.as_ptr().cast::<GroupEntry>(), old_capacity) };
+        for entry in entries.iter().filter(|entry| !entry.row.is_null()) {
+            self.place(entry.hash, entry.row);
+        }
+        Ok(())
+    }
+
+    /// The groups as a list of rows, in order of first appearance.
+    pub fn into_rows(self) -> RowList {
+        RowList::new(vec![self.rows])
+    }
+}
+
+fn empty_entries(capacity: usize, memory: &Arc<QueryMemory>) -> Result<Block, MemoryLimitError> {
+    let bytes = capacity * size_of::<GroupEntry>();
+    let mut block = memory.allocate(bytes)?;
+    block.zero(bytes);
+    Ok(block)
+}
+
+/// Merges the second row's states into the first's; both rows have equal keys.
+pub type MergeRows<'a> = dyn Fn(*mut u8, *const u8) -> Result<(), Trap> + Sync + 'a;
+
+/// One list of groups from the tables of all ranges, in range order; see the head of this file for the order of rows and merges.
+///
+/// # Errors
+/// What `merge` returns, [`MemoryLimitError`] as a trap, or [`crate::trap::TrapCode::Cancelled`].
+///
+/// # Safety
+/// All tables' rows have these keys and one layout, texts alive; `merge` touches only the two rows that it gets.
+pub unsafe fn merge_groups(
+    tables: Vec<GroupTable>,
+    keys: &[Field],
+    merge: &MergeRows<'_>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<RowList, Trap> {
+    let mut tables: Vec<GroupTable> = tables.into_iter().filter(|t| !t.is_empty()).collect();
+    if tables.len() <= 1 {
+        return Ok(tables
+            .pop()
+            .map_or_else(|| RowList::new(Vec::new()), GroupTable::into_rows));
+    }
+    let total: usize = tables.iter().map(GroupTable::len).sum();
+    let row_size = tables[0].rows.row_size();
+    let buffers: Vec<RowBuffer> = tables.into_iter().map(|table| table.rows).collect();
+    let rows = if total <= SERIAL_MERGE_ROWS {
+        // SAFETY: promised by the caller.
+        unsafe { merge_serially(&buffers, total, keys, merge)? }
+    } else {
+        // SAFETY: promised by the caller.
+        unsafe { merge_partitions(&buffers, keys, merge, pool, cancel)? }
+    };
+    Ok(RowList::from_parts(rows, buffers, row_size))
+}
+
+/// A table over rows that live elsewhere, used by merges only.
+struct Index {
+    table: GroupTable,
+}
+
+impl Index {
+    fn new(rows: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
+        let table = GroupTable::with_capacity(8, rows * 2, memory)?;
+        Ok(Self { table })
+    }
+
+    /// The row that stands for the keys of `row`: an earlier one, or `row` itself from now on.
+    ///
+    /// # Safety
+    /// As for [`GroupTable::find`]; at most as many rows are entered as `new` was told.
+    unsafe fn find_or_enter(&mut self, keys: &[Field], row: *mut u8) -> Option<*mut u8> {
+        // SAFETY: promised by the caller; rows begin with their hash.
+        unsafe {
+            let hash = *row.cast::<u64>();
+            let found = self.table.find(keys, hash, row);
+            if found.is_none() {
+                self.table.place(hash, row);
+            }
+            found
+        }
+    }
+}
+
+unsafe fn merge_serially(
+    buffers: &[RowBuffer],
+    total: usize,
+    keys: &[Field],
+    merge: &MergeRows<'_>,
+) -> Result<Vec<*mut u8>, Trap> {
+    let mut index = Index::new(total, buffers[0].memory())?;
+    let mut rows = Vec::with_capacity(total);
+    for row in buffers.iter().flat_map(RowBuffer::rows) {
+        // SAFETY: promised by the caller of `merge_groups`.
+        match unsafe { index.find_or_enter(keys, row) } {
+            Some(earlier) => merge(earlier, row)?,
+            None => rows.push(row),
+        }
+    }
+    Ok(rows)
+}
+
+/// The rows of one range, bucketed by partition: `rows[starts[p]..starts[p + 1]]`, each bucket in row order.
+struct Buckets {
+    rows: Vec<(*mut u8, u32)>,
+    starts: Vec<usize>,
+}
+
+// SAFETY: the addresses are read by one task at a time; the buffers outlive the merge.
+unsafe impl Send for Buckets {}
+// SAFETY: as above.
+unsafe impl Sync for Buckets {}
+
+impl Buckets {
+    fn new(buffer: &RowBuffer) -> Self {
+        // SAFETY: rows of a group table begin with their hash.
+        let partition = |row: *mut u8| unsafe { *row.cast::<u64>() } as usize % PARTITIONS;
+        let mut starts = vec![0; PARTITIONS + 1];
+        for row in buffer.rows() {
+            starts[partition(row) + 1] += 1;
+        }
+        for p in 0..PARTITIONS {
+            starts[p + 1] += starts[p];
+        }
+        let mut next = starts.clone();
+        let mut rows = vec![(std::ptr::null_mut(), 0); buffer.len()];
+        for (i, row) in buffer.rows().enumerate() {
+            let at = &mut next[partition(row)];
+            rows[*at] = (row, i as u32);
+            *at += 1;
+        }
+        Self { rows, starts }
+    }
+
+    fn partition(&self, p: usize) -> &[(*mut u8, u32)] {
+        &self.rows[self.starts[p]..self.starts[p + 1]]
+    }
+}
+
+unsafe fn merge_partitions(
+    buffers: &[RowBuffer],
+    keys: &[Field],
+    merge: &MergeRows<'_>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<Vec<*mut u8>, Trap> {
+    let memory = buffers[0].memory();
+    let buckets = pool.map(buffers.len(), |range, _| {
+        cancel.check()?;
+        Ok(Buckets::new(&buffers[range]))
+    })?;
+    // For each partition, the (range, row) of the rows that were merged into an earlier one.
+    let merged = pool.map(PARTITIONS, |p, _| {
+        cancel.check()?;
+        let total = buckets.iter().map(|b| b.partition(p).len()).sum();
+        let mut index = Index::new(total, memory)?;
+        let mut gone: Vec<(u32, u32)> = Vec::new();
+        for (range, bucket) in buckets.iter().enumerate() {
+            for &(row, position) in bucket.partition(p) {
+                // SAFETY: promised by the caller of `merge_groups`; rows of one key are all in this partition, hence in this task.
+                if let Some(earlier) = unsafe { index.find_or_enter(keys, row) } {
+                    merge(earlier, row)?;
+                    gone.push((range as u32, position));
+                }
+            }
+        }
+        Ok(gone)
+    })?;
+    let mut alive: Vec<Vec<bool>> = buffers.iter().map(|b| vec![true; b.len()]).collect();
+    let mut left: usize = buffers.iter().map(RowBuffer::len).sum();
+    for (range, position) in merged.into_iter().flatten() {
+        alive[range as usize][position as usize] = false;
+        left -= 1;
+    }
+    let mut rows = Vec::with_capacity(left);
+    for (buffer, alive) in buffers.iter().zip(&alive) {
+        rows.extend(
+            buffer
+                .rows()
+                .zip(alive)
+                .filter(|(_, a)| **a)
+                .map(|(r, _)| r),
+        );
+    }
+    Ok(rows)
+}
+
+/// See the table in [`crate::abi`].
+///
+/// # Safety
+/// `worker` as for [`crate::trap::raise`]; `table` points to a live [`GroupTable`] that only this task uses.
+pub(crate) unsafe fn group_table_insert(worker: *mut u8, table: *mut u8, hash: i64) -> *mut u8 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match (*table.cast::<GroupTable>()).insert(hash as u64) {
+            Ok(row) => row,
+            Err(error) => raise_null(worker, error.into()),
+        }
+    }
+}
+
+/// See the table in [`crate::abi`].
+///
+/// # Safety
+/// As for [`group_table_insert`].
+pub(crate) unsafe fn group_table_insert_direct(
+    worker: *mut u8,
+    table: *mut u8,
+    code: i64,
+    hash: i64,
+) -> *mut u8 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match (*table.cast::<GroupTable>()).insert_direct(code as usize, hash as u64) {
+            Ok(row) => row,
+            Err(trap) => raise_null(worker, trap),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::{FieldKind, hash_keys};
+    use crate::pool::MemoryPool;
+    use crate::trap::TrapCode;
+    use proptest::prelude::*;
+
+    /// hash 0..8, key 8..16, sum 16..24, valid 24.
+    const ROW: usize = 32;
+
+    fn keys() -> [Field; 1] {
+        [Field::nullable(8, FieldKind::I64, 24)]
+    }
+
+    /// What generated code does for one input row.
+    fn update(
+        table: &mut GroupTable,
+        key: Option<i64>,
+        value: i64,
+    ) -> Result<(), MemoryLimitError> {
+        let mut probe = [0u64; ROW / 8];
+        let row = probe.as_mut_ptr().cast::<u8>();
+        // SAFETY: the probe row and the table's rows have the layout above.
+        unsafe {
+            *row.add(8).cast::<i64>() = key.unwrap_or(0);
+            *row.add(24) = key.is_some().into();
+            let hash = hash_keys(&keys(), row);
+            let group = match table.find(&keys(), hash, row) {
+                Some(group) => group,
+                None => {
+                    let group = table.insert(hash)?;
+                    *group.add(8).cast::<i64>() = key.unwrap_or(0);
+                    *group.add(24) = key.is_some().into();
+                    group
+                }
+            };
+            *group.add(16).cast::<i64>() += value;
+        }
+        Ok(())
+    }
+
+    fn read(rows: &RowList) -> Vec<(Option<i64>, i64)> {
+        // SAFETY: the rows have the layout above.
+        let read = |&row: &*mut u8| unsafe {
+            let key = (*row.add(24) != 0).then(|| *row.add(8).cast::<i64>());
+            (key, *row.add(16).cast::<i64>())
+        };
+        rows.rows().iter().map(read).collect()
+    }
+
+    fn add(dst: *mut u8, src: *const u8) -> Result<(), Trap> {
+        // SAFETY: called with rows of the layout above.
+        unsafe { *dst.add(16).cast::<i64>() += *src.add(16).cast::<i64>() };
+        Ok(())
+    }
+
+    fn naive(ranges: &[Vec<(Option<i64>, i64)>]) -> Vec<(Option<i64>, i64)> {
+        let mut groups: Vec<(Option<i64>, i64)> = Vec::new();
+        let mut places = std::collections::HashMap::new();
+        for &(key, value) in ranges.iter().flatten() {
+            let place = *places.entry(key).or_insert_with(|| {
+                groups.push((key, 0));
+                groups.len() - 1
+            });
+            groups[place].1 += value;
+        }
+        groups
+    }
+
+    fn grouped(
+        ranges: &[Vec<(Option<i64>, i64)>],
+        capacity: usize,
+        threads: usize,
+    ) -> Vec<(Option<i64>, i64)> {
+        let memory = QueryMemory::unlimited();
+        let tables = ranges
+            .iter()
+            .map(|range| {
+                let mut table =
+                    GroupTable::with_capacity(ROW, capacity, &memory).expect("no limit");
+                for &(key, value) in range {
+                    update(&mut table, key, value).expect("no limit");
+                }
+                table
+            })
+            .collect();
+        let pool = WorkerPool::new(threads);
+        // SAFETY: all rows have the layout above.
+        let rows = unsafe { merge_groups(tables, &keys(), &add, &pool, &CancelToken::new()) };
+        read(&rows.expect("no trap"))
+    }
+
+    proptest! {
+        #[test]
+        fn groups_equal_a_naive_grouping(
+            ranges in prop::collection::vec(
+                prop::collection::vec((prop::option::of(-20i64..20), -100i64..100), 0..60), 0..5),
+        ) {
+            prop_assert_eq!(grouped(&ranges, 4, 1), naive(&ranges));
+        }
+    }
+
+    #[test]
+    fn large_merges_keep_the_order_with_any_number_of_threads() {
+        let ranges: Vec<Vec<(Option<i64>, i64)>> = (0..5i64)
+            .map(|range| {
+                (0..9000i64)
+                    .map(|i| {
+                        let key = (i * 7919 + range * 4001) % 20_011;
+                        ((key != 13).then_some(key), i)
+                    })
+                    .collect()
+            })
+            .collect();
+        let expected = naive(&ranges);
+        assert_eq!(grouped(&ranges, 4, 1), expected);
+        assert_eq!(grouped(&ranges, 1024, 3), expected);
+    }
+
+    #[test]
+    fn direct_tables_merge_with_others() {
+        let memory = QueryMemory::unlimited();
+        let cancel = CancelToken::new();
+        let mut tables = Vec::new();
+        for range in 0..2i64 {
+            let mut table = GroupTable::direct(ROW, 5, &memory).expect("no limit");
+            for key in [3i64, range, 3] {
+                // SAFETY: the codes are below 5, and rows have the layout above.
+                unsafe {
+                    let mut row = *table.direct.add(key as usize);
+                    if row.is_null() {
+                        let hash = crate::kernels::hash::combine(0, key as u64);
+                        row = table.insert_direct(key as usize, hash).expect("in range");
+                        *row.add(8).cast::<i64>() = key;
+                        *row.add(24) = 1;
+                    }
+                    *row.add(16).cast::<i64>() += 1;
+                }
+            }
+            assert_eq!(
+                table.insert_direct(5, 0).map_err(|t| t.code),
+                Err(TrapCode::Internal)
+            );
+            tables.push(table);
+        }
+        // SAFETY: all rows have the layout above.
+        let rows = unsafe { merge_groups(tables, &keys(), &add, &WorkerPool::new(1), &cancel) };
+        assert_eq!(
+            read(&rows.expect("no trap")),
+            [(Some(3), 4), (Some(0), 1), (Some(1), 1)]
+        );
+    }
+
+    #[test]
+    fn a_full_pool_is_an_error_and_keeps_the_groups() {
+        let pool = MemoryPool::new(256 << 10);
+        let memory = QueryMemory::new(&pool, usize::MAX);
+        let mut table = GroupTable::with_capacity(ROW, 4, &memory).expect("fits");
+        let mut groups = 0i64;
+        while update(&mut table, Some(groups), groups).is_ok() {
+            groups += 1;
+        }
+        assert!(groups > 100);
+        assert_eq!(table.len(), groups as usize);
+        for key in 0..groups {
+            update(&mut table, Some(key), 1).expect("no new group");
+        }
+        let sums: Vec<i64> = read(&table.into_rows()).iter().map(|g| g.1).collect();
+        assert_eq!(sums, (1..=groups).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nothing_merges_to_nothing_and_a_trap_comes_out() {
+        let memory = QueryMemory::unlimited();
+        let cancel = CancelToken::new();
+        let pool = WorkerPool::new(1);
+        // SAFETY: there are no rows.
+        let rows = unsafe { merge_groups(Vec::new(), &keys(), &add, &pool, &cancel) };
+        assert!(rows.expect("no trap").is_empty());
+        let tables = (0..2)
+            .map(|_| {
+                let mut table = GroupTable::new(ROW, &memory).expect("no limit");
+                update(&mut table, None, 1).expect("no limit");
+                table
+            })
+            .collect();
+        let fail = |_: *mut u8, _: *const u8| Err(Trap::new(TrapCode::Overflow));
+        // SAFETY: all rows have the layout above.
+        let rows = unsafe { merge_groups(tables, &keys(), &fail, &pool, &cancel) };
+        assert_eq!(rows.err().map(|t| t.code), Some(TrapCode::Overflow));
+    }
+}
