@@ -1,1 +1,3 @@
 //! See the README of the workspace.
+
+pub mod kernel;
