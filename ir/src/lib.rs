@@ -6,6 +6,7 @@
 pub mod entity;
 pub mod error;
 pub mod graph;
+pub mod kernel;
 pub mod scalar;
 pub mod types;
 pub mod value;
