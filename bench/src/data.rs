@@ -79,8 +79,7 @@ pub fn from_root(path: &Path) -> PathBuf {
 
 /// The folder for data made here: `target/bench-data`, or below `CARGO_TARGET_DIR`.
 pub fn folder() -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     from_root(&target).join("bench-data")
 }
 
@@ -91,28 +90,14 @@ pub fn file(folder: &Path, table: &str, format: Format) -> PathBuf {
 
 /// The folder with the given TPC-H tables at a scale factor; what is missing in it is made. A file `SF` beside the
 /// tables holds the scale factor, as `gen.sh` writes it; a folder of another scale factor is an error.
-pub fn tpch(
-    at: Option<&Path>,
-    scale_factor: f64,
-    tables: &[Table],
-    format: Format,
-) -> Result<PathBuf> {
-    let folder = at.map_or_else(
-        || folder().join(format!("tpch-sf{scale_factor}")),
-        from_root,
-    );
+pub fn tpch(at: Option<&Path>, scale_factor: f64, tables: &[Table], format: Format) -> Result<PathBuf> {
+    let folder = at.map_or_else(|| folder().join(format!("tpch-sf{scale_factor}")), from_root);
     match scale_factor_of(&folder)? {
         Some(found) if found != scale_factor => {
-            return Err(format!(
-                "{} holds SF {found}, not SF {scale_factor}",
-                folder.display()
-            )
-            .into());
+            return Err(format!("{} holds SF {found}, not SF {scale_factor}", folder.display()).into());
         }
         Some(_) => {}
-        None => whole(&folder.join("SF"), |out| {
-            Ok(writeln!(out, "{scale_factor}")?)
-        })?,
+        None => whole(&folder.join("SF"), |out| Ok(writeln!(out, "{scale_factor}")?))?,
     }
     in_parallel(tables, |table| {
         whole(&file(&folder, table.name(), format), |out| {
@@ -151,8 +136,8 @@ pub fn flights(copies: u32, format: Format) -> Result<PathBuf> {
                 }
                 _ => 1,
             };
-            let shifted = (0..i64::from(copies))
-                .flat_map(|copy| batches.iter().map(move |batch| later_by_years(batch, copy)));
+            let shifted =
+                (0..i64::from(copies)).flat_map(|copy| batches.iter().map(move |batch| later_by_years(batch, copy)));
             write(out, format, schema.clone(), shifted)
         })
     })?;
@@ -175,9 +160,7 @@ fn whole(path: &Path, fill: impl FnOnce(&mut dyn WriteSend) -> Result<()>) -> Re
     let mut out = BufWriter::with_capacity(1 << 20, NamedTempFile::new_in(folder)?);
     fill(&mut out).map_err(failed)?;
     out.flush()?;
-    let out = out
-        .into_inner()
-        .map_err(|e| failed(e.into_error().into()))?;
+    let out = out.into_inner().map_err(|e| failed(e.into_error().into()))?;
     out.persist(path).map_err(|e| failed(e.error.into()))?;
     Ok(())
 }
@@ -205,9 +188,7 @@ fn write(
             writer.close()?;
         }
         Format::Csv => {
-            let mut writer = arrow::csv::WriterBuilder::new()
-                .with_header(true)
-                .build(out);
+            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(out);
             for batch in batches {
                 writer.write(&batch?)?;
             }
@@ -220,10 +201,7 @@ fn read(path: &Path) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
     let schema = reader.schema().clone();
-    let batches = reader
-        .with_batch_size(ROW_GROUP)
-        .build()?
-        .collect::<Result<Vec<_>, _>>()?;
+    let batches = reader.with_batch_size(ROW_GROUP).build()?.collect::<Result<Vec<_>, _>>()?;
     Ok((schema, batches))
 }
 
@@ -246,15 +224,9 @@ fn first_report_of_an_hour(batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> 
     let mut seen = HashSet::new();
     let mut kept = Vec::new();
     for batch in batches {
-        let column = |name: &str| {
-            batch
-                .column_by_name(name)
-                .ok_or_else(|| format!("weather has no column {name}"))
-        };
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("weather has no column {name}"));
         let origin = column("origin")?;
-        let origin = origin
-            .as_string_opt::<i32>()
-            .ok_or("weather.origin is not text")?;
+        let origin = origin.as_string_opt::<i32>().ok_or("weather.origin is not text")?;
         let mut numbers = Vec::new();
         for name in ["year", "month", "day", "hour"] {
             let values = column(name)?.as_primitive_opt::<Int64Type>();
@@ -274,18 +246,10 @@ fn first_report_of_an_hour(batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> 
 fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let work = &work;
     thread::scope(|scope| {
-        let running: Vec<_> = items
-            .iter()
-            .map(|item| scope.spawn(move || work(item)))
-            .collect();
+        let running: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
         running
             .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -305,11 +269,7 @@ mod tests {
         });
         assert!(failed.unwrap_err().to_string().contains("the disk is full"));
         assert!(!path.exists());
-        assert_eq!(
-            fs::read_dir(folder.path().join("sub")).unwrap().count(),
-            0,
-            "a temporary file was left"
-        );
+        assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 0, "a temporary file was left");
     }
 
     #[test]
@@ -341,55 +301,26 @@ mod tests {
         assert_eq!(regions.lines().next(), Some("r_regionkey,r_name,r_comment"));
         assert_eq!(regions.lines().count(), 6);
         let error = tpch(Some(&at), 1.0, &[Table::Nation], Format::Parquet).unwrap_err();
-        assert!(
-            error.to_string().ends_with("holds SF 0.01, not SF 1"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("holds SF 0.01, not SF 1"), "{error}");
     }
 
     #[test]
     fn copies_of_the_weather_move_by_a_year_and_hours_come_once() {
         use arrow::array::StringArray;
         let batch = RecordBatch::try_from_iter([
-            (
-                "origin",
-                Arc::new(StringArray::from(vec!["EWR", "EWR", "JFK"])) as ArrayRef,
-            ),
-            (
-                "year",
-                Arc::new(Int64Array::from(vec![2013, 2013, 2013])) as ArrayRef,
-            ),
-            (
-                "month",
-                Arc::new(Int64Array::from(vec![11, 11, 11])) as ArrayRef,
-            ),
+            ("origin", Arc::new(StringArray::from(vec!["EWR", "EWR", "JFK"])) as ArrayRef),
+            ("year", Arc::new(Int64Array::from(vec![2013, 2013, 2013])) as ArrayRef),
+            ("month", Arc::new(Int64Array::from(vec![11, 11, 11])) as ArrayRef),
             ("day", Arc::new(Int64Array::from(vec![3, 3, 3])) as ArrayRef),
-            (
-                "hour",
-                Arc::new(Int64Array::from(vec![1, 1, 1])) as ArrayRef,
-            ),
-            (
-                "temp",
-                Arc::new(Int64Array::from(vec![50, 51, 52])) as ArrayRef,
-            ),
+            ("hour", Arc::new(Int64Array::from(vec![1, 1, 1])) as ArrayRef),
+            ("temp", Arc::new(Int64Array::from(vec![50, 51, 52])) as ArrayRef),
         ])
         .unwrap();
         let kept = first_report_of_an_hour(&[batch.clone(), batch]).unwrap();
-        let temp: Vec<i64> = kept
-            .iter()
-            .flat_map(|batch| {
-                batch
-                    .column(5)
-                    .as_primitive::<Int64Type>()
-                    .values()
-                    .to_vec()
-            })
-            .collect();
+        let temp: Vec<i64> =
+            kept.iter().flat_map(|batch| batch.column(5).as_primitive::<Int64Type>().values().to_vec()).collect();
         assert_eq!(temp, [50, 52]);
         let moved = later_by_years(&kept[0], 7).unwrap();
-        assert_eq!(
-            moved.column(1).as_primitive::<Int64Type>().values()[..],
-            [2020, 2020]
-        );
+        assert_eq!(moved.column(1).as_primitive::<Int64Type>().values()[..], [2020, 2020]);
     }
 }

@@ -128,11 +128,7 @@ pub struct Bystanders {
 impl Bystanders {
     /// Starts to watch.
     pub fn watch() -> Self {
-        Bystanders {
-            start: Instant::now(),
-            busy: busy(),
-            own: own(),
-        }
+        Bystanders { start: Instant::now(), busy: busy(), own: own() }
     }
 
     /// CPUs that anything but this process kept busy since the start, on average; `None` where the system does not
@@ -150,14 +146,8 @@ const TICKS: f64 = 100.0;
 /// CPU seconds that the whole machine has spent.
 fn busy() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
-    let ticks: Vec<f64> = stat
-        .lines()
-        .next()?
-        .split_whitespace()
-        .skip(1)
-        .take(8)
-        .filter_map(|field| field.parse().ok())
-        .collect();
+    let ticks: Vec<f64> =
+        stat.lines().next()?.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
     // The fourth and the fifth are idle and waiting for input.
     let idle = ticks.get(3)? + ticks.get(4)?;
     Some((ticks.iter().sum::<f64>() - idle) / TICKS)
@@ -173,10 +163,7 @@ fn own() -> Option<f64> {
 }
 
 fn output(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -187,10 +174,7 @@ mod tests {
     #[test]
     fn medians_and_spread() {
         let odd: Times = [3.0, 1.0, 2.0].into_iter().collect();
-        assert_eq!(
-            (odd.min(), odd.median(), odd.max(), odd.spread()),
-            (1.0, 2.0, 3.0, 1.0)
-        );
+        assert_eq!((odd.min(), odd.median(), odd.max(), odd.spread()), (1.0, 2.0, 3.0, 1.0));
         let even: Times = [4.0, 1.0, 2.0, 3.0].into_iter().collect();
         assert_eq!(even.median(), 2.5);
         assert!(Times::default().median().is_nan());

@@ -12,16 +12,12 @@ use crate::measure::Times;
 
 /// Writes a result, indented, with a line end. Folders on the way are made.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut file = NamedTempFile::new_in(folder)?;
     serde_json::to_writer_pretty(&mut file, value)?;
     file.write_all(b"\n")?;
-    file.persist(path)
-        .map_err(|e| format!("{}: {}", path.display(), e.error))?;
+    file.persist(path).map_err(|e| format!("{}: {}", path.display(), e.error))?;
     Ok(())
 }
 
@@ -32,10 +28,7 @@ pub fn times(first_ms: f64, runs: &Times) -> Map<String, Value> {
     fields.insert("min_ms".into(), json!(digits(runs.min())));
     fields.insert("median_ms".into(), json!(digits(runs.median())));
     fields.insert("spread".into(), json!(digits(runs.spread())));
-    fields.insert(
-        "runs_ms".into(),
-        json!(runs.all().iter().copied().map(digits).collect::<Vec<_>>()),
-    );
+    fields.insert("runs_ms".into(), json!(runs.all().iter().copied().map(digits).collect::<Vec<_>>()));
     fields
 }
 

@@ -2,12 +2,12 @@
 
 use arrow::array::RecordBatch;
 use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
-    PartSuppGenerator, RegionGenerator, SupplierGenerator,
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
+    RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow,
-    RecordBatchIterator, RegionArrow, SupplierArrow,
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RecordBatchIterator, RegionArrow,
+    SupplierArrow,
 };
 
 /// One of the eight tables of TPC-H.
@@ -55,37 +55,20 @@ impl Table {
     pub fn generate(self, scale_factor: f64, batch: usize) -> Box<dyn RecordBatchIterator> {
         let sf = scale_factor;
         match self {
-            Table::Region => {
-                Box::new(RegionArrow::new(RegionGenerator::new(sf, 1, 1)).with_batch_size(batch))
-            }
-            Table::Nation => {
-                Box::new(NationArrow::new(NationGenerator::new(sf, 1, 1)).with_batch_size(batch))
-            }
-            Table::Supplier => Box::new(
-                SupplierArrow::new(SupplierGenerator::new(sf, 1, 1)).with_batch_size(batch),
-            ),
-            Table::Part => {
-                Box::new(PartArrow::new(PartGenerator::new(sf, 1, 1)).with_batch_size(batch))
-            }
-            Table::PartSupp => Box::new(
-                PartSuppArrow::new(PartSuppGenerator::new(sf, 1, 1)).with_batch_size(batch),
-            ),
-            Table::Customer => Box::new(
-                CustomerArrow::new(CustomerGenerator::new(sf, 1, 1)).with_batch_size(batch),
-            ),
-            Table::Orders => {
-                Box::new(OrderArrow::new(OrderGenerator::new(sf, 1, 1)).with_batch_size(batch))
-            }
-            Table::LineItem => Box::new(
-                LineItemArrow::new(LineItemGenerator::new(sf, 1, 1)).with_batch_size(batch),
-            ),
+            Table::Region => Box::new(RegionArrow::new(RegionGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::Nation => Box::new(NationArrow::new(NationGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::Part => Box::new(PartArrow::new(PartGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::Orders => Box::new(OrderArrow::new(OrderGenerator::new(sf, 1, 1)).with_batch_size(batch)),
+            Table::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(sf, 1, 1)).with_batch_size(batch)),
         }
     }
 
     /// All batches of the table, of the generator's own size.
     pub fn batches(self, scale_factor: f64) -> Vec<RecordBatch> {
-        self.generate(scale_factor, tpchgen_arrow::DEFAULT_BATCH_SIZE)
-            .collect()
+        self.generate(scale_factor, tpchgen_arrow::DEFAULT_BATCH_SIZE).collect()
     }
 }
 
@@ -107,12 +90,7 @@ mod tests {
             (Table::LineItem, 60_175),
         ] {
             let batches = table.batches(0.01);
-            assert_eq!(
-                batches.iter().map(RecordBatch::num_rows).sum::<usize>(),
-                rows,
-                "{}",
-                table.name()
-            );
+            assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{}", table.name());
         }
     }
 }

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
@@ -71,10 +71,7 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Equal {
-                rounding,
-                reordered,
-            } => {
+            Verdict::Equal { rounding, reordered } => {
                 f.write_str("equal")?;
                 if *rounding {
                     f.write_str(" (rounding)")?;
@@ -111,37 +108,20 @@ pub fn near(expected: &str, got: &str) -> Near {
 /// Compares all rows: in the given order, and if that fails sorted by the texts of their cells.
 pub fn compare(expected: &[Row], got: &[Row]) -> Verdict {
     if expected.len() != got.len() {
-        return Verdict::Different(format!(
-            "row count {}, expected {}",
-            got.len(),
-            expected.len()
-        ));
+        return Verdict::Different(format!("row count {}, expected {}", got.len(), expected.len()));
     }
     let in_order = compare_in_order(&by_reference(expected), &by_reference(got));
     let as_given = match in_order {
         Ok(rounding) => {
-            return Verdict::Equal {
-                rounding,
-                reordered: false,
-            };
+            return Verdict::Equal { rounding, reordered: false };
         }
         Err(differences) => differences,
     };
     match compare_in_order(&sorted(expected), &sorted(got)) {
-        Ok(rounding) => Verdict::Equal {
-            rounding,
-            reordered: true,
-        },
+        Ok(rounding) => Verdict::Equal { rounding, reordered: true },
         Err(as_sorted) => {
-            let best = if as_sorted.cells < as_given.cells {
-                as_sorted
-            } else {
-                as_given
-            };
-            Verdict::Different(format!(
-                "{} cells differ, first in row {}",
-                best.cells, best.first
-            ))
+            let best = if as_sorted.cells < as_given.cells { as_sorted } else { as_given };
+            Verdict::Different(format!("{} cells differ, first in row {}", best.cells, best.first))
         }
     }
 }
@@ -155,9 +135,7 @@ pub fn same_order(expected: &[Row], got: &[Row], keys: &[usize]) -> Result<(), S
                 return Err(format!("row {row} has no column {key}"));
             };
             if !matches!(near(want, have), Near::Same | Near::Rounding) {
-                return Err(format!(
-                    "row {row}, sort key in col {key}: {have:?}, expected {want:?}"
-                ));
+                return Err(format!("row {row}, sort key in col {key}: {have:?}, expected {want:?}"));
             }
         }
     }
@@ -169,11 +147,8 @@ pub fn same_order(expected: &[Row], got: &[Row], keys: &[usize]) -> Result<(), S
 pub fn cells(batches: &[RecordBatch]) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for batch in batches {
-        let columns = batch
-            .columns()
-            .iter()
-            .map(|column| column_text(column.as_ref()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let columns =
+            batch.columns().iter().map(|column| column_text(column.as_ref())).collect::<Result<Vec<_>, _>>()?;
         for row in 0..batch.num_rows() {
             rows.push(columns.iter().map(|column| column[row].clone()).collect());
         }
@@ -183,10 +158,7 @@ pub fn cells(batches: &[RecordBatch]) -> Result<Vec<Row>, String> {
 
 /// The path of a query's expected answer in `folder`: `q07.csv`, or `q07.csv.gz` where it is large.
 pub fn answer_path(folder: &Path, query: u32) -> Option<PathBuf> {
-    ["csv", "csv.gz"]
-        .iter()
-        .map(|end| folder.join(format!("q{query:02}.{end}")))
-        .find(|path| path.exists())
+    ["csv", "csv.gz"].iter().map(|end| folder.join(format!("q{query:02}.{end}"))).find(|path| path.exists())
 }
 
 /// Reads the expected answer of a query, or `None` where the folder has none. The error names the file.
@@ -209,19 +181,12 @@ pub fn read_answer(folder: &Path, query: u32) -> Result<Option<Answer>, String> 
 
 /// Parses an answer from CSV text: a line with the names, then the rows.
 pub fn parse_answer(text: &str) -> Result<Answer, csv::Error> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
     let mut rows = Vec::new();
     for record in reader.records() {
         rows.push(record?.iter().map(str::to_owned).collect::<Row>());
     }
-    let names = if rows.is_empty() {
-        Vec::new()
-    } else {
-        rows.remove(0)
-    };
+    let names = if rows.is_empty() { Vec::new() } else { rows.remove(0) };
     Ok(Answer { names, rows })
 }
 
@@ -239,10 +204,7 @@ fn compare_in_order(expected: &[&Row], got: &[&Row]) -> Result<bool, Differences
     };
     for (row, (want, have)) in expected.iter().zip(got).enumerate() {
         if want.len() != have.len() {
-            note(
-                row,
-                format!("columns {}, expected {}", have.len(), want.len()),
-            );
+            note(row, format!("columns {}, expected {}", have.len(), want.len()));
             break;
         }
         for (column, (want, have)) in want.iter().zip(have.iter()).enumerate() {
@@ -250,10 +212,7 @@ fn compare_in_order(expected: &[&Row], got: &[&Row]) -> Result<bool, Differences
                 Near::Same => {}
                 Near::Rounding => rounding = true,
                 Near::Text | Near::Number => {
-                    note(
-                        row,
-                        format!("col {column}: {}, expected {}", quoted(have), quoted(want)),
-                    );
+                    note(row, format!("col {column}: {}, expected {}", quoted(have), quoted(want)));
                 }
             }
         }
@@ -272,9 +231,7 @@ fn by_reference(rows: &[Row]) -> Vec<&Row> {
 fn sorted(rows: &[Row]) -> Vec<&Row> {
     let mut rows = by_reference(rows);
     rows.sort_by_cached_key(|row| {
-        row.iter()
-            .map(|cell| number(cell).map_or_else(|| cell.clone(), five_digits))
-            .collect::<Row>()
+        row.iter().map(|cell| number(cell).map_or_else(|| cell.clone(), five_digits)).collect::<Row>()
     });
     rows
 }
@@ -308,12 +265,7 @@ fn five_digits(x: f64) -> String {
     if (-4..5).contains(&exponent) {
         trim(&format!("{x:.*}", (4 - exponent) as usize))
     } else {
-        format!(
-            "{}e{}{:02}",
-            trim(digits),
-            if exponent < 0 { '-' } else { '+' },
-            exponent.abs()
-        )
+        format!("{}e{}{:02}", trim(digits), if exponent < 0 { '-' } else { '+' }, exponent.abs())
     }
 }
 
@@ -330,27 +282,15 @@ fn python_float(x: f64) -> String {
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
         let plain = format!("{x}");
-        if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        }
+        if plain.contains('.') { plain } else { plain + ".0" }
     } else {
-        format!(
-            "{digits}e{}{:02}",
-            if exponent < 0 { '-' } else { '+' },
-            exponent.abs()
-        )
+        format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
     }
 }
 
 /// A text in quotes, as Python shows it.
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {
@@ -373,16 +313,12 @@ fn column_text(column: &dyn Array) -> Result<Vec<String>, String> {
     /// One text per row; NULL is empty.
     macro_rules! texts {
         ($array:expr, $text:expr) => {
-            $array
-                .iter()
-                .map(|cell| cell.map_or_else(String::new, $text))
-                .collect()
+            $array.iter().map(|cell| cell.map_or_else(String::new, $text)).collect()
         };
     }
     Ok(match column.data_type() {
         DataType::Null => vec![String::new(); column.len()],
-        DataType::Boolean => texts!(column.as_boolean(), |x| if x { "True" } else { "False" }
-            .to_owned()),
+        DataType::Boolean => texts!(column.as_boolean(), |x| if x { "True" } else { "False" }.to_owned()),
         DataType::Int8 => texts!(column.as_primitive::<Int8Type>(), |x| x.to_string()),
         DataType::Int16 => texts!(column.as_primitive::<Int16Type>(), |x| x.to_string()),
         DataType::Int32 => texts!(column.as_primitive::<Int32Type>(), |x| x.to_string()),
@@ -391,14 +327,10 @@ fn column_text(column: &dyn Array) -> Result<Vec<String>, String> {
         DataType::UInt16 => texts!(column.as_primitive::<UInt16Type>(), |x| x.to_string()),
         DataType::UInt32 => texts!(column.as_primitive::<UInt32Type>(), |x| x.to_string()),
         DataType::UInt64 => texts!(column.as_primitive::<UInt64Type>(), |x| x.to_string()),
-        DataType::Float32 => texts!(column.as_primitive::<Float32Type>(), |x| python_float(
-            x.into()
-        )),
+        DataType::Float32 => texts!(column.as_primitive::<Float32Type>(), |x| python_float(x.into())),
         DataType::Float64 => texts!(column.as_primitive::<Float64Type>(), python_float),
         DataType::Decimal128(_, scale) => {
-            texts!(column.as_primitive::<Decimal128Type>(), |x| decimal_text(
-                x, *scale
-            ))
+            texts!(column.as_primitive::<Decimal128Type>(), |x| decimal_text(x, *scale))
         }
         DataType::Date32 => {
             let array = column.as_primitive::<Date32Type>();
@@ -420,22 +352,13 @@ fn column_text(column: &dyn Array) -> Result<Vec<String>, String> {
             let format = ArrayFormatter::try_new(column, &options).map_err(|e| e.to_string())?;
             (0..column.len())
                 .map(|row| {
-                    let text = format
-                        .value(row)
-                        .try_to_string()
-                        .map_err(|e| e.to_string())?;
-                    Ok(text
-                        .strip_suffix(" 00:00:00")
-                        .unwrap_or(&text)
-                        .trim_end()
-                        .to_owned())
+                    let text = format.value(row).try_to_string().map_err(|e| e.to_string())?;
+                    Ok(text.strip_suffix(" 00:00:00").unwrap_or(&text).trim_end().to_owned())
                 })
                 .collect::<Result<_, String>>()?
         }
         other => {
-            return Err(format!(
-                "a result column of type {other} cannot be compared"
-            ));
+            return Err(format!("a result column of type {other} cannot be compared"));
         }
     })
 }
@@ -443,14 +366,7 @@ fn column_text(column: &dyn Array) -> Result<Vec<String>, String> {
 /// An exact decimal with all the digits of its scale.
 fn decimal_text(unscaled: i128, scale: i8) -> String {
     if scale <= 0 {
-        return format!(
-            "{unscaled}{}",
-            "0".repeat(if unscaled == 0 {
-                0
-            } else {
-                usize::from(scale.unsigned_abs())
-            })
-        );
+        return format!("{unscaled}{}", "0".repeat(if unscaled == 0 { 0 } else { usize::from(scale.unsigned_abs()) }));
     }
     let scale = usize::from(scale.unsigned_abs());
     let digits = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale + 1);
@@ -462,15 +378,13 @@ fn decimal_text(unscaled: i128, scale: i8) -> String {
 mod tests {
     use super::*;
     use arrow::array::{
-        ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-        Int64Array, StringArray, StringViewArray, TimestampMicrosecondArray,
+        ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray,
+        StringViewArray, TimestampMicrosecondArray,
     };
     use std::sync::Arc;
 
     fn rows(text: &[&[&str]]) -> Vec<Row> {
-        text.iter()
-            .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect())
-            .collect()
+        text.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect()
     }
 
     fn said(expected: &[&[&str]], got: &[&[&str]]) -> String {
@@ -504,51 +418,29 @@ mod tests {
             ("nan", "1.0", Near::Number),
             ("-0.0", "0.0", Near::Same),
         ] {
-            assert_eq!(
-                near(expected, got),
-                verdict,
-                "expected {expected:?}, got {got:?}"
-            );
+            assert_eq!(near(expected, got), verdict, "expected {expected:?}, got {got:?}");
         }
     }
 
     #[test]
     fn equal_rows_are_equal_whatever_the_order_of_ties() {
         assert_eq!(said(&[&["a", "1.00"]], &[&["a", "1.00"]]), "equal");
-        assert_eq!(
-            said(&[&["a", "1.00"]], &[&["a", "1.01"]]),
-            "equal (rounding)"
-        );
-        assert_eq!(
-            said(&[&["a", "1"], &["b", "2"]], &[&["b", "2"], &["a", "1"]]),
-            "equal (row order differs)"
-        );
+        assert_eq!(said(&[&["a", "1.00"]], &[&["a", "1.01"]]), "equal (rounding)");
+        assert_eq!(said(&[&["a", "1"], &["b", "2"]], &[&["b", "2"], &["a", "1"]]), "equal (row order differs)");
         assert_eq!(said(&[], &[]), "equal");
     }
 
     #[test]
     fn different_rows_are_told_apart() {
         assert_eq!(said(&[&["a"]], &[]), "row count 0, expected 1");
-        assert_eq!(
-            said(&[&["a"]], &[&["b"]]),
-            "1 cells differ, first in row 0 col 0: 'b', expected 'a'"
-        );
+        assert_eq!(said(&[&["a"]], &[&["b"]]), "1 cells differ, first in row 0 col 0: 'b', expected 'a'");
         assert_eq!(
             said(&[&["a", "1"], &["b", "2"]], &[&["a", "1"], &["b", "3"]]),
             "1 cells differ, first in row 1 col 1: '3', expected '2'"
         );
-        assert_eq!(
-            said(&[&["a", "b"]], &[&["a"]]),
-            "1 cells differ, first in row 0 columns 1, expected 2"
-        );
+        assert_eq!(said(&[&["a", "b"]], &[&["a"]]), "1 cells differ, first in row 0 columns 1, expected 2");
         // The same values in other rows.
-        assert!(
-            compare(
-                &rows(&[&["a", "1"], &["b", "2"]]),
-                &rows(&[&["a", "2"], &["b", "1"]])
-            )
-            .is_wrong()
-        );
+        assert!(compare(&rows(&[&["a", "1"], &["b", "2"]]), &rows(&[&["a", "2"], &["b", "1"]])).is_wrong());
         // A row twice is not two rows.
         assert!(compare(&rows(&[&["a"], &["b"]]), &rows(&[&["a"], &["a"]])).is_wrong());
         // NULL is not zero.
@@ -606,31 +498,12 @@ mod tests {
             ("i", Arc::new(Int64Array::from(vec![Some(-3), None]))),
             ("f", Arc::new(Float64Array::from(vec![Some(2.5), None]))),
             ("r", Arc::new(Float32Array::from(vec![Some(0.1), None]))),
-            (
-                "d",
-                Arc::new(
-                    Decimal128Array::from(vec![Some(1234), None])
-                        .with_precision_and_scale(15, 2)
-                        .unwrap(),
-                ),
-            ),
+            ("d", Arc::new(Decimal128Array::from(vec![Some(1234), None]).with_precision_and_scale(15, 2).unwrap())),
             ("b", Arc::new(BooleanArray::from(vec![Some(true), None]))),
             ("s", Arc::new(StringArray::from(vec![Some("ab  "), None]))),
-            (
-                "v",
-                Arc::new(StringViewArray::from(vec![
-                    Some("a longer text than twelve"),
-                    None,
-                ])),
-            ),
+            ("v", Arc::new(StringViewArray::from(vec![Some("a longer text than twelve"), None]))),
             ("t", Arc::new(Date32Array::from(vec![Some(9204), None]))),
-            (
-                "m",
-                Arc::new(TimestampMicrosecondArray::from(vec![
-                    Some(795_225_600_000_000),
-                    None,
-                ])),
-            ),
+            ("m", Arc::new(TimestampMicrosecondArray::from(vec![Some(795_225_600_000_000), None]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         assert_eq!(
@@ -659,19 +532,10 @@ mod tests {
         assert_eq!(plain.names[0], "l_returnflag");
         assert_eq!(plain.rows.len(), 4);
         let compressed = read_answer(&folder.join("sf1"), 16).unwrap().unwrap();
-        assert_eq!(
-            compressed.names,
-            ["p_brand", "p_type", "p_size", "supplier_cnt"]
-        );
+        assert_eq!(compressed.names, ["p_brand", "p_type", "p_size", "supplier_cnt"]);
         assert_eq!(compressed.rows.len(), 18314);
         // One NULL in one row: the answer of Q17 at this scale.
-        assert_eq!(
-            read_answer(&folder.join("sf0.01"), 17)
-                .unwrap()
-                .unwrap()
-                .rows,
-            rows(&[&[""]])
-        );
+        assert_eq!(read_answer(&folder.join("sf0.01"), 17).unwrap().unwrap().rows, rows(&[&[""]]));
         assert_eq!(read_answer(&folder, 1), Ok(None));
     }
 }

@@ -57,16 +57,10 @@ pub fn fill(template: &str, parameters: &[(String, String)]) -> Result<String, S
     while let Some(at) = rest.find(':') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
-        let end = rest
-            .find(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit()).unwrap_or(rest.len());
         let name = &rest[..end];
         let value = parameters.iter().find(|(known, _)| known == name);
-        out.push_str(
-            &value
-                .ok_or_else(|| format!("no value for the parameter {name:?}"))?
-                .1,
-        );
+        out.push_str(&value.ok_or_else(|| format!("no value for the parameter {name:?}"))?.1);
         rest = &rest[end..];
     }
     out.push_str(rest);
@@ -114,12 +108,7 @@ fn parse_case(block: &str, template: &str) -> Result<Case, String> {
         .collect::<Result<Vec<_>, _>>()?;
     let sql = fill(template, &parameters)?;
     let answer = parse_answer(rows.trim_end()).map_err(|e| format!("seed {seed}: {e}"))?;
-    Ok(Case {
-        seed,
-        parameters,
-        sql,
-        answer,
-    })
+    Ok(Case { seed, parameters, sql, answer })
 }
 
 fn data() -> PathBuf {
@@ -157,9 +146,7 @@ mod tests {
             }
             17 => "BRAND=Brand#23;CONTAINER=MED BOX",
             18 => "QUANTITY=300",
-            19 => {
-                "QUANTITY1=1;QUANTITY2=10;QUANTITY3=20;BRAND1=Brand#12;BRAND2=Brand#23;BRAND3=Brand#34"
-            }
+            19 => "QUANTITY1=1;QUANTITY2=10;QUANTITY3=20;BRAND1=Brand#12;BRAND2=Brand#23;BRAND3=Brand#34",
             20 => "COLOR=forest;DATE=1994-01-01;NATION=CANADA",
             21 => "NATION=SAUDI ARABIA",
             22 => "I1=13;I2=31;I3=23;I4=29;I5=30;I6=18;I7=17",
@@ -176,15 +163,8 @@ mod tests {
         for number in QUERIES {
             let filled = fill(&template(number).unwrap(), &validation(number)).unwrap();
             let standard = query(number, 1.0).unwrap();
-            let standard: Vec<_> = standard
-                .lines()
-                .filter(|line| !line.starts_with("--"))
-                .collect();
-            assert_eq!(
-                filled.trim().lines().collect::<Vec<_>>(),
-                standard,
-                "q{number:02}"
-            );
+            let standard: Vec<_> = standard.lines().filter(|line| !line.starts_with("--")).collect();
+            assert_eq!(filled.trim().lines().collect::<Vec<_>>(), standard, "q{number:02}");
         }
     }
 
@@ -192,25 +172,12 @@ mod tests {
     fn every_query_has_five_draws_that_return_rows() {
         for number in QUERIES {
             let cases = cases(number).unwrap();
-            assert_eq!(
-                cases.iter().map(|case| case.seed).collect::<Vec<_>>(),
-                [1, 2, 3, 4, 5],
-                "q{number:02}"
-            );
+            assert_eq!(cases.iter().map(|case| case.seed).collect::<Vec<_>>(), [1, 2, 3, 4, 5], "q{number:02}");
             for case in &cases {
                 assert!(!case.sql.contains(':'), "q{number:02}: {}", case.sql);
-                assert!(
-                    !case.answer.rows.is_empty(),
-                    "q{number:02} seed {}",
-                    case.seed
-                );
+                assert!(!case.answer.rows.is_empty(), "q{number:02} seed {}", case.seed);
                 for row in &case.answer.rows {
-                    assert_eq!(
-                        row.len(),
-                        case.answer.names.len(),
-                        "q{number:02} seed {}: {row:?}",
-                        case.seed
-                    );
+                    assert_eq!(row.len(), case.answer.names.len(), "q{number:02} seed {}: {row:?}", case.seed);
                 }
             }
             for (case, next) in cases.iter().zip(&cases[1..]) {
