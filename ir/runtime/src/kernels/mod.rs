@@ -7,4 +7,3 @@
 pub mod date;
 pub mod decimal;
 pub mod hash;
-pub mod random;
