@@ -314,6 +314,8 @@ runtime_functions! {
     GroupTableInsert = group_table_insert(worker: Ptr, table: Ptr, hash: I64) -> Ptr, Writes, Null => crate::group_table::group_table_insert;
     /// Adds the group of a code whose slot in `direct` is null, and returns its row as `group_table_insert` does.
     GroupTableInsertDirect = group_table_insert_direct(worker: Ptr, table: Ptr, code: I64, hash: I64) -> Ptr, Writes, Null => crate::group_table::group_table_insert_direct;
+    /// Makes room for at least one more row of a top-k state when `cur == end`, as `row_buffer_grow` does; may drop rows that the limit cannot keep, so addresses of earlier rows end here.
+    TopKGrow = top_k_grow(worker: Ptr, state: Ptr) -> Ptr, Writes, Null => crate::sort::top_k_grow;
 
     // Text views.
 

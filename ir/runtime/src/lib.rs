@@ -11,4 +11,5 @@ pub mod join_table;
 pub mod kernels;
 pub mod pool;
 pub mod scheduler;
+pub mod sort;
 pub mod trap;

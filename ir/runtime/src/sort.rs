@@ -1,0 +1,699 @@
+//! Sorting of rows, and the rows that a limit keeps.
+//!
+//! What holds:
+//! - The order is by the keys in turn; rows that are equal in all of them keep their input order. NaN is the greatest float and equals itself, 0.0
+//!   equals -0.0, texts order by their bytes, and NULLs stand where the key says, whatever its direction.
+//! - Each row gets a normalized key: one bit for NULL where the field is nullable, then the value so that unsigned order is the key's order, cut off after 64 or 128
+//!   bits. Rows are compared by it, and in full only where it ties and something was cut off.
+//! - Runs are cut by the number of rows, sorted as tasks, and merged as tasks between splitters. Since the order is total up to equal rows, and
+//!   those keep their input order, the result does not depend on threads.
+//! - [`TopK`] begins with a [`RowBuffer`], to which generated code appends as to any other; when it is full it keeps the best rows, in input order.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::buffer::{Field, FieldKind, RowBuffer, RowList};
+use crate::column::TextView;
+use crate::kernels::hash;
+use crate::pool::{MemoryLimitError, QueryMemory};
+use crate::scheduler::WorkerPool;
+use crate::trap::{CancelToken, Trap, raise_null};
+
+/// One key of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SortKey {
+    /// Where it stands in the row.
+    pub field: Field,
+    /// Greatest value first.
+    pub descending: bool,
+    /// NULLs before all values.
+    pub nulls_first: bool,
+}
+
+/// Orders two rows; equal rows are equal in all keys.
+///
+/// # Safety
+/// Both rows have the keys' fields, texts alive.
+pub unsafe fn compare_rows(keys: &[SortKey], a: *const u8, b: *const u8) -> Ordering {
+    for key in keys {
+        // SAFETY: promised by the caller.
+        let order = unsafe {
+            match (key.field.is_null(a), key.field.is_null(b)) {
+                (true, true) => Ordering::Equal,
+                (true, false) if key.nulls_first => Ordering::Less,
+                (true, false) => Ordering::Greater,
+                (false, true) if key.nulls_first => Ordering::Greater,
+                (false, true) => Ordering::Less,
+                (false, false) if key.descending => key.field.compare_values(b, a),
+                (false, false) => key.field.compare_values(a, b),
+            }
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+    Ordering::Equal
+}
+
+/// How much of the keys a normalized key of 128 bits holds.
+struct Normalizer<'a> {
+    keys: &'a [SortKey],
+    /// Bits in use, at most 128.
+    bits: u32,
+    /// Whether nothing was cut off.
+    complete: bool,
+}
+
+impl<'a> Normalizer<'a> {
+    fn new(keys: &'a [SortKey]) -> Self {
+        let mut bits = 0;
+        let mut complete = true;
+        for key in keys {
+            bits += u32::from(key.field.valid.is_some());
+            bits += value_bits(key.field.kind);
+            complete &= key.field.kind != FieldKind::Text && bits <= 128;
+        }
+        Self {
+            keys,
+            bits: bits.min(128),
+            complete,
+        }
+    }
+
+    /// # Safety
+    /// As for [`compare_rows`].
+    unsafe fn key(&self, row: *const u8) -> u128 {
+        let mut normalized = 0;
+        let mut used = 0;
+        for key in self.keys {
+            if used >= 128 {
+                break;
+            }
+            // SAFETY: promised by the caller.
+            let null = unsafe { key.field.is_null(row) };
+            if key.field.valid.is_some() {
+                let flag = u128::from(null != key.nulls_first);
+                normalized |= (flag << 127) >> used;
+                used += 1;
+            }
+            let width = value_bits(key.field.kind);
+            if !null && used < 128 {
+                // SAFETY: promised by the caller; the field is not NULL.
+                let value = unsafe { ordered_bits(key.field, row) };
+                let value = if key.descending {
+                    !value & (!0 << (128 - width))
+                } else {
+                    value
+                };
+                normalized |= value >> used;
+            }
+            used += width;
+        }
+        normalized
+    }
+}
+
+/// Bits of a field's ordered form.
+fn value_bits(kind: FieldKind) -> u32 {
+    match kind {
+        FieldKind::I8 => 8,
+        FieldKind::I32 | FieldKind::F32 => 32,
+        FieldKind::I64 | FieldKind::F64 => 64,
+        FieldKind::I128 | FieldKind::Text => 128,
+    }
+}
+
+/// A value's ordered form in the top bits, the rest zero: unsigned order is the order of the values. Of a text its first 16 bytes.
+///
+/// # Safety
+/// `row` has the field, which is not NULL; texts are alive.
+unsafe fn ordered_bits(field: Field, row: *const u8) -> u128 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let at = row.add(field.offset as usize);
+        let word = |bits: u64, width: u32| u128::from(bits) << (128 - width);
+        match field.kind {
+            FieldKind::I8 => word(u64::from(*at ^ 0x80), 8),
+            FieldKind::I32 => word(u64::from(*at.cast::<u32>() ^ 1 << 31), 32),
+            FieldKind::I64 => word(*at.cast::<u64>() ^ 1 << 63, 64),
+            FieldKind::I128 => *at.cast::<u128>() ^ 1 << 127,
+            FieldKind::F32 => {
+                let value = *at.cast::<f32>();
+                // One NaN, and 0.0 for -0.0.
+                let value = if value.is_nan() {
+                    f32::NAN.abs()
+                } else {
+                    value + 0.0
+                };
+                let bits = value.to_bits();
+                let flip = if bits >> 31 == 0 { 1 << 31 } else { !0 };
+                word(u64::from(bits ^ flip), 32)
+            }
+            FieldKind::F64 => {
+                let bits = hash::f64_word(*at.cast::<f64>());
+                let flip = if bits >> 63 == 0 { 1 << 63 } else { !0 };
+                word(bits ^ flip, 64)
+            }
+            FieldKind::Text => {
+                let bytes = (*at.cast::<TextView>()).as_bytes();
+                let mut first = [0; 16];
+                let len = bytes.len().min(16);
+                first[..len].copy_from_slice(&bytes[..len]);
+                u128::from_be_bytes(first)
+            }
+        }
+    }
+}
+
+/// A normalized key of 64 or 128 bits.
+trait KeyWord: Copy + Ord + Send + Sync {
+    fn from_bits(bits: u128) -> Self;
+}
+
+impl KeyWord for u64 {
+    fn from_bits(bits: u128) -> Self {
+        (bits >> 64) as u64
+    }
+}
+
+impl KeyWord for u128 {
+    fn from_bits(bits: u128) -> Self {
+        bits
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Item<K> {
+    key: K,
+    row: *mut u8,
+}
+
+// SAFETY: items name rows that no one writes to while they are sorted.
+unsafe impl<K: Send> Send for Item<K> {}
+// SAFETY: as above.
+unsafe impl<K: Sync> Sync for Item<K> {}
+
+/// Rows a run: sorted as one task.
+const RUN_ROWS: usize = 16 << 10;
+
+/// The rows in order, the first `limit` of them where there is a limit.
+///
+/// # Errors
+/// Memory limits as traps, or [`crate::trap::TrapCode::Cancelled`].
+///
+/// # Safety
+/// All rows have the keys' fields, texts alive.
+pub unsafe fn sort_rows(
+    rows: RowList,
+    keys: &[SortKey],
+    limit: Option<usize>,
+    memory: &Arc<QueryMemory>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<RowList, Trap> {
+    let row_size = rows.row_size();
+    let (rows, buffers) = rows.into_parts();
+    let sort = Sort {
+        normalizer: Normalizer::new(keys),
+        limit: limit.unwrap_or(usize::MAX),
+        memory,
+        pool,
+        cancel,
+    };
+    // SAFETY: promised by the caller.
+    let sorted = unsafe {
+        if sort.normalizer.bits <= 64 {
+            sort.run::<u64>(rows)?
+        } else {
+            sort.run::<u128>(rows)?
+        }
+    };
+    Ok(RowList::from_parts(sorted, buffers, row_size))
+}
+
+struct Sort<'a> {
+    normalizer: Normalizer<'a>,
+    limit: usize,
+    memory: &'a Arc<QueryMemory>,
+    pool: &'a WorkerPool,
+    cancel: &'a CancelToken,
+}
+
+/// Rows' addresses, shared with tasks.
+struct Rows(Vec<*mut u8>);
+
+// SAFETY: the rows are only read while they are sorted.
+unsafe impl Sync for Rows {}
+
+impl Rows {
+    fn run(&self, index: usize) -> &[*mut u8] {
+        let begin = index * RUN_ROWS;
+        &self.0[begin..(begin + RUN_ROWS).min(self.0.len())]
+    }
+}
+
+impl Sort<'_> {
+    fn compare<K: KeyWord>(&self, a: &Item<K>, b: &Item<K>) -> Ordering {
+        let order = a.key.cmp(&b.key);
+        if self.normalizer.complete || order.is_ne() {
+            return order;
+        }
+        // SAFETY: items are made of rows that have the keys.
+        unsafe { compare_rows(self.normalizer.keys, a.row, b.row) }
+    }
+
+    fn sort<K: KeyWord>(&self, items: &mut Vec<Item<K>>) {
+        items.sort_by(|a, b| self.compare(a, b));
+        items.truncate(self.limit);
+    }
+
+    /// # Safety
+    /// As for [`sort_rows`].
+    unsafe fn run<K: KeyWord>(&self, rows: Vec<*mut u8>) -> Result<Vec<*mut u8>, Trap> {
+        // The runs, and what a merge writes.
+        let bytes = rows.len() * 2 * size_of::<Item<K>>();
+        let _reservation = self.memory.reserve(bytes)?;
+        let rows = Rows(rows);
+        let runs = self.pool.map(rows.0.len().div_ceil(RUN_ROWS), |run, _| {
+            self.cancel.check()?;
+            let item = |&row: &*mut u8| Item {
+                // SAFETY: promised by the caller.
+                key: K::from_bits(unsafe { self.normalizer.key(row) }),
+                row,
+            };
+            let mut items: Vec<Item<K>> = rows.run(run).iter().map(item).collect();
+            self.sort(&mut items);
+            Ok(items)
+        })?;
+        let parts = self.split(&runs);
+        let merged = self.pool.map(parts.len() - 1, |part, _| {
+            self.cancel.check()?;
+            let slices = runs
+                .iter()
+                .zip(parts[part].iter().zip(&parts[part + 1]))
+                .map(|(run, (&begin, &end))| &run[begin..end]);
+            let mut items: Vec<Item<K>> = slices.flatten().copied().collect();
+            // The sort of the standard library is stable and finds and merges the runs that it is made of.
+            self.sort(&mut items);
+            Ok(items)
+        })?;
+        let mut sorted: Vec<*mut u8> = merged.iter().flatten().map(|item| item.row).collect();
+        sorted.truncate(self.limit);
+        Ok(sorted)
+    }
+
+    /// Cuts the runs between splitters: part `p` of run `r` is `cuts[p][r]..cuts[p + 1][r]`; equal items are in one part.
+    fn split<K: KeyWord>(&self, runs: &[Vec<Item<K>>]) -> Vec<Vec<usize>> {
+        let total: usize = runs.iter().map(Vec::len).sum();
+        let parts = (total / RUN_ROWS).clamp(1, 64);
+        let step = (total / (parts * 16)).max(1);
+        let mut sample: Vec<&Item<K>> = runs
+            .iter()
+            .flat_map(|run| run.iter().step_by(step))
+            .collect();
+        sample.sort_by(|a, b| self.compare(a, b));
+        let mut cuts = vec![vec![0; runs.len()]];
+        for part in 1..parts {
+            let splitter = sample[sample.len() * part / parts];
+            let cut = |run: &Vec<Item<K>>| {
+                run.partition_point(|item| self.compare(item, splitter).is_lt())
+            };
+            cuts.push(runs.iter().map(cut).collect());
+        }
+        cuts.push(runs.iter().map(Vec::len).collect());
+        cuts
+    }
+}
+
+/// The best rows of one range, by an order and a limit. Generated code appends to it as to a row buffer, but calls `top_k_grow`.
+#[repr(C)]
+pub struct TopK {
+    // First, so that its fields have the same offsets.
+    rows: RowBuffer,
+    keys: Vec<SortKey>,
+    limit: usize,
+}
+
+// SAFETY: owns its rows.
+unsafe impl Send for TopK {}
+
+/// A full buffer is cut down to the limit once it holds this many times the limit.
+const TOP_K_SLACK: usize = 4;
+
+impl TopK {
+    /// An empty state that keeps `limit` rows.
+    pub fn new(row_size: usize, keys: &[SortKey], limit: usize, memory: &Arc<QueryMemory>) -> Self {
+        Self {
+            rows: RowBuffer::new(row_size, memory),
+            keys: keys.to_vec(),
+            limit,
+        }
+    }
+
+    /// The address that generated code gets.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        (&raw mut *self).cast()
+    }
+
+    /// Makes room for at least one more row, by dropping rows beyond the limit where there are many.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`]; the rows stay.
+    ///
+    /// # Safety
+    /// All rows have the keys' fields, texts alive.
+    pub unsafe fn grow(&mut self) -> Result<*mut u8, MemoryLimitError> {
+        let row = self.rows.cur != self.rows.end;
+        if !row && self.rows.len() > self.limit.saturating_mul(TOP_K_SLACK) {
+            // SAFETY: promised by the caller.
+            unsafe { self.keep_best()? };
+        }
+        self.rows.grow()
+    }
+
+    /// # Safety
+    /// As for [`TopK::grow`].
+    unsafe fn keep_best(&mut self) -> Result<(), MemoryLimitError> {
+        let normalizer = Normalizer::new(&self.keys);
+        let mut items: Vec<(u128, usize, *mut u8)> = self
+            .rows
+            .rows()
+            .enumerate()
+            // SAFETY: promised by the caller.
+            .map(|(position, row)| (unsafe { normalizer.key(row) }, position, row))
+            .collect();
+        if items.len() <= self.limit {
+            return Ok(());
+        }
+        if self.limit > 0 {
+            items.select_nth_unstable_by(self.limit - 1, |a, b| {
+                let order = a.0.cmp(&b.0).then_with(|| {
+                    if normalizer.complete {
+                        return Ordering::Equal;
+                    }
+                    // SAFETY: promised by the caller.
+                    unsafe { compare_rows(&self.keys, a.2, b.2) }
+                });
+                order.then(a.1.cmp(&b.1))
+            });
+        }
+        items.truncate(self.limit);
+        items.sort_unstable_by_key(|item| item.1);
+        let size = self.rows.row_size();
+        let mut best = RowBuffer::new(size, self.rows.memory());
+        for (_, _, row) in items {
+            let target = best.push()?;
+            // SAFETY: both rows have the buffer's row size and stand in different buffers.
+            unsafe { target.copy_from_nonoverlapping(row, size) };
+        }
+        self.rows = best;
+        Ok(())
+    }
+
+    /// The rows that are left, in input order: at least the best, perhaps more.
+    pub fn into_rows(self) -> RowBuffer {
+        self.rows
+    }
+}
+
+/// See the table in [`crate::abi`].
+///
+/// # Safety
+/// `worker` as for [`crate::trap::raise`]; `state` points to a live [`TopK`] that only this task uses.
+pub(crate) unsafe fn top_k_grow(worker: *mut u8, state: *mut u8) -> *mut u8 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match (*state.cast::<TopK>()).grow() {
+            Ok(row) => row,
+            Err(error) => raise_null(worker, error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// text 0..16, f64 16..24, i64 24..32, position 32..40, valid of the text 40, of the f64 41.
+    const ROW: usize = 48;
+
+    #[derive(Clone, Debug)]
+    struct Record {
+        text: Option<&'static str>,
+        float: Option<f64>,
+        int: i64,
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let texts = vec![
+            "",
+            "a",
+            "a\0",
+            "ab",
+            "abcdefghijklm",
+            "abcdefghijklmnopq",
+            "abcdefghijklmnopr",
+            "b",
+        ];
+        let floats = vec![
+            0.0,
+            -0.0,
+            1.5,
+            -1.5,
+            f64::NAN,
+            -f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ];
+        let ints = prop_oneof![-3i64..3, Just(i64::MIN), Just(i64::MAX)];
+        let text = prop::option::weighted(0.8, prop::sample::select(texts));
+        let float = prop::option::weighted(0.8, prop::sample::select(floats));
+        (text, float, ints).prop_map(|(text, float, int)| Record { text, float, int })
+    }
+
+    fn fields() -> [Field; 3] {
+        [
+            Field::nullable(0, FieldKind::Text, 40),
+            Field::nullable(16, FieldKind::F64, 41),
+            Field::new(24, FieldKind::I64),
+        ]
+    }
+
+    fn write(row: *mut u8, record: &Record, position: usize) {
+        let text = record.text.unwrap_or_default();
+        // SAFETY: the row has the layout above; the texts are static.
+        unsafe {
+            *row.cast::<TextView>() = TextView::from_raw_bytes(text.as_ptr(), text.len());
+            *row.add(16).cast::<f64>() = record.float.unwrap_or(9.0);
+            *row.add(24).cast::<i64>() = record.int;
+            *row.add(32).cast::<u64>() = position as u64;
+            *row.add(40) = record.text.is_some().into();
+            *row.add(41) = record.float.is_some().into();
+        }
+    }
+
+    fn positions(rows: &[*mut u8]) -> Vec<usize> {
+        // SAFETY: the rows have the layout above.
+        let position = |&row: &*mut u8| unsafe { *row.add(32).cast::<u64>() as usize };
+        rows.iter().map(position).collect()
+    }
+
+    fn nulls<T>(
+        a: Option<T>,
+        b: Option<T>,
+        nulls_first: bool,
+        values: impl Fn(T, T) -> Ordering,
+    ) -> Ordering {
+        match (a, b) {
+            (Some(a), Some(b)) => values(a, b),
+            (None, None) => Ordering::Equal,
+            (a, _) => {
+                let order = if a.is_none() {
+                    Ordering::Less
+                } else {
+                    Ordering::Greater
+                };
+                if nulls_first { order } else { order.reverse() }
+            }
+        }
+    }
+
+    fn naive(records: &[Record], keys: &[SortKey]) -> Vec<usize> {
+        let compare = |&a: &usize, &b: &usize| {
+            let (a, b) = (&records[a], &records[b]);
+            for key in keys {
+                let turn = |order: Ordering| {
+                    if key.descending {
+                        order.reverse()
+                    } else {
+                        order
+                    }
+                };
+                let order = match key.field.offset {
+                    0 => nulls(a.text, b.text, key.nulls_first, |a, b| turn(a.cmp(b))),
+                    16 => nulls(a.float, b.float, key.nulls_first, |a, b| {
+                        turn(
+                            a.partial_cmp(&b)
+                                .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())),
+                        )
+                    }),
+                    _ => turn(a.int.cmp(&b.int)),
+                };
+                if order.is_ne() {
+                    return order;
+                }
+            }
+            Ordering::Equal
+        };
+        let mut order: Vec<usize> = (0..records.len()).collect();
+        order.sort_by(compare);
+        order
+    }
+
+    fn sorted(
+        records: &[Record],
+        keys: &[SortKey],
+        limit: Option<usize>,
+        threads: usize,
+    ) -> Vec<usize> {
+        let memory = QueryMemory::unlimited();
+        let mut buffers = Vec::new();
+        for (i, part) in records.chunks(records.len().div_ceil(3).max(1)).enumerate() {
+            let mut buffer = RowBuffer::with_first_rows(ROW, 4, &memory);
+            for (j, record) in part.iter().enumerate() {
+                let position = i * records.len().div_ceil(3).max(1) + j;
+                write(buffer.push().expect("no limit"), record, position);
+            }
+            buffers.push(buffer);
+        }
+        let pool = WorkerPool::new(threads);
+        let cancel = CancelToken::new();
+        // SAFETY: the rows have the layout above.
+        let rows =
+            unsafe { sort_rows(RowList::new(buffers), keys, limit, &memory, &pool, &cancel) };
+        positions(rows.expect("no limit").rows())
+    }
+
+    fn any_keys() -> impl Strategy<Value = Vec<SortKey>> {
+        let key =
+            (0..3usize, any::<bool>(), any::<bool>()).prop_map(|(i, descending, nulls_first)| {
+                SortKey {
+                    field: fields()[i],
+                    descending,
+                    nulls_first,
+                }
+            });
+        prop::collection::vec(key, 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn sorting_equals_a_naive_stable_sort(
+            records in prop::collection::vec(record(), 0..60),
+            keys in any_keys(),
+            limit in prop::option::of(0usize..20),
+        ) {
+            let mut expected = naive(&records, &keys);
+            expected.truncate(limit.unwrap_or(usize::MAX));
+            prop_assert_eq!(sorted(&records, &keys, limit, 1), expected);
+        }
+
+        #[test]
+        fn top_k_keeps_the_best(
+            records in prop::collection::vec(record(), 1..40),
+            keys in any_keys(),
+            limit in 0usize..12,
+        ) {
+            let memory = QueryMemory::unlimited();
+            let mut state = TopK::new(ROW, &keys, limit, &memory);
+            // Many times the same records, so that the buffer fills and is cut down.
+            let repeated: Vec<Record> = records.iter().cycle().take(3000).cloned().collect();
+            for (position, record) in repeated.iter().enumerate() {
+                // SAFETY: the rows have the layout above.
+                let row = unsafe { state.grow() }.expect("no limit");
+                write(row, record, position);
+                state.rows.cur = row.wrapping_add(ROW);
+            }
+            prop_assert!(state.rows.len() < 1500);
+            let cancel = CancelToken::new();
+            // SAFETY: the rows have the layout above.
+            let rows = unsafe {
+                sort_rows(
+                    RowList::new(vec![state.into_rows()]),
+                    &keys,
+                    Some(limit),
+                    &memory,
+                    &WorkerPool::new(1),
+                    &cancel,
+                )
+            };
+            let mut expected = naive(&repeated, &keys);
+            expected.truncate(limit);
+            prop_assert_eq!(positions(rows.expect("no limit").rows()), expected);
+        }
+    }
+
+    #[test]
+    fn large_sorts_are_the_same_with_any_number_of_threads() {
+        let records: Vec<Record> = (0..70_000i64)
+            .map(|i| Record {
+                text: (i % 11 != 0)
+                    .then_some(["x", "abcdefghijklmnopq", "abcdefghijklmnopr"][(i % 3) as usize]),
+                float: Some(((i * 7919) % 1009) as f64),
+                int: (i * 104_729) % 50,
+            })
+            .collect();
+        let key = |i: usize, descending| SortKey {
+            field: fields()[i],
+            descending,
+            nulls_first: false,
+        };
+        for keys in [
+            vec![key(2, true)],
+            vec![key(0, false), key(1, true)],
+            vec![key(1, false), key(2, false)],
+        ] {
+            let expected = naive(&records, &keys);
+            assert_eq!(sorted(&records, &keys, None, 1), expected);
+            assert_eq!(sorted(&records, &keys, None, 3), expected);
+            assert_eq!(sorted(&records, &keys, Some(20_000), 3), expected[..20_000]);
+        }
+    }
+
+    #[test]
+    fn a_sort_beyond_the_limit_is_an_error() {
+        let pool = crate::pool::MemoryPool::new(1 << 20);
+        let memory = QueryMemory::new(&pool, usize::MAX);
+        let mut buffer = RowBuffer::new(ROW, &memory);
+        for i in 0..15_000 {
+            let record = Record {
+                text: None,
+                float: None,
+                int: i,
+            };
+            write(buffer.push().expect("fits"), &record, i as usize);
+        }
+        let key = SortKey {
+            field: fields()[2],
+            descending: false,
+            nulls_first: false,
+        };
+        // SAFETY: the rows have the layout above.
+        let sorted = unsafe {
+            sort_rows(
+                RowList::new(vec![buffer]),
+                &[key],
+                None,
+                &memory,
+                &WorkerPool::new(1),
+                &CancelToken::new(),
+            )
+        };
+        assert_eq!(
+            sorted.err().map(|t| t.code),
+            Some(crate::trap::TrapCode::MemoryLimit)
+        );
+        assert_eq!(memory.used(), 0);
+    }
+}
