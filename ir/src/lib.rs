@@ -3,9 +3,11 @@
 //! A program enters as a [`graph`] (what is computed), is optimized, becomes a plan (where data stops), then kernels (how),
 //! then machine code. This crate knows no SQL word and no layer name.
 
+pub mod codegen;
 pub mod entity;
 pub mod error;
 pub mod graph;
+pub mod interp;
 pub mod kernel;
 pub mod scalar;
 pub mod types;

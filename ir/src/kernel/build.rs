@@ -347,6 +347,31 @@ impl Builder {
         self.add(a, b)
     }
 
+    /// a & constant.
+    pub fn and_imm(&mut self, a: Value, value: i64) -> Value {
+        let ty = self.ty(a);
+        let b = self.iconst(ty, value);
+        self.and(a, b)
+    }
+
+    /// a << constant.
+    pub fn shl_imm(&mut self, a: Value, amount: u32) -> Value {
+        let b = self.iconst(Type::I32, i64::from(amount));
+        self.shl(a, b)
+    }
+
+    /// a >> constant, arithmetic.
+    pub fn sshr_imm(&mut self, a: Value, amount: u32) -> Value {
+        let b = self.iconst(Type::I32, i64::from(amount));
+        self.sshr(a, b)
+    }
+
+    /// a >> constant, logical.
+    pub fn ushr_imm(&mut self, a: Value, amount: u32) -> Value {
+        let b = self.iconst(Type::I32, i64::from(amount));
+        self.ushr(a, b)
+    }
+
     /// Integer negation, wrapping.
     pub fn neg(&mut self, a: Value) -> Value {
         self.unary(UnaryOp::Neg, a)

@@ -438,7 +438,8 @@ pub enum Op {
     CallRuntime(RuntimeFn, Values),
     /// A function of this module.
     Call(FunctionRef, Values),
-    /// If the flag (I8) is not 0: the trap code and the location go into the worker block (slots 1 and 2), and the function returns [`TRAPPED`].
+    /// If the flag (I8) is not 0: the trap code and the location go into the worker block (slots 1 and 2), and the function
+    /// returns the code as its status.
     TrapIf {
         /// I8
         condition: Value,
@@ -497,9 +498,6 @@ pub enum Op {
         body: Region,
     },
 }
-
-/// What a function that trapped returns; code and location are in the worker block.
-pub const TRAPPED: i32 = 1;
 
 /// Slot of the worker block (8 bytes each) that receives the code of a trap.
 pub const TRAP_CODE_SLOT: i32 = 1;
@@ -751,6 +749,11 @@ impl Function {
     /// How many instructions stand in the function's regions.
     pub fn inst_count(&self) -> usize {
         self.regions.iter().map(|region| region.insts.len()).sum()
+    }
+
+    /// Every instruction, also such as no region holds any more.
+    pub(crate) fn arena(&self) -> &[InstData] {
+        &self.insts
     }
 
     pub(crate) fn add_region(&mut self) -> Region {

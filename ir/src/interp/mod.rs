@@ -1,0 +1,3 @@
+//! Reference interpreters: what programs mean, sharing no code with lowering and code generation.
+
+pub mod kernel;
