@@ -8,6 +8,7 @@ pub mod error;
 pub mod graph;
 pub mod kernel;
 pub mod scalar;
+pub mod text;
 pub mod types;
 pub mod value;
 
