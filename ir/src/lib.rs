@@ -10,6 +10,7 @@ pub mod graph;
 pub mod interp;
 pub mod kernel;
 pub mod scalar;
+pub mod text;
 pub mod types;
 pub mod value;
 

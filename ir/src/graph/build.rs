@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::entity::{ColumnId, FuncId, InputId, NodeId, PlaceId, RegionId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::{BridgeOp, ControlOp, Def, Func, Node, Op, Program, Region, RelOp, TensorOp, ValueData};
+use crate::graph::{BridgeOp, ControlOp, Def, Func, InputKind, Node, Op, Program, Region, RelOp, TensorOp, ValueData};
 use crate::scalar::{self, ScalarOp};
 use crate::types::{RowType, ScalarType, TableType, Type};
 use crate::value::Value;
@@ -28,6 +28,10 @@ pub struct Builder {
     program: Program,
     frames: Vec<Frame>,
     place: Option<PlaceId>,
+    /// Every node stands for itself: equal operations are not made one.
+    exact: bool,
+    /// Result types of declared functions whose bodies are not finished.
+    declared: HashMap<FuncId, Vec<Type>>,
 }
 
 impl Builder {
@@ -39,6 +43,11 @@ impl Builder {
     /// A builder that adds to a program, for passes.
     pub fn over(program: Program) -> Self {
         Self { program, ..Self::default() }
+    }
+
+    /// The same builder, but equal operations stay apart: for the parser and for passes that count.
+    pub fn exact(self) -> Self {
+        Self { exact: true, ..self }
     }
 
     /// The program so far.
@@ -103,6 +112,52 @@ impl Builder {
         FuncId(self.program.funcs.len() as u32 - 1)
     }
 
+    /// Declares a function before its body, so that bodies may call it: recursion. Give it a body by
+    /// [`Builder::begin_declared`] and [`Builder::end_declared`].
+    pub fn declare_func(&mut self, name: impl Into<String>, params: &[Type], results: &[Type]) -> FuncId {
+        self.begin_region(params, vec![]);
+        let body = self.end_region(&[]);
+        self.program.funcs.push(Func { name: name.into(), body });
+        let id = FuncId(self.program.funcs.len() as u32 - 1);
+        self.declared.insert(id, results.to_vec());
+        id
+    }
+
+    /// Opens the body of a declared function; its parameters.
+    pub fn begin_declared(&mut self, f: FuncId) -> Vec<ValueId> {
+        let region = self.program.func(f).body;
+        self.frames.push(Frame { region, columns: vec![], seen: HashMap::new() });
+        self.program.region(region).params.clone()
+    }
+
+    /// Closes the body of a declared function; the results must have the declared types.
+    pub fn end_declared(&mut self, f: FuncId, results: &[ValueId]) -> Result<()> {
+        self.end_region(results);
+        let declared = self.declared.remove(&f).unwrap_or_default();
+        if declared.len() != results.len() || declared.iter().zip(results).any(|(t, v)| t != self.ty(*v)) {
+            let name = &self.program.func(f).name;
+            return Err(Error::Type(format!("{name} does not yield the types that it declares")));
+        }
+        Ok(())
+    }
+
+    /// Closes the body of a declared function that nobody calls: its results may have other types than declared.
+    pub fn end_entry(&mut self, f: FuncId, results: &[ValueId]) {
+        self.end_region(results);
+        self.declared.remove(&f);
+    }
+
+    /// The types of the parameters of an operation's next region, and the tables whose columns `col` reads in it. `regions`
+    /// are the operation's regions before it.
+    pub fn region_entry(
+        &self,
+        op: &Op,
+        operands: &[ValueId],
+        regions: &[RegionId],
+    ) -> Result<(Vec<Type>, Vec<TableType>)> {
+        region_entry(&self.program, op, operands, regions)
+    }
+
     /// A region with no parameters, built by a closure.
     pub fn region(
         &mut self,
@@ -141,38 +196,8 @@ impl Builder {
 
     /// The types of an operation's results here.
     pub fn infer(&self, op: &Op, operands: &[ValueId], regions: &[RegionId]) -> Result<Vec<Type>> {
-        let p = &self.program;
-        let types: Vec<&Type> = operands.iter().map(|v| p.ty(*v)).collect();
-        let yields: Vec<Vec<Type>> =
-            regions.iter().map(|r| p.region(*r).results.iter().map(|v| p.ty(*v).clone()).collect()).collect();
-        match op {
-            Op::Literal(v, ty) => {
-                if !v.fits(ty.ty) || (v.is_null() && !ty.nullable) {
-                    return Err(Error::Type(format!("a literal does not fit {ty}")));
-                }
-                Ok(vec![Type::Scalar(*ty)])
-            }
-            Op::Col(id) => match self.column_type(*id) {
-                Some(ty) => Ok(vec![Type::Scalar(ty)]),
-                None => Err(Error::Type(format!("column {id} is not visible here"))),
-            },
-            Op::Scalar(op) => {
-                let scalars: Option<Vec<RowType>> = types.iter().map(|t| t.as_scalar()).collect();
-                let scalars = scalars.ok_or_else(|| Error::Type("a scalar operation takes scalars".into()))?;
-                Ok(vec![Type::Scalar(scalar::result_type(*op, &scalars)?)])
-            }
-            Op::Input(id) => Ok(vec![match &p.input(*id).kind {
-                crate::graph::InputKind::Table(_) => {
-                    return Err(Error::Type(format!("{id} is a table: read it by scan")));
-                }
-                crate::graph::InputKind::Tensor(t) => Type::Tensor(t.clone()),
-                crate::graph::InputKind::Scalar(t) => Type::Scalar(*t),
-            }]),
-            Op::Rel(op) => op.infer(p, &types, &yields),
-            Op::Tensor(op) => op.infer(&types, &yields),
-            Op::Bridge(op) => op.infer(&types, &yields),
-            Op::Control(op) => op.infer(p, &types, &yields),
-        }
+        let declared = |f: FuncId| self.declared.get(&f).cloned();
+        infer(&self.program, op, operands, regions, &|id| self.column_type(id), &declared)
     }
 
     fn push_typed(&mut self, op: Op, operands: &[ValueId], regions: &[RegionId], types: Vec<Type>) -> Vec<ValueId> {
@@ -183,7 +208,7 @@ impl Builder {
             results: SmallVec::new(),
             place: self.place,
         };
-        let key = share_key(&node);
+        let key = if self.exact { None } else { share_key(&node) };
         let frame = self.frames.last_mut().expect("a region is open");
         if let Some(key) = key {
             for &n in frame.seen.get(&key).into_iter().flatten() {
@@ -311,6 +336,185 @@ impl Builder {
         };
         let region = self.region(&params, vec![], body)?;
         self.push(op, operands, &[region])
+    }
+}
+
+/// The types of an operation's results. `column` says what `col` reads, `declared` what a function yields whose body is not
+/// finished.
+pub fn infer(
+    p: &Program,
+    op: &Op,
+    operands: &[ValueId],
+    regions: &[RegionId],
+    column: &dyn Fn(ColumnId) -> Option<RowType>,
+    declared: &dyn Fn(FuncId) -> Option<Vec<Type>>,
+) -> Result<Vec<Type>> {
+    check_arity(op, operands.len(), regions.len())?;
+    let types: Vec<&Type> = operands.iter().map(|v| p.ty(*v)).collect();
+    let yields: Vec<Vec<Type>> =
+        regions.iter().map(|r| p.region(*r).results.iter().map(|v| p.ty(*v).clone()).collect()).collect();
+    match op {
+        Op::Literal(v, ty) => {
+            if !v.fits(ty.ty) || (v.is_null() && !ty.nullable) {
+                return Err(Error::Type(format!("a literal does not fit {ty}")));
+            }
+            Ok(vec![Type::Scalar(*ty)])
+        }
+        Op::Col(id) => match column(*id) {
+            Some(ty) => Ok(vec![Type::Scalar(ty)]),
+            None => Err(Error::Type(format!("column {id} is not visible here"))),
+        },
+        Op::Scalar(op) => {
+            let scalars: Option<Vec<RowType>> = types.iter().map(|t| t.as_scalar()).collect();
+            let scalars = scalars.ok_or_else(|| Error::Type("a scalar operation takes scalars".into()))?;
+            Ok(vec![Type::Scalar(scalar::result_type(*op, &scalars)?)])
+        }
+        Op::Input(id) => match &p.input(*id).kind {
+            InputKind::Table(_) => Err(Error::Type(format!("{id} is a table: read it by scan"))),
+            InputKind::Tensor(t) => Ok(vec![Type::Tensor(t.clone())]),
+            InputKind::Scalar(t) => Ok(vec![Type::Scalar(*t)]),
+        },
+        Op::Rel(op) => op.infer(p, &types, &yields),
+        Op::Tensor(op) => op.infer(&types, &yields),
+        Op::Bridge(op) => op.infer(&types, &yields),
+        Op::Control(ControlOp::Call(f)) => {
+            let Some(results) = declared(*f) else { return ControlOp::Call(*f).infer(p, &types, &yields) };
+            let params = &p.region(p.func(*f).body).params;
+            if params.len() != types.len() || params.iter().zip(&types).any(|(a, b)| p.ty(*a) != *b) {
+                return Err(Error::Type(format!("the arguments of {} do not fit", p.func(*f).name)));
+            }
+            Ok(results)
+        }
+        Op::Control(op) => op.infer(p, &types, &yields),
+    }
+}
+
+/// The number of regions that an operation has.
+pub fn region_count(op: &Op) -> usize {
+    match op {
+        Op::Literal(..) | Op::Col(_) | Op::Scalar(_) | Op::Input(_) => 0,
+        Op::Rel(op) => match op {
+            RelOp::Extend { .. } | RelOp::Filter | RelOp::Join { .. } => 1,
+            RelOp::DependentJoin { .. } => 2,
+            RelOp::Scan { .. }
+            | RelOp::Values { .. }
+            | RelOp::Project { .. }
+            | RelOp::Group { .. }
+            | RelOp::Sort { .. }
+            | RelOp::Limit { .. }
+            | RelOp::Union { .. }
+            | RelOp::Window { .. } => 0,
+        },
+        Op::Tensor(op) => match op {
+            TensorOp::Map { .. } => 1,
+            TensorOp::Const(_)
+            | TensorOp::Iota { .. }
+            | TensorOp::Random { .. }
+            | TensorOp::Reduce { .. }
+            | TensorOp::Prefix { .. }
+            | TensorOp::Contract(_)
+            | TensorOp::View(_)
+            | TensorOp::Gather
+            | TensorOp::ScatterAdd
+            | TensorOp::Concat { .. } => 0,
+        },
+        Op::Bridge(op) => match op {
+            BridgeOp::Apply { .. } | BridgeOp::ForBatches { .. } => 1,
+            BridgeOp::ToTensor { .. } | BridgeOp::ToTable { .. } | BridgeOp::RowCount => 0,
+        },
+        Op::Control(op) => match op {
+            ControlOp::If | ControlOp::While => 2,
+            ControlOp::For { .. } => 1,
+            ControlOp::Call(_) => 0,
+        },
+    }
+}
+
+/// Whether an operation may have this many operands and regions.
+pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
+    let exactly = |n: usize| (n, n);
+    let (least, most) = match op {
+        Op::Literal(..) | Op::Col(_) | Op::Input(_) => exactly(0),
+        Op::Scalar(_) => (1, 3),
+        Op::Rel(op) => match op {
+            RelOp::Scan { .. } | RelOp::Values { .. } => exactly(0),
+            RelOp::Join { .. } => exactly(2),
+            RelOp::Union { inputs, .. } => exactly(inputs.len().max(1)),
+            RelOp::Extend { .. }
+            | RelOp::Project { .. }
+            | RelOp::Filter
+            | RelOp::DependentJoin { .. }
+            | RelOp::Group { .. }
+            | RelOp::Sort { .. }
+            | RelOp::Limit { .. }
+            | RelOp::Window { .. } => exactly(1),
+        },
+        Op::Tensor(op) => match op {
+            TensorOp::Const(_) | TensorOp::Iota { .. } | TensorOp::Random { .. } => exactly(0),
+            TensorOp::Map { .. } => (0, usize::MAX),
+            TensorOp::Concat { .. } => (1, usize::MAX),
+            TensorOp::Reduce { .. } | TensorOp::Prefix { .. } | TensorOp::View(_) => exactly(1),
+            TensorOp::Contract(_) | TensorOp::Gather => exactly(2),
+            TensorOp::ScatterAdd => exactly(3),
+        },
+        Op::Bridge(op) => match op {
+            BridgeOp::ToTensor { .. } | BridgeOp::Apply { .. } | BridgeOp::RowCount => exactly(1),
+            BridgeOp::ToTable { .. } => (1, usize::MAX),
+            BridgeOp::ForBatches { sources, .. } => ((*sources).max(1), usize::MAX),
+        },
+        Op::Control(op) => match op {
+            ControlOp::If => exactly(1),
+            ControlOp::While | ControlOp::Call(_) => (0, usize::MAX),
+            ControlOp::For { state, .. } => (*state, usize::MAX),
+        },
+    };
+    if operands < least || operands > most {
+        return Err(Error::Type(format!("an operation with {operands} operands, which it cannot have")));
+    }
+    if regions != region_count(op) {
+        return Err(Error::Type(format!("an operation with {regions} regions where it has {}", region_count(op))));
+    }
+    Ok(())
+}
+
+/// See [`Builder::region_entry`].
+pub fn region_entry(
+    p: &Program,
+    op: &Op,
+    operands: &[ValueId],
+    regions: &[RegionId],
+) -> Result<(Vec<Type>, Vec<TableType>)> {
+    let types: Vec<&Type> = operands.iter().map(|v| p.ty(*v)).collect();
+    let tables = |n: usize| -> Result<Vec<TableType>> {
+        let tables: Vec<TableType> = types.iter().take(n).filter_map(|t| t.as_table().cloned()).collect();
+        if tables.len() == n { Ok(tables) } else { Err(Error::Type("a row region stands over tables".into())) }
+    };
+    match op {
+        Op::Rel(RelOp::Extend { .. } | RelOp::Filter) => Ok((vec![], tables(1)?)),
+        Op::Rel(RelOp::Join { .. }) => Ok((vec![], tables(2)?)),
+        Op::Rel(RelOp::DependentJoin { .. }) => {
+            let mut tables = tables(1)?;
+            if let Some(right) = regions.first() {
+                let results = &p.region(*right).results;
+                let right = results.first().and_then(|v| p.ty(*v).as_table());
+                let right =
+                    right.ok_or_else(|| Error::Type("the first region of a dependent join yields one table".into()))?;
+                tables.push(right.clone());
+            }
+            Ok((vec![], tables))
+        }
+        Op::Tensor(TensorOp::Map { .. }) => {
+            let params = types.iter().map(|t| match t.as_tensor() {
+                Some(t) => Ok(Type::Scalar(t.dtype.nullable(false))),
+                None => Err(Error::Type("map takes tensors".into())),
+            });
+            Ok((params.collect::<Result<_>>()?, vec![]))
+        }
+        Op::Bridge(op) => Ok((op.region_params(&types)?, vec![])),
+        Op::Control(op) => Ok((op.region_params(&types)?, vec![])),
+        Op::Literal(..) | Op::Col(_) | Op::Scalar(_) | Op::Input(_) | Op::Rel(_) | Op::Tensor(_) => {
+            Ok((vec![], vec![]))
+        }
     }
 }
 

@@ -16,7 +16,9 @@ pub mod bridge;
 pub mod build;
 pub mod control;
 pub mod rel;
+pub mod rewrite;
 pub mod tensor;
+pub mod verify;
 
 use std::sync::Arc;
 

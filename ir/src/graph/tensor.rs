@@ -199,7 +199,7 @@ impl Move {
                 out[*dim] = len.clone();
             }
             Self::Reshape(to) => {
-                let count = |s: &[Dim]| s.iter().map(Dim::as_const).try_fold(1usize, |n, d| d.map(|d| n * d));
+                let count = |s: &[Dim]| s.iter().map(Dim::as_const).try_fold(1usize, |n, d| n.checked_mul(d?));
                 if let (Some(a), Some(b)) = (count(shape), count(to))
                     && a != b
                 {
