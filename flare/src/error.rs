@@ -152,6 +152,27 @@ impl Error {
         self
     }
 
+    /// An error at run time, with the place it names in the program.
+    pub(crate) fn from_trap(trap: &ir::error::Trap, program: Option<&ir::Program>) -> Self {
+        use ir::error::TrapKind;
+        let place = trap.place.and_then(|p| program?.places.get(p.index()));
+        match &trap.kind {
+            TrapKind::MemoryLimit { .. } | TrapKind::RecursionDepth(_) => Self::Limit(trap.kind.to_string()),
+            TrapKind::Cancelled => Self::Cancelled,
+            TrapKind::Internal(message) => Self::Bug(message.clone()),
+            TrapKind::Overflow(_)
+            | TrapKind::DivisionByZero
+            | TrapKind::InvalidCast { .. }
+            | TrapKind::InvalidArgument(_)
+            | TrapKind::SubqueryRows
+            | TrapKind::NullFeature(_) => {
+                let help = place.map(|p| format!("in {}", p.text));
+                let span = place.and_then(|p| p.span).map(|(start, end)| start as usize..end as usize);
+                Self::Run(Box::new(Located { message: trap.kind.to_string(), help, span }))
+            }
+        }
+    }
+
     pub(crate) fn syntax(message: impl Into<String>) -> Self {
         Self::Syntax(Located::new(message))
     }

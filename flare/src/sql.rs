@@ -67,15 +67,15 @@ pub(crate) struct ParsedQuery {
 
 /// The byte offset of each line, to turn the parser's lines and columns into byte ranges.
 #[derive(Debug)]
-pub(crate) struct Lines<'a> {
-    text: &'a str,
+pub(crate) struct Lines {
+    text: String,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
+impl Lines {
+    pub(crate) fn new(text: &str) -> Self {
         let after_newlines = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1);
-        Self { text, starts: std::iter::once(0).chain(after_newlines).collect() }
+        Self { text: text.to_string(), starts: std::iter::once(0).chain(after_newlines).collect() }
     }
 
     /// The byte offset of a line and column, both from 1, columns counted in characters.
@@ -150,14 +150,14 @@ pub(crate) fn parse_query(text: &str) -> Result<ParsedQuery> {
     }
 }
 
-fn tokenize(text: &str, lines: &Lines<'_>) -> Result<Vec<TokenWithSpan>> {
-    Tokenizer::new(&DuckDbDialect {})
+fn tokenize(text: &str, lines: &Lines) -> Result<Vec<TokenWithSpan>> {
+    Tokenizer::new(&DuckDbDialect {}, text)
         .tokenize_with_location()
         .map_err(|e| Error::syntax(e.message.clone()).at(lines.word_at(e.location)))
 }
 
 /// Numbers the `?` and returns how many parameters there are.
-fn number_placeholders(tokens: &mut [TokenWithSpan], lines: &Lines<'_>) -> Result<usize> {
+fn number_placeholders(tokens: &mut [TokenWithSpan], lines: &Lines) -> Result<usize> {
     let mut marks = 0;
     let mut numbered = 0;
     for token in tokens {
@@ -182,7 +182,7 @@ fn number_placeholders(tokens: &mut [TokenWithSpan], lines: &Lines<'_>) -> Resul
 
 struct Reader<'a> {
     parser: Parser<'a>,
-    lines: Lines<'a>,
+    lines: Lines,
     text: &'a str,
     parameters: usize,
 }
