@@ -1,0 +1,565 @@
+//! The functions of SQL, one row each: names, arguments, result type, and what they become.
+//!
+//! To add a function, add a row. Nothing else in the engine lists functions.
+
+use ir::entity::ValueId;
+use ir::scalar::reduce::Reducer;
+use ir::scalar::{DateField, ScalarOp};
+use ir::types::ScalarType;
+use ir::value::Value;
+
+use crate::error::{Error, Result};
+use crate::import::expr::Call;
+
+use ScalarType as S;
+
+/// What an argument may be, and what it is cast to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Param {
+    /// A number; becomes a float (`f32` stays).
+    Float,
+    /// A number of any type.
+    Number,
+    /// An integer; becomes `i64`.
+    I64,
+    /// An integer; becomes `i32`.
+    I32,
+    /// Text.
+    Text,
+    /// A boolean.
+    Bool,
+    /// A date or a timestamp; text becomes a timestamp.
+    Time,
+    /// Anything; all arguments of this kind in a call get their common type.
+    Same,
+    /// Anything; becomes text.
+    Shown,
+}
+
+/// A scalar function.
+pub(crate) struct ScalarFunction {
+    /// Its names; the first is the one that is printed.
+    pub(crate) names: &'static [&'static str],
+    /// Arguments that must be there.
+    pub(crate) params: &'static [Param],
+    /// Arguments that may follow.
+    pub(crate) optional: &'static [Param],
+    /// Whether the last of them may be repeated.
+    pub(crate) variadic: bool,
+    /// What it becomes.
+    pub(crate) make: Make,
+}
+
+/// What a scalar function becomes.
+pub(crate) enum Make {
+    /// One operation over its arguments.
+    Op(ScalarOp),
+    /// Whatever the function builds, of this type.
+    Build {
+        /// The type for arguments of these types (after casting).
+        ty: fn(&[ScalarType]) -> ScalarType,
+        /// Builds it.
+        build: fn(&mut Call<'_, '_>) -> Result<ValueId>,
+    },
+}
+
+/// An aggregate function; over a window too.
+pub(crate) struct AggregateFunction {
+    /// Its names; the first is the one that is printed.
+    pub(crate) names: &'static [&'static str],
+    /// What it reduces by.
+    pub(crate) reducer: Reducer,
+    /// Its argument.
+    pub(crate) param: AggregateParam,
+}
+
+/// The argument of an aggregate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AggregateParam {
+    /// Of any type.
+    Any,
+    /// A number; `f32` becomes `f64`, so that sums keep their digits.
+    Number,
+    /// A boolean.
+    Bool,
+}
+
+/// A function that exists over a window only.
+pub(crate) struct WindowFunction {
+    /// Its names; the first is the one that is printed.
+    pub(crate) names: &'static [&'static str],
+    /// Which one.
+    pub(crate) kind: WindowKind,
+}
+
+/// The functions over windows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WindowKind {
+    RowNumber,
+    Rank,
+    DenseRank,
+    PercentRank,
+    CumeDist,
+    Ntile,
+    Lag,
+    Lead,
+    FirstValue,
+    LastValue,
+    NthValue,
+}
+
+const fn op(names: &'static [&'static str], params: &'static [Param], op: ScalarOp) -> ScalarFunction {
+    ScalarFunction { names, params, optional: &[], variadic: false, make: Make::Op(op) }
+}
+
+const fn build(
+    names: &'static [&'static str],
+    params: &'static [Param],
+    ty: fn(&[ScalarType]) -> ScalarType,
+    build: fn(&mut Call<'_, '_>) -> Result<ValueId>,
+) -> ScalarFunction {
+    ScalarFunction { names, params, optional: &[], variadic: false, make: Make::Build { ty, build } }
+}
+
+const fn field(names: &'static [&'static str], field: DateField) -> ScalarFunction {
+    op(names, &[Param::Time], ScalarOp::Extract(field))
+}
+
+impl ScalarFunction {
+    const fn optional(mut self, optional: &'static [Param]) -> Self {
+        self.optional = optional;
+        self
+    }
+
+    const fn variadic(mut self) -> Self {
+        self.variadic = true;
+        self
+    }
+}
+
+use Param::{Bool, Float, I32, I64, Number, Same, Shown, Text, Time};
+
+/// The scalar functions.
+pub(crate) static SCALARS: &[ScalarFunction] = &[
+    // Numbers.
+    op(&["abs"], &[Number], ScalarOp::Abs),
+    op(&["sign"], &[Number], ScalarOp::Sign),
+    op(&["floor"], &[Number], ScalarOp::Floor),
+    op(&["ceil", "ceiling"], &[Number], ScalarOp::Ceil),
+    op(&["trunc"], &[Number], ScalarOp::Trunc),
+    build(&["round"], &[Number], |t| t[0], round).optional(&[I32]),
+    build(&["mod"], &[Same, Same], |t| t[0], |c| c.op_all(ScalarOp::Rem)),
+    op(&["sqrt"], &[Float], ScalarOp::Sqrt),
+    op(&["exp"], &[Float], ScalarOp::Exp),
+    op(&["ln"], &[Float], ScalarOp::Log),
+    build(&["log", "log10"], &[Float], |t| t[0], |c| log_base(c, std::f64::consts::LN_10)),
+    build(&["log2"], &[Float], |t| t[0], |c| log_base(c, std::f64::consts::LN_2)),
+    op(&["log1p"], &[Float], ScalarOp::Log1p),
+    op(&["sin"], &[Float], ScalarOp::Sin),
+    op(&["cos"], &[Float], ScalarOp::Cos),
+    op(&["tan"], &[Float], ScalarOp::Tan),
+    op(&["asin"], &[Float], ScalarOp::Asin),
+    op(&["acos"], &[Float], ScalarOp::Acos),
+    op(&["atan"], &[Float], ScalarOp::Atan),
+    build(&["atan2"], &[Float, Float], |_| S::F64, |c| f64_pair(c, ScalarOp::Atan2)),
+    op(&["tanh"], &[Float], ScalarOp::Tanh),
+    build(&["power", "pow"], &[Float, Float], |_| S::F64, |c| f64_pair(c, ScalarOp::Pow)),
+    build(&["radians"], &[Float], |t| t[0], |c| scaled(c, std::f64::consts::PI / 180.0)),
+    build(&["degrees"], &[Float], |t| t[0], |c| scaled(c, 180.0 / std::f64::consts::PI)),
+    build(&["pi"], &[], |_| S::F64, |c| c.literal(Value::F64(std::f64::consts::PI), S::F64)),
+    // Any type.
+    build(&["coalesce", "ifnull", "nvl"], &[Same], |t| t[0], |c| coalesce(c, 0)).optional(&[Same]).variadic(),
+    build(&["nullif"], &[Same, Same], |t| t[0], null_if),
+    build(&["greatest"], &[Same], |t| t[0], |c| extreme(c, ScalarOp::Max)).optional(&[Same]).variadic(),
+    build(&["least"], &[Same], |t| t[0], |c| extreme(c, ScalarOp::Min)).optional(&[Same]).variadic(),
+    build(&["if", "iff"], &[Bool, Same, Same], |t| t[1], |c| {
+        let condition = c.arg(0)?;
+        c.if_else(condition, |c| c.arg(1), |c| c.arg(2))
+    }),
+    // Text.
+    op(&["length", "char_length", "character_length", "len"], &[Text], ScalarOp::Length),
+    op(&["lower", "lcase"], &[Text], ScalarOp::Lower),
+    op(&["upper", "ucase"], &[Text], ScalarOp::Upper),
+    op(&["trim", "btrim"], &[Text], ScalarOp::Trim),
+    op(&["ltrim"], &[Text], ScalarOp::TrimStart),
+    op(&["rtrim"], &[Text], ScalarOp::TrimEnd),
+    build(&["substring", "substr"], &[Text, I64], |_| S::Text, substring).optional(&[I64]),
+    build(&["left"], &[Text, I64], |_| S::Text, left),
+    build(&["right"], &[Text, I64], |_| S::Text, right),
+    build(&["concat"], &[Shown], |_| S::Text, concat).optional(&[Shown]).variadic(),
+    op(&["strpos", "position", "instr"], &[Text, Text], ScalarOp::Position),
+    op(&["replace"], &[Text, Text, Text], ScalarOp::Replace),
+    op(&["starts_with", "prefix"], &[Text, Text], ScalarOp::StartsWith),
+    op(&["contains"], &[Text, Text], ScalarOp::Contains),
+    op(&["regexp_matches", "regexp_like"], &[Text, Text], ScalarOp::RegexMatch),
+    // Dates and timestamps.
+    build(&["date_part", "datepart"], &[Text, Time], |_| S::I64, |c| {
+        let field = date_field(c, 0)?;
+        let time = c.arg(1)?;
+        c.op(ScalarOp::Extract(field), &[time])
+    }),
+    build(&["date_trunc", "datetrunc"], &[Text, Time], |t| t[1], |c| {
+        let field = date_field(c, 0)?;
+        let time = c.arg(1)?;
+        c.op(ScalarOp::DateTrunc(field), &[time])
+    }),
+    build(&["date_diff", "datediff"], &[Text, Time, Time], |_| S::I64, date_diff),
+    op(&["add_days"], &[Time, I32], ScalarOp::AddDays),
+    op(&["add_months"], &[Time, I32], ScalarOp::AddMonths),
+    field(&["year"], DateField::Year),
+    field(&["quarter"], DateField::Quarter),
+    field(&["month"], DateField::Month),
+    field(&["week", "weekofyear"], DateField::Week),
+    field(&["day", "dayofmonth"], DateField::Day),
+    field(&["dayofweek", "weekday"], DateField::DayOfWeek),
+    field(&["dayofyear"], DateField::DayOfYear),
+    field(&["hour"], DateField::Hour),
+    field(&["minute"], DateField::Minute),
+    field(&["second"], DateField::Second),
+    field(&["epoch"], DateField::Epoch),
+];
+
+const fn aggregate(names: &'static [&'static str], reducer: Reducer, param: AggregateParam) -> AggregateFunction {
+    AggregateFunction { names, reducer, param }
+}
+
+/// The aggregate functions.
+pub(crate) static AGGREGATES: &[AggregateFunction] = &[
+    aggregate(&["count"], Reducer::Count, AggregateParam::Any),
+    aggregate(&["sum"], Reducer::Sum, AggregateParam::Number),
+    aggregate(&["avg", "mean"], Reducer::Avg, AggregateParam::Number),
+    aggregate(&["min"], Reducer::Min, AggregateParam::Any),
+    aggregate(&["max"], Reducer::Max, AggregateParam::Any),
+    aggregate(&["stddev_samp", "stddev"], Reducer::StddevSample, AggregateParam::Number),
+    aggregate(&["stddev_pop"], Reducer::StddevPopulation, AggregateParam::Number),
+    aggregate(&["var_samp", "variance", "var_sample"], Reducer::VarSample, AggregateParam::Number),
+    aggregate(&["var_pop"], Reducer::VarPopulation, AggregateParam::Number),
+    aggregate(&["bool_and", "every"], Reducer::BoolAnd, AggregateParam::Bool),
+    aggregate(&["bool_or"], Reducer::BoolOr, AggregateParam::Bool),
+    aggregate(&["first", "any_value", "arbitrary"], Reducer::First, AggregateParam::Any),
+    aggregate(&["last"], Reducer::Last, AggregateParam::Any),
+];
+
+/// The functions over windows.
+pub(crate) static WINDOWS: &[WindowFunction] = &[
+    WindowFunction { names: &["row_number"], kind: WindowKind::RowNumber },
+    WindowFunction { names: &["rank"], kind: WindowKind::Rank },
+    WindowFunction { names: &["dense_rank"], kind: WindowKind::DenseRank },
+    WindowFunction { names: &["percent_rank"], kind: WindowKind::PercentRank },
+    WindowFunction { names: &["cume_dist"], kind: WindowKind::CumeDist },
+    WindowFunction { names: &["ntile"], kind: WindowKind::Ntile },
+    WindowFunction { names: &["lag"], kind: WindowKind::Lag },
+    WindowFunction { names: &["lead"], kind: WindowKind::Lead },
+    WindowFunction { names: &["first_value"], kind: WindowKind::FirstValue },
+    WindowFunction { names: &["last_value"], kind: WindowKind::LastValue },
+    WindowFunction { names: &["nth_value"], kind: WindowKind::NthValue },
+];
+
+/// All names of all functions.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    let scalars = SCALARS.iter().flat_map(|f| f.names);
+    scalars.chain(AGGREGATES.iter().flat_map(|f| f.names)).chain(WINDOWS.iter().flat_map(|f| f.names)).copied()
+}
+
+impl ScalarFunction {
+    /// The types that arguments of these types are cast to (`None`: an untyped NULL or parameter).
+    pub(crate) fn cast_to(&self, args: &[Option<ScalarType>]) -> Result<Vec<ScalarType>> {
+        let name = self.names[0];
+        let most = self.params.len() + self.optional.len();
+        if args.len() < self.params.len() || (args.len() > most && !self.variadic) {
+            let wanted = match (self.params.len(), self.variadic) {
+                (least, true) => format!("at least {least}"),
+                (least, false) if least == most => least.to_string(),
+                (least, false) => format!("{least} to {most}"),
+            };
+            return Err(Error::meaning(format!("{name} takes {wanted} arguments, not {}", args.len())));
+        }
+        let params: Vec<Param> = (0..args.len()).map(|i| self.param(i)).collect();
+        let same = common_of(name, args, &params)?;
+        params.iter().zip(args).enumerate().map(|(i, (p, a))| p.cast_to(name, i + 1, *a, same)).collect()
+    }
+
+    /// The result's type for arguments of these types, as [`ScalarFunction::cast_to`] gives them.
+    pub(crate) fn result(&self, args: &[ScalarType]) -> Result<ScalarType> {
+        match &self.make {
+            Make::Build { ty, .. } => Ok(ty(args)),
+            Make::Op(op) => {
+                let args: Vec<_> = args.iter().map(|t| t.nullable(true)).collect();
+                Ok(ir::scalar::result_type(*op, &args).map_err(|e| Error::meaning(e.to_string()))?.ty)
+            }
+        }
+    }
+
+    fn param(&self, i: usize) -> Param {
+        let all = self.params.iter().chain(self.optional);
+        all.clone().nth(i).or_else(|| all.last()).copied().unwrap_or(Param::Same)
+    }
+}
+
+impl Param {
+    fn cast_to(self, name: &str, i: usize, arg: Option<ScalarType>, same: ScalarType) -> Result<ScalarType> {
+        let wrong = |wanted: &str| {
+            let found = arg.map_or("NULL".to_string(), sql_type_name);
+            Err(Error::meaning(format!("argument {i} of {name} must be {wanted}, not {found}")))
+        };
+        match (self, arg) {
+            (Self::Float, Some(S::F32)) => Ok(S::F32),
+            (Self::Float, None) => Ok(S::F64),
+            (Self::Float, Some(t)) if t.is_numeric() => Ok(S::F64),
+            (Self::Float | Self::Number, Some(_)) if !arg.is_some_and(S::is_numeric) => wrong("a number"),
+            (Self::Float, Some(_)) => wrong("a number"),
+            (Self::Number, Some(t)) => Ok(t),
+            (Self::Number, None) => Ok(S::F64),
+            (Self::I64, None | Some(S::I32 | S::I64)) => Ok(S::I64),
+            (Self::I64, Some(_)) => wrong("an integer"),
+            (Self::I32, None | Some(S::I32 | S::I64)) => Ok(S::I32),
+            (Self::I32, Some(_)) => wrong("an integer"),
+            (Self::Text, None | Some(S::Text)) => Ok(S::Text),
+            (Self::Text, Some(_)) => wrong("text"),
+            (Self::Bool, None | Some(S::Bool)) => Ok(S::Bool),
+            (Self::Bool, Some(_)) => wrong("a boolean"),
+            (Self::Time, Some(S::Date)) => Ok(S::Date),
+            (Self::Time, None | Some(S::Timestamp | S::Text)) => Ok(S::Timestamp),
+            (Self::Time, Some(_)) => wrong("a date or a timestamp"),
+            (Self::Same, _) => Ok(same),
+            (Self::Shown, _) => Ok(S::Text),
+        }
+    }
+}
+
+fn common_of(name: &str, args: &[Option<ScalarType>], params: &[Param]) -> Result<ScalarType> {
+    let mut common = None;
+    for t in args.iter().zip(params).filter(|(_, p)| **p == Param::Same).filter_map(|(t, _)| *t) {
+        common = Some(match common {
+            None => t,
+            Some(c) => common_type(c, t).ok_or_else(|| {
+                let (a, b) = (sql_type_name(c), sql_type_name(t));
+                Error::meaning(format!("the arguments of {name} have no common type: {a} and {b}"))
+            })?,
+        });
+    }
+    Ok(common.unwrap_or(S::Text))
+}
+
+/// The type that values of both types are cast to without loss of range.
+pub(crate) fn common_type(a: ScalarType, b: ScalarType) -> Option<ScalarType> {
+    let digits = |t: ScalarType| match t {
+        S::I32 => Some((10, 0)),
+        S::I64 => Some((19, 0)),
+        S::Decimal { precision, scale } => Some((precision - scale, scale)),
+        _ => None,
+    };
+    Some(match (a, b) {
+        _ if a == b => a,
+        (S::I32 | S::I64, S::I32 | S::I64) => S::I64,
+        (S::F32, S::I32 | S::I64) | (S::I32 | S::I64, S::F32) => S::F32,
+        (S::F32 | S::F64, _) if b.is_numeric() => S::F64,
+        (_, S::F32 | S::F64) if a.is_numeric() => S::F64,
+        (S::Date, S::Timestamp) | (S::Timestamp, S::Date) => S::Timestamp,
+        _ => {
+            let ((whole_a, scale_a), (whole_b, scale_b)) = (digits(a)?, digits(b)?);
+            let scale = scale_a.max(scale_b);
+            S::Decimal { precision: (whole_a.max(whole_b) + scale).min(38), scale }
+        }
+    })
+}
+
+/// A type as SQL calls it.
+pub(crate) fn sql_type_name(t: ScalarType) -> String {
+    match t {
+        S::Bool => "BOOLEAN".into(),
+        S::I32 => "INTEGER".into(),
+        S::I64 => "BIGINT".into(),
+        S::F32 => "REAL".into(),
+        S::F64 => "DOUBLE".into(),
+        S::Decimal { precision, scale } => format!("DECIMAL({precision},{scale})"),
+        S::Date => "DATE".into(),
+        S::Timestamp => "TIMESTAMP".into(),
+        S::Text => "VARCHAR".into(),
+    }
+}
+
+fn round(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let x = c.arg(0)?;
+    let digits = if c.len() > 1 { c.arg(1)? } else { c.literal(Value::I32(0), S::I32)? };
+    c.op(ScalarOp::Round, &[x, digits])
+}
+
+fn log_base(c: &mut Call<'_, '_>, ln_base: f64) -> Result<ValueId> {
+    let x = c.arg(0)?;
+    let ln = c.op(ScalarOp::Log, &[x])?;
+    let ty = c.ty(ln);
+    let base = c.float(ln_base, ty)?;
+    c.op(ScalarOp::Div, &[ln, base])
+}
+
+fn scaled(c: &mut Call<'_, '_>, factor: f64) -> Result<ValueId> {
+    let x = c.arg(0)?;
+    let ty = c.ty(x);
+    let factor = c.float(factor, ty)?;
+    c.op(ScalarOp::Mul, &[x, factor])
+}
+
+fn f64_pair(c: &mut Call<'_, '_>, op: ScalarOp) -> Result<ValueId> {
+    let (x, y) = (c.arg(0)?, c.arg(1)?);
+    let (x, y) = (c.cast(x, S::F64)?, c.cast(y, S::F64)?);
+    c.op(op, &[x, y])
+}
+
+/// The first argument from `i` on that is not NULL; those after it are not evaluated if they could raise.
+fn coalesce(c: &mut Call<'_, '_>, i: usize) -> Result<ValueId> {
+    let x = c.arg(i)?;
+    if i + 1 == c.len() || !c.nullable(x) {
+        return Ok(x);
+    }
+    if i + 2 == c.len() && c.is_plain(i + 1) {
+        let other = c.arg(i + 1)?;
+        return c.op(ScalarOp::Coalesce, &[x, other]);
+    }
+    let there = c.op(ScalarOp::IsNotNull, &[x])?;
+    c.if_else(there, |_| Ok(x), |c| coalesce(c, i + 1))
+}
+
+fn null_if(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let (x, y) = (c.arg(0)?, c.arg(1)?);
+    let equal = c.op(ScalarOp::Eq, &[x, y])?;
+    c.op(ScalarOp::NullIfTrue, &[x, equal])
+}
+
+/// Greatest or least of the arguments that are not NULL.
+fn extreme(c: &mut Call<'_, '_>, op: ScalarOp) -> Result<ValueId> {
+    let mut best = c.arg(0)?;
+    for i in 1..c.len() {
+        let x = c.arg(i)?;
+        let both = c.op(op, &[best, x])?;
+        let either = c.op(ScalarOp::Coalesce, &[best, x])?;
+        best = c.op(ScalarOp::Coalesce, &[both, either])?;
+    }
+    Ok(best)
+}
+
+fn substring(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let (text, start) = (c.arg(0)?, c.arg(1)?);
+    let length = if c.len() > 2 { c.arg(2)? } else { c.literal(Value::I64(i64::from(i32::MAX)), S::I64)? };
+    c.op(ScalarOp::Substring, &[text, start, length])
+}
+
+/// The first `n` characters; for a negative `n` all but the last `-n`.
+fn left(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let (text, n) = (c.arg(0)?, c.arg(1)?);
+    let (zero, one) = (c.literal(Value::I64(0), S::I64)?, c.literal(Value::I64(1), S::I64)?);
+    let length = c.op(ScalarOp::Length, &[text])?;
+    let all_but = c.op(ScalarOp::Add, &[length, n])?;
+    let all_but = c.op(ScalarOp::Max, &[all_but, zero])?;
+    let negative = c.op(ScalarOp::Lt, &[n, zero])?;
+    let count = c.op(ScalarOp::Select, &[negative, all_but, n])?;
+    c.op(ScalarOp::Substring, &[text, one, count])
+}
+
+/// The last `n` characters; for a negative `n` all but the first `-n`.
+fn right(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let (text, n) = (c.arg(0)?, c.arg(1)?);
+    let (zero, one) = (c.literal(Value::I64(0), S::I64)?, c.literal(Value::I64(1), S::I64)?);
+    let length = c.op(ScalarOp::Length, &[text])?;
+    let before = c.op(ScalarOp::Sub, &[length, n])?;
+    let before = c.op(ScalarOp::Max, &[before, zero])?;
+    let skipped = c.op(ScalarOp::Sub, &[zero, n])?;
+    let negative = c.op(ScalarOp::Lt, &[n, zero])?;
+    let skip = c.op(ScalarOp::Select, &[negative, skipped, before])?;
+    let start = c.op(ScalarOp::Add, &[skip, one])?;
+    c.op(ScalarOp::Substring, &[text, start, length])
+}
+
+/// All arguments as text, one after the other; NULL counts as empty.
+fn concat(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let empty = c.literal(Value::Text("".into()), S::Text)?;
+    let mut all = empty;
+    for i in 0..c.len() {
+        let mut x = c.arg(i)?;
+        if c.nullable(x) {
+            x = c.op(ScalarOp::Coalesce, &[x, empty])?;
+        }
+        all = if i == 0 { x } else { c.op(ScalarOp::Concat, &[all, x])? };
+    }
+    Ok(all)
+}
+
+fn date_diff(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let field = date_field(c, 0)?;
+    let (mut from, mut to) = (c.arg(1)?, c.arg(2)?);
+    if c.ty(from) != c.ty(to) {
+        (from, to) = (c.cast(from, S::Timestamp)?, c.cast(to, S::Timestamp)?);
+    }
+    c.op(ScalarOp::DateDiff(field), &[from, to])
+}
+
+fn date_field(c: &Call<'_, '_>, i: usize) -> Result<DateField> {
+    let Some(Value::Text(name)) = c.constant(i) else {
+        return Err(Error::unsupported(format!("{} with a field that is not a constant text", c.name())));
+    };
+    Ok(match name.to_lowercase().as_str() {
+        "year" | "years" => DateField::Year,
+        "quarter" | "quarters" => DateField::Quarter,
+        "month" | "months" => DateField::Month,
+        "week" | "weeks" => DateField::Week,
+        "day" | "days" => DateField::Day,
+        "dow" | "dayofweek" | "weekday" => DateField::DayOfWeek,
+        "doy" | "dayofyear" => DateField::DayOfYear,
+        "hour" | "hours" => DateField::Hour,
+        "minute" | "minutes" => DateField::Minute,
+        "second" | "seconds" => DateField::Second,
+        "epoch" => DateField::Epoch,
+        other => return Err(Error::unsupported(format!("the date field {other}"))),
+    })
+}
+
+impl AggregateParam {
+    /// The type that an argument of this type is cast to.
+    pub(crate) fn cast_to(self, name: &str, arg: Option<ScalarType>) -> Result<ScalarType> {
+        match (self, arg) {
+            (Self::Any, arg) => Ok(arg.unwrap_or(S::Text)),
+            (Self::Number, None | Some(S::F32)) => Ok(S::F64),
+            (Self::Number, Some(t)) if t.is_numeric() => Ok(t),
+            (Self::Number, Some(t)) => Err(Error::meaning(format!("{name} takes a number, not {}", sql_type_name(t)))),
+            (Self::Bool, None | Some(S::Bool)) => Ok(S::Bool),
+            (Self::Bool, Some(t)) => Err(Error::meaning(format!("{name} takes a boolean, not {}", sql_type_name(t)))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_by_kind() {
+        for mut names in [
+            SCALARS.iter().flat_map(|f| f.names).collect::<Vec<_>>(),
+            AGGREGATES.iter().flat_map(|f| f.names).collect(),
+            WINDOWS.iter().flat_map(|f| f.names).collect(),
+        ] {
+            names.sort();
+            assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn common_types() {
+        let decimal = |precision, scale| S::Decimal { precision, scale };
+        assert_eq!(common_type(S::I32, S::I64), Some(S::I64));
+        assert_eq!(common_type(S::I64, decimal(15, 2)), Some(decimal(21, 2)));
+        assert_eq!(common_type(decimal(38, 0), decimal(38, 10)), Some(decimal(38, 10)));
+        assert_eq!(common_type(decimal(5, 1), S::F32), Some(S::F64));
+        assert_eq!(common_type(S::Date, S::Timestamp), Some(S::Timestamp));
+        assert_eq!(common_type(S::Text, S::I32), None);
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        let substring = SCALARS.iter().find(|f| f.names[0] == "substring").unwrap();
+        let error = substring.cast_to(&[Some(S::Text)]).unwrap_err();
+        assert_eq!(error.to_string(), "substring takes 2 to 3 arguments, not 1");
+        let error = substring.cast_to(&[Some(S::I64), Some(S::I64)]).unwrap_err();
+        assert_eq!(error.to_string(), "argument 1 of substring must be text, not BIGINT");
+    }
+}

@@ -1,0 +1,213 @@
+//! Aggregates and DISTINCT.
+
+use std::any::Any;
+
+use datafusion_common::DFSchemaRef;
+use datafusion_expr::expr::AggregateFunction;
+use datafusion_expr::logical_plan::{Aggregate, Distinct, DistinctOn};
+use datafusion_expr::expr::GroupingSet;
+use datafusion_expr::{Expr, utils};
+use ir::entity::ColumnId;
+use ir::graph::RelOp;
+use ir::graph::rel;
+use ir::scalar::reduce::Reducer;
+use ir::types::ScalarType;
+use ir::value::Value;
+
+use crate::binder::AggregateStub;
+use crate::error::{Error, Result};
+use crate::functions::AGGREGATES;
+use crate::import::types::from_arrow;
+use crate::import::{Importer, Rel, unalias};
+
+impl Importer {
+    pub(crate) fn aggregate(&mut self, a: &Aggregate) -> Result<Rel> {
+        let input = self.plan(&a.input)?;
+        let schema = a.input.schema();
+        match a.group_expr.as_slice() {
+            [Expr::GroupingSet(sets)] => self.grouping_sets(a, sets, &input, schema),
+            keys => {
+                let keys: Vec<&Expr> = keys.iter().collect();
+                self.group(&input, schema, &keys, &a.aggr_expr)
+            }
+        }
+    }
+
+    /// One row a group: a column for each key, then for each aggregate.
+    fn group(&mut self, input: &Rel, schema: &DFSchemaRef, keys: &[&Expr], aggregates: &[Expr]) -> Result<Rel> {
+        let calls: Vec<&AggregateFunction> = aggregates.iter().map(aggregate_call).collect::<Result<_>>()?;
+        let mut exprs = keys.to_vec();
+        for call in &calls {
+            exprs.extend(argument(call)?);
+            exprs.extend(call.params.filter.as_deref());
+        }
+        let (table, ids) = self.extend(input.table, schema, &input.columns, &exprs)?;
+        let mut ids = ids.into_iter();
+        let key_columns: Vec<ColumnId> = ids.by_ref().take(keys.len()).collect();
+        let mut columns = key_columns.clone();
+        let mut made: Vec<rel::Aggregate> = vec![];
+        for (call, e) in calls.iter().zip(aggregates) {
+            let arg = argument(call)?.and_then(|_| ids.next());
+            let filter = call.params.filter.as_ref().and_then(|_| ids.next());
+            let reducer = if arg.is_none() { Reducer::CountAll } else { reducer_of(call)? };
+            let distinct = call.params.distinct && !matches!(reducer, Reducer::Min | Reducer::Max);
+            let same = made.iter().find(|a| {
+                (a.reducer, a.arg, a.distinct, a.filter) == (reducer, arg, distinct, filter)
+            });
+            if let Some(same) = same {
+                columns.push(same.out);
+                continue;
+            }
+            let arg_type = arg.map(|id| self.b.program().columns[id.index()].ty.nullable(true));
+            let ty = reducer.result_type(arg_type).map_err(|e| Error::meaning(e.to_string()))?.ty;
+            let out = self.b.program_mut().new_column(e.schema_name().to_string(), ty);
+            columns.push(out);
+            made.push(rel::Aggregate { reducer, arg, distinct, filter, out });
+        }
+        let mut unique = vec![];
+        for id in key_columns {
+            if !unique.contains(&id) {
+                unique.push(id);
+            }
+        }
+        let table = self.b.rel(RelOp::Group { keys: unique, aggregates: made }, &[table], &[])?;
+        Ok(Rel { table, columns })
+    }
+
+    /// A group for each set of keys, one after the other; keys that are not in a set are NULL.
+    fn grouping_sets(&mut self, a: &Aggregate, sets: &GroupingSet, input: &Rel, schema: &DFSchemaRef) -> Result<Rel> {
+        let all: Vec<Expr> = sets.distinct_expr().into_iter().cloned().collect();
+        let sets: Vec<Vec<Expr>> = match utils::enumerate_grouping_sets(vec![Expr::GroupingSet(sets.clone())]) {
+            Ok(list) => match list.as_slice() {
+                [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => sets.clone(),
+                _ => return Err(Error::unsupported("these grouping sets")),
+            },
+            Err(e) => return Err(Error::unsupported(e.to_string())),
+        };
+        let id_field = a.schema.fields().get(all.len()).map(|f| f.data_type().clone());
+        let id_type = id_field.as_ref().and_then(from_arrow).unwrap_or(ScalarType::I32);
+        let types: Vec<ScalarType> =
+            a.schema.fields().iter().map(|f| from_arrow(f.data_type()).unwrap_or(ScalarType::Text)).collect();
+        let mut parts = vec![];
+        for set in &sets {
+            let keys: Vec<&Expr> = set.iter().collect();
+            let part = self.group(input, schema, &keys, &a.aggr_expr)?;
+            parts.push(self.complete_keys(part, set, &all, &types, id_type)?);
+        }
+        let names: Vec<String> = a.schema.fields().iter().map(|f| f.name().clone()).collect();
+        self.union_of(parts, &names)
+    }
+
+    /// The columns of one grouping set in the order of all keys, then the set's number, then the aggregates.
+    fn complete_keys(
+        &mut self,
+        part: Rel,
+        set: &[Expr],
+        all: &[Expr],
+        types: &[ScalarType],
+        id_type: ScalarType,
+    ) -> Result<Rel> {
+        let mut columns = vec![];
+        let mut added = vec![];
+        let mut bits = 0i64;
+        for (i, key) in all.iter().enumerate() {
+            match set.iter().position(|k| k == key) {
+                Some(position) => columns.push(part.columns[position]),
+                None => {
+                    bits |= 1 << (all.len() - 1 - i);
+                    let ty = types[i];
+                    let id = self.b.program_mut().new_column(key.schema_name().to_string(), ty);
+                    added.push((id, Value::Null, ty));
+                    columns.push(id);
+                }
+            }
+        }
+        let number = if id_type == ScalarType::I32 { Value::I32(bits as i32) } else { Value::I64(bits) };
+        let id = self.b.program_mut().new_column("grouping_id", id_type);
+        added.push((id, number, id_type));
+        columns.push(id);
+        columns.extend(&part.columns[set.len()..]);
+        let ids: Vec<ColumnId> = added.iter().map(|(id, ..)| *id).collect();
+        let table = self.b.extend(part.table, &ids, |b| {
+            added.into_iter().map(|(_, value, ty)| b.literal(value, ty)).collect()
+        })?;
+        Ok(Rel { table, columns })
+    }
+
+    pub(crate) fn distinct(&mut self, distinct: &Distinct) -> Result<Rel> {
+        match distinct {
+            Distinct::All(input) => {
+                let rel = self.plan(input)?;
+                let mut keys = vec![];
+                for id in &rel.columns {
+                    if !keys.contains(id) {
+                        keys.push(*id);
+                    }
+                }
+                let table = self.b.rel(RelOp::Group { keys, aggregates: vec![] }, &[rel.table], &[])?;
+                Ok(Rel { table, columns: rel.columns })
+            }
+            Distinct::On(on) => self.distinct_on(on),
+        }
+    }
+
+    /// The first row, in the given order, of each group.
+    fn distinct_on(&mut self, on: &DistinctOn) -> Result<Rel> {
+        let input = self.plan(&on.input)?;
+        let schema = on.input.schema();
+        let mut table = input.table;
+        if let Some(order) = &on.sort_expr {
+            let (extended, keys) = self.sort_keys(table, schema, &input.columns, order)?;
+            table = self.b.rel(RelOp::Sort { keys, limit: None }, &[extended], &[])?;
+        }
+        let exprs: Vec<&Expr> = on.on_expr.iter().chain(&on.select_expr).collect();
+        let (table, ids) = self.extend(table, schema, &input.columns, &exprs)?;
+        let (on_ids, selected) = ids.split_at(on.on_expr.len());
+        let mut keys: Vec<ColumnId> = vec![];
+        for id in on_ids {
+            if !keys.contains(id) {
+                keys.push(*id);
+            }
+        }
+        let mut aggregates = vec![];
+        let mut columns = vec![];
+        for id in selected {
+            let info = self.b.program().columns[id.index()].clone();
+            let out = self.b.program_mut().new_column(info.name, info.ty);
+            aggregates.push(rel::Aggregate { reducer: Reducer::First, arg: Some(*id), distinct: false, filter: None, out });
+            columns.push(out);
+        }
+        let table = self.b.rel(RelOp::Group { keys, aggregates }, &[table], &[])?;
+        Ok(Rel { table, columns })
+    }
+}
+
+fn aggregate_call(e: &Expr) -> Result<&AggregateFunction> {
+    match unalias(e) {
+        Expr::AggregateFunction(call) => Ok(call),
+        other => Err(Error::Bug(format!("{} is not an aggregate", other.schema_name()))),
+    }
+}
+
+/// The argument of an aggregate; none where it counts rows.
+fn argument(call: &AggregateFunction) -> Result<Option<&Expr>> {
+    let reducer = reducer_of(call)?;
+    if !call.params.order_by.is_empty() && matches!(reducer, Reducer::First | Reducer::Last) {
+        return Err(Error::unsupported(format!("ORDER BY in {}", call.func.name())));
+    }
+    if call.params.null_treatment.is_some() {
+        return Err(Error::unsupported(format!("IGNORE NULLS in {}", call.func.name())));
+    }
+    match call.params.args.as_slice() {
+        [Expr::Literal(literal, _)] if reducer == Reducer::Count && !literal.is_null() && !call.params.distinct => Ok(None),
+        [arg] => Ok(Some(arg)),
+        _ => Err(Error::meaning(format!("{} takes one argument", call.func.name()))),
+    }
+}
+
+/// The reducer of an aggregate function.
+fn reducer_of(call: &AggregateFunction) -> Result<Reducer> {
+    let implementation: &dyn Any = call.func.inner().as_ref();
+    let stub = implementation.downcast_ref::<AggregateStub>();
+    stub.map(|s| AGGREGATES[s.row].reducer).ok_or_else(|| Error::unsupported(format!("the aggregate {}", call.func.name())))
+}

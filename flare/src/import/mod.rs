@@ -1,0 +1,668 @@
+//! Plans to programs: a bound plan becomes a graph of the common layer.
+//!
+//! Every variant of a plan and of an expression is matched, without a wildcard; what is not supported is an error that names
+//! it. Columns are resolved by position to column ids; from here on names are print hints. Subqueries become dependent
+//! joins; the optimizer unnests them.
+
+pub(crate) mod aggregate;
+pub(crate) mod expr;
+pub(crate) mod subquery;
+pub(crate) mod types;
+pub(crate) mod window;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use datafusion_common::{DFSchemaRef, JoinType, NullEquality};
+use datafusion_expr::expr::Sort as SortExpr;
+use datafusion_expr::logical_plan::{FetchType, Join, Limit, SkipType, TableScan, Union, Values};
+use datafusion_expr::{Expr, LogicalPlan};
+use ir::entity::{ColumnId, InputId, PlaceId, RegionId, ValueId};
+use ir::graph::rel::{JoinKind, ScanColumn, SortKey};
+use ir::graph::{Builder, InputColumn, InputKind, Program, RelOp};
+use ir::scalar::ScalarOp;
+use ir::types::{Column, RowType, ScalarType, TableType, Type};
+use ir::value::Value;
+
+use crate::binder::{Bound, Source, translate};
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::functions::common_type;
+use crate::import::expr::Scope;
+use crate::ingest::Table;
+use crate::sql::Lines;
+
+/// A program and what its inputs are.
+#[derive(Debug)]
+pub(crate) struct Imported {
+    /// The program; its entry yields one table.
+    pub(crate) program: Program,
+    /// For each input of the program.
+    pub(crate) inputs: Vec<InputSource>,
+    /// The result's columns.
+    pub(crate) columns: Vec<(String, RowType)>,
+}
+
+/// What an input of a program is.
+#[derive(Clone, Debug)]
+pub(crate) enum InputSource {
+    /// A table of the catalog.
+    Table(Arc<Table>),
+    /// Parameter `i`, from 0.
+    Parameter(usize),
+}
+
+/// Builds the program of a bound query.
+pub(crate) fn import(
+    bound: &Bound,
+    types: &[ScalarType],
+    shown_names: &HashMap<String, String>,
+    text: &str,
+    catalog: &Catalog,
+) -> Result<Imported> {
+    let mut importer = Importer {
+        b: Builder::new(),
+        inputs: vec![],
+        tables: vec![],
+        parameters: vec![],
+        outer: vec![],
+        hoisted: HashMap::new(),
+        place: None,
+        lines: Lines::new(text),
+        catalog: catalog.clone(),
+    };
+    importer.b.begin_func(&[]);
+    for (i, ty) in types.iter().enumerate() {
+        let input = importer.b.program_mut().new_input(format!("${}", i + 1), InputKind::Scalar(ty.nullable(true)));
+        importer.inputs.push(InputSource::Parameter(i));
+        let value = importer.b.input(input)?;
+        importer.parameters.push(value);
+    }
+    let rel = importer.plan(&bound.plan)?;
+    importer.finish(rel, bound.plan.schema(), shown_names)
+}
+
+/// A table value and, by position, which of its columns are those of the plan's schema.
+#[derive(Clone, Debug)]
+pub(crate) struct Rel {
+    pub(crate) table: ValueId,
+    pub(crate) columns: Vec<ColumnId>,
+}
+
+/// The columns of a row outside, for a correlated subquery.
+pub(crate) struct OuterScope {
+    pub(crate) schema: DFSchemaRef,
+    pub(crate) columns: Vec<ColumnId>,
+}
+
+/// The state of an import.
+pub(crate) struct Importer {
+    pub(crate) b: Builder,
+    inputs: Vec<InputSource>,
+    /// Tables that are inputs already, with their declaration.
+    tables: Vec<(Arc<Table>, InputId)>,
+    /// The values of the parameters.
+    pub(crate) parameters: Vec<ValueId>,
+    /// The rows outside, outermost first.
+    pub(crate) outer: Vec<OuterScope>,
+    /// Columns that hold what stands for an expression (by address): subqueries and the host's functions.
+    pub(crate) hoisted: HashMap<usize, ColumnId>,
+    pub(crate) place: Option<PlaceId>,
+    pub(crate) lines: Lines,
+    catalog: Catalog,
+}
+
+impl From<ir::Error> for Error {
+    fn from(e: ir::Error) -> Self {
+        match e {
+            ir::Error::Unsupported(what) => Error::unsupported(what),
+            ir::Error::Type(message) | ir::Error::Bug(message) | ir::Error::Input(message) => Error::Bug(message),
+            ir::Error::Parse { .. } => Error::Bug(e.to_string()),
+            ir::Error::Trap(trap) => Error::from_trap(&trap, None),
+        }
+    }
+}
+
+impl Importer {
+    /// A plan, in the region that is open.
+    pub(crate) fn plan(&mut self, plan: &LogicalPlan) -> Result<Rel> {
+        match plan {
+            LogicalPlan::Projection(p) => {
+                let input = self.plan(&p.input)?;
+                self.project(input, p.input.schema(), &p.expr)
+            }
+            LogicalPlan::Filter(f) => {
+                let input = self.plan(&f.input)?;
+                self.filter(input, f.input.schema(), &f.predicate)
+            }
+            LogicalPlan::Window(w) => self.window(w),
+            LogicalPlan::Aggregate(a) => self.aggregate(a),
+            LogicalPlan::Sort(s) => {
+                let input = self.plan(&s.input)?;
+                self.sort(input, s.input.schema(), &s.expr, s.fetch)
+            }
+            LogicalPlan::Join(j) => self.join(j),
+            LogicalPlan::Repartition(_) => Err(Error::unsupported("REPARTITION")),
+            LogicalPlan::Union(u) => self.union(u),
+            LogicalPlan::TableScan(t) => self.scan(t),
+            LogicalPlan::EmptyRelation(e) => {
+                let rows = usize::from(e.produce_one_row);
+                if e.schema.fields().is_empty() { self.rows(rows) } else { Err(Error::unsupported("an empty relation")) }
+            }
+            LogicalPlan::Subquery(s) => self.plan(&s.subquery),
+            LogicalPlan::SubqueryAlias(a) => self.plan(&a.input),
+            LogicalPlan::Limit(l) => self.limit(l),
+            LogicalPlan::Values(v) => self.values(v),
+            LogicalPlan::Distinct(d) => self.distinct(d),
+            LogicalPlan::Statement(s) => Err(Error::unsupported(format!("the statement {}", s.name()))),
+            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => Err(Error::unsupported("EXPLAIN inside a query")),
+            LogicalPlan::Extension(e) => Err(Error::unsupported(e.node.name().to_string())),
+            LogicalPlan::Dml(d) => Err(Error::unsupported(format!("the statement {}", d.op))),
+            LogicalPlan::Ddl(d) => Err(Error::unsupported(format!("the statement {}", d.name()))),
+            LogicalPlan::Copy(_) => Err(Error::unsupported("the statement COPY")),
+            LogicalPlan::DescribeTable(_) => Err(Error::unsupported("DESCRIBE inside a query")),
+            LogicalPlan::Unnest(_) => Err(Error::unsupported("UNNEST")),
+            LogicalPlan::RecursiveQuery(_) => Err(Error::unsupported("WITH RECURSIVE")),
+        }
+    }
+
+    fn finish(mut self, rel: Rel, schema: &DFSchemaRef, shown_names: &HashMap<String, String>) -> Result<Imported> {
+        let (table, columns) = self.distinct_columns(rel.table, &rel.columns)?;
+        let table = self.b.rel(RelOp::Project { columns: columns.clone() }, &[table], &[])?;
+        let names: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|f| shown_names.get(f.name()).unwrap_or(f.name()).clone())
+            .collect();
+        let types = self.table_type(table);
+        let columns = names.iter().cloned().zip(types.columns.iter().map(|c| c.ty)).collect();
+        let func = self.b.end_func("query", &[table]);
+        let mut program = self.b.finish();
+        program.entry = Some(func);
+        program.result_names = vec![names];
+        Ok(Imported { program, inputs: self.inputs, columns })
+    }
+
+    /// The type of a table value.
+    pub(crate) fn table_type(&self, table: ValueId) -> TableType {
+        match self.b.ty(table) {
+            Type::Table(t) => t.clone(),
+            Type::Scalar(_) | Type::Tensor(_) => unreachable!("a plan is a table"),
+        }
+    }
+
+    fn rows(&mut self, n: usize) -> Result<Rel> {
+        let id = self.b.program_mut().new_column("row", ScalarType::I32);
+        let columns = vec![Column { id, ty: ScalarType::I32.nullable(false) }];
+        let table = self.b.rel(RelOp::Values { columns, rows: vec![vec![Value::I32(0)]; n] }, &[], &[])?;
+        Ok(Rel { table, columns: vec![] })
+    }
+
+    fn scan(&mut self, scan: &TableScan) -> Result<Rel> {
+        let source: &dyn std::any::Any = scan.source.as_ref();
+        let source = source.downcast_ref::<Source>().ok_or_else(|| Error::Bug("a table that is not ours".into()))?;
+        if !scan.filters.is_empty() || scan.fetch.is_some() {
+            return Err(Error::Bug("a scan with a filter".into()));
+        }
+        let input = self.table_input(source);
+        let positions: Vec<usize> = match &scan.projection {
+            Some(p) => p.clone(),
+            None => (0..source.table.columns().len()).collect(),
+        };
+        let mut columns = vec![];
+        for position in positions {
+            let c = &source.table.columns()[position];
+            let id = self.b.program_mut().new_column(&c.name, c.ty.ty);
+            columns.push(ScanColumn { source: position as u32, id });
+        }
+        let ids = columns.iter().map(|c| c.id).collect();
+        let table = self.b.rel(RelOp::Scan { input, columns }, &[], &[])?;
+        Ok(Rel { table, columns: ids })
+    }
+
+    fn table_input(&mut self, source: &Source) -> InputId {
+        if let Some((_, input)) = self.tables.iter().find(|(t, _)| Arc::ptr_eq(t, &source.table)) {
+            return *input;
+        }
+        let columns = source.table.columns().iter().map(|c| InputColumn { name: c.name.clone(), ty: c.ty }).collect();
+        let taken = |name: &str| self.b.program().inputs.iter().any(|i| i.name == name);
+        let name = if taken(&source.name) {
+            (2..).map(|n| format!("{}_{n}", source.name)).find(|n| !taken(n)).unwrap_or_default()
+        } else {
+            source.name.clone()
+        };
+        let input = self.b.program_mut().new_input(name, InputKind::Table(columns));
+        self.inputs.push(InputSource::Table(source.table.clone()));
+        self.tables.push((source.table.clone(), input));
+        input
+    }
+
+    /// Columns for expressions: those of plain columns as they are, the others added to the table.
+    pub(crate) fn extend(
+        &mut self,
+        table: ValueId,
+        schema: &DFSchemaRef,
+        columns: &[ColumnId],
+        exprs: &[&Expr],
+    ) -> Result<(ValueId, Vec<ColumnId>)> {
+        let table = self.hoist(table, schema, columns, exprs)?;
+        let scope = Scope { schema, columns };
+        let table_type = self.table_type(table);
+        let mut ids: Vec<Option<ColumnId>> = vec![];
+        let mut values: Vec<ValueId> = vec![];
+        let mut added: Vec<ColumnId> = vec![];
+        self.b.begin_region(&[], vec![table_type]);
+        for e in exprs {
+            if let Expr::Column(column) = unalias(e) {
+                ids.push(Some(self.column(column, scope)?));
+                continue;
+            }
+            let value = self.expr(e, scope)?;
+            let id = match values.iter().position(|v| *v == value) {
+                Some(i) => added[i],
+                None => {
+                    let ty = self.row_type(value).ty;
+                    let id = self.b.program_mut().new_column(name_of(e), ty);
+                    values.push(value);
+                    added.push(id);
+                    id
+                }
+            };
+            ids.push(Some(id));
+        }
+        let region = self.b.end_region(&values);
+        let table = match added.is_empty() {
+            true => table,
+            false => self.b.rel(RelOp::Extend { columns: added }, &[table], &[region])?,
+        };
+        Ok((table, ids.into_iter().flatten().collect()))
+    }
+
+    fn project(&mut self, input: Rel, schema: &DFSchemaRef, exprs: &[Expr]) -> Result<Rel> {
+        let exprs: Vec<&Expr> = exprs.iter().collect();
+        let (table, columns) = self.extend(input.table, schema, &input.columns, &exprs)?;
+        Ok(Rel { table, columns })
+    }
+
+    /// The table with a column of its own for each position.
+    fn distinct_columns(&mut self, table: ValueId, columns: &[ColumnId]) -> Result<(ValueId, Vec<ColumnId>)> {
+        let mut seen = HashSet::new();
+        let mut all = columns.to_vec();
+        let mut copies = vec![];
+        for id in &mut all {
+            if !seen.insert(*id) {
+                let info = self.b.program().columns[id.index()].clone();
+                let copy = self.b.program_mut().new_column(info.name, info.ty);
+                copies.push((*id, copy));
+                *id = copy;
+            }
+        }
+        if copies.is_empty() {
+            return Ok((table, all));
+        }
+        let added: Vec<ColumnId> = copies.iter().map(|(_, copy)| *copy).collect();
+        let table = self.b.extend(table, &added, |b| copies.iter().map(|(from, _)| b.col(*from)).collect())?;
+        Ok((table, all))
+    }
+
+    fn filter(&mut self, input: Rel, schema: &DFSchemaRef, predicate: &Expr) -> Result<Rel> {
+        let mut table = input.table;
+        let mut rest = vec![];
+        for part in conjuncts(predicate) {
+            match self.semi_join(table, schema, &input.columns, part)? {
+                Some(joined) => table = joined,
+                None => rest.push(part),
+            }
+        }
+        if !rest.is_empty() {
+            table = self.hoist(table, schema, &input.columns, &rest)?;
+            let region = self.predicate(&[table], &rest, schema, &input.columns)?;
+            table = self.b.rel(RelOp::Filter, &[table], &[region])?;
+        }
+        Ok(Rel { table, columns: input.columns })
+    }
+
+    /// A row region that is true where all of these are.
+    fn predicate(
+        &mut self,
+        tables: &[ValueId],
+        parts: &[&Expr],
+        schema: &DFSchemaRef,
+        columns: &[ColumnId],
+    ) -> Result<RegionId> {
+        let types = tables.iter().map(|t| self.table_type(*t)).collect();
+        self.b.begin_region(&[], types);
+        let scope = Scope { schema, columns };
+        let mut all = None;
+        for part in parts {
+            all = Some(self.and(all, part, scope)?);
+        }
+        let all = match all {
+            Some(all) => all,
+            None => self.literal(Value::Bool(true), ScalarType::Bool)?,
+        };
+        Ok(self.b.end_region(&[all]))
+    }
+
+    /// Both, with the second evaluated only where the first is true: a conjunct that can raise stays behind those before it.
+    fn and(&mut self, before: Option<ValueId>, part: &Expr, scope: Scope<'_>) -> Result<ValueId> {
+        match before {
+            None => {
+                let v = self.expr(part, scope)?;
+                self.cast(v, ScalarType::Bool)
+            }
+            Some(before) => self.logic_with(ScalarOp::And, before, part, scope),
+        }
+    }
+
+    fn sort(&mut self, input: Rel, schema: &DFSchemaRef, keys: &[SortExpr], limit: Option<usize>) -> Result<Rel> {
+        let (table, keys) = self.sort_keys(input.table, schema, &input.columns, keys)?;
+        let table = self.b.rel(RelOp::Sort { keys, limit: limit.map(|n| n as u64) }, &[table], &[])?;
+        Ok(Rel { table, columns: input.columns })
+    }
+
+    /// The keys of an ordering, as columns.
+    pub(crate) fn sort_keys(
+        &mut self,
+        table: ValueId,
+        schema: &DFSchemaRef,
+        columns: &[ColumnId],
+        keys: &[SortExpr],
+    ) -> Result<(ValueId, Vec<SortKey>)> {
+        let exprs: Vec<&Expr> = keys.iter().map(|k| &k.expr).collect();
+        let (table, ids) = self.extend(table, schema, columns, &exprs)?;
+        let key = |(k, id): (&SortExpr, ColumnId)| SortKey { column: id, descending: !k.asc, nulls_first: k.nulls_first };
+        Ok((table, keys.iter().zip(ids).map(key).collect()))
+    }
+
+    fn limit(&mut self, limit: &Limit) -> Result<Rel> {
+        let dynamic = |what: &str| Error::unsupported(format!("{what} that is not a constant"));
+        let wrong = |e| translate(e, &Lines::new(""), &Catalog::default());
+        let offset = match limit.get_skip_type().map_err(wrong)? {
+            SkipType::Literal(n) => n as u64,
+            SkipType::UnsupportedExpr => return Err(dynamic("OFFSET")),
+        };
+        let count = match limit.get_fetch_type().map_err(wrong)? {
+            FetchType::Literal(n) => n.map(|n| n as u64),
+            FetchType::UnsupportedExpr => return Err(dynamic("LIMIT")),
+        };
+        let input = self.plan(&limit.input)?;
+        let table = self.b.rel(RelOp::Limit { offset, count }, &[input.table], &[])?;
+        Ok(Rel { table, columns: input.columns })
+    }
+
+    fn union(&mut self, union: &Union) -> Result<Rel> {
+        let mut inputs = vec![];
+        for plan in &union.inputs {
+            inputs.push(self.plan(plan)?);
+        }
+        let names: Vec<String> = union.schema.fields().iter().map(|f| f.name().clone()).collect();
+        self.union_of(inputs, &names)
+    }
+
+    /// All rows of all tables, in columns of common types.
+    pub(crate) fn union_of(&mut self, mut inputs: Vec<Rel>, names: &[String]) -> Result<Rel> {
+        let width = inputs.first().map_or(0, |r| r.columns.len());
+        let mut types: Vec<ScalarType> = vec![];
+        for i in 0..width {
+            let mut common: Option<ScalarType> = None;
+            for input in &inputs {
+                let ty = self.b.program().columns[input.columns[i].index()].ty;
+                common = match common {
+                    None => Some(ty),
+                    Some(c) => Some(common_type(c, ty).ok_or_else(|| {
+                        Error::meaning(format!("column {} has types that do not go together: {c} and {ty}", i + 1))
+                    })?),
+                };
+            }
+            types.extend(common);
+        }
+        for input in &mut inputs {
+            *input = self.cast_columns(input, &types)?;
+        }
+        let columns: Vec<ColumnId> =
+            types.iter().zip(names).map(|(ty, name)| self.b.program_mut().new_column(name, *ty)).collect();
+        let tables: Vec<ValueId> = inputs.iter().map(|r| r.table).collect();
+        let inputs = inputs.into_iter().map(|r| r.columns).collect();
+        let table = self.b.rel(RelOp::Union { inputs, columns: columns.clone() }, &tables, &[])?;
+        Ok(Rel { table, columns })
+    }
+
+    fn cast_columns(&mut self, input: &Rel, types: &[ScalarType]) -> Result<Rel> {
+        let mut columns = input.columns.clone();
+        let mut casts = vec![];
+        for (id, ty) in columns.iter_mut().zip(types) {
+            let info = self.b.program().columns[id.index()].clone();
+            if info.ty != *ty {
+                let new = self.b.program_mut().new_column(info.name, *ty);
+                casts.push((*id, new, *ty));
+                *id = new;
+            }
+        }
+        if casts.is_empty() {
+            return Ok(input.clone());
+        }
+        let added: Vec<ColumnId> = casts.iter().map(|(_, new, _)| *new).collect();
+        let table_type = self.table_type(input.table);
+        self.b.begin_region(&[], vec![table_type]);
+        let mut values = vec![];
+        for (from, _, ty) in casts {
+            let v = self.b.col(from)?;
+            values.push(self.cast(v, ty)?);
+        }
+        let region = self.b.end_region(&values);
+        let table = self.b.rel(RelOp::Extend { columns: added }, &[input.table], &[region])?;
+        Ok(Rel { table, columns })
+    }
+
+    fn values(&mut self, values: &Values) -> Result<Rel> {
+        let mut tables = vec![];
+        let empty: DFSchemaRef = Arc::new(datafusion_common::DFSchema::empty());
+        let mut constant_rows = vec![];
+        let mut types: Vec<Option<ScalarType>> = vec![None; values.schema.fields().len()];
+        for row in &values.values {
+            let one = self.rows(1)?;
+            let exprs: Vec<&Expr> = row.iter().collect();
+            match self.constant_row(&exprs, &empty)? {
+                Some(row) => {
+                    for (slot, (_, ty)) in types.iter_mut().zip(&row) {
+                        *slot = Some(match slot {
+                            None => *ty,
+                            Some(t) => common_type(*t, *ty).unwrap_or(*t),
+                        });
+                    }
+                    constant_rows.push(row.into_iter().map(|(v, _)| v).collect::<Vec<_>>());
+                }
+                None => {
+                    let (table, columns) = self.extend(one.table, &empty, &[], &exprs)?;
+                    tables.push(Rel { table, columns });
+                }
+            }
+        }
+        let names: Vec<String> = values.schema.fields().iter().map(|f| f.name().clone()).collect();
+        if tables.is_empty() {
+            return self.constant_table(constant_rows, &types, &names);
+        }
+        if !constant_rows.is_empty() {
+            // Rows keep their order: evaluate all of them alike.
+            tables.clear();
+            for row in &values.values {
+                let one = self.rows(1)?;
+                let exprs: Vec<&Expr> = row.iter().collect();
+                let (table, columns) = self.extend(one.table, &empty, &[], &exprs)?;
+                tables.push(Rel { table, columns });
+            }
+        }
+        self.union_of(tables, &names)
+    }
+
+    /// The values of a row of constants; `None` if one of them must be computed.
+    fn constant_row(&mut self, exprs: &[&Expr], empty: &DFSchemaRef) -> Result<Option<Vec<(Value, ScalarType)>>> {
+        let scope = Scope { schema: empty, columns: &[] };
+        self.b.begin_region(&[], vec![]);
+        let mut row = Some(vec![]);
+        for e in exprs {
+            if !matches!(e, Expr::Literal(..) | Expr::Cast(_)) {
+                row = None;
+                break;
+            }
+            let v = self.expr(e, scope)?;
+            match (self.constant(v), &mut row) {
+                (Some(value), Some(row)) => row.push((value, self.row_type(v).ty)),
+                _ => row = None,
+            }
+            if row.is_none() {
+                break;
+            }
+        }
+        self.b.end_region(&[]);
+        Ok(row)
+    }
+
+    fn constant_table(&mut self, rows: Vec<Vec<Value>>, types: &[Option<ScalarType>], names: &[String]) -> Result<Rel> {
+        let mut columns = vec![];
+        for (i, (ty, name)) in types.iter().zip(names).enumerate() {
+            let ty = ty.unwrap_or(ScalarType::Text);
+            let nullable = rows.iter().any(|r| r[i].is_null());
+            let id = self.b.program_mut().new_column(name, ty);
+            columns.push(Column { id, ty: ty.nullable(nullable) });
+        }
+        let ids = columns.iter().map(|c| c.id).collect();
+        let table = self.b.rel(RelOp::Values { columns, rows }, &[], &[])?;
+        Ok(Rel { table, columns: ids })
+    }
+
+    fn join(&mut self, join: &Join) -> Result<Rel> {
+        if join.null_aware {
+            return Err(Error::unsupported("a null-aware anti join"));
+        }
+        let left = self.plan(&join.left)?;
+        if let LogicalPlan::Subquery(_) = join.right.as_ref() {
+            return self.lateral(join, left);
+        }
+        let right = self.plan(&join.right)?;
+        let swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti);
+        let kind = match join.join_type {
+            JoinType::Inner => JoinKind::Inner,
+            JoinType::Left => JoinKind::Left,
+            JoinType::Right => JoinKind::Right,
+            JoinType::Full => JoinKind::Full,
+            JoinType::LeftSemi | JoinType::RightSemi => JoinKind::Semi,
+            JoinType::LeftAnti | JoinType::RightAnti => JoinKind::Anti,
+            JoinType::LeftMark | JoinType::RightMark => return Err(Error::unsupported("a mark join in a plan")),
+        };
+        let region = self.join_predicate(join, &left, &right)?;
+        let operands = if swapped { [right.table, left.table] } else { [left.table, right.table] };
+        let table = self.b.rel(RelOp::Join { kind }, &operands, &[region])?;
+        let columns = match (kind.has_right(), swapped) {
+            (true, _) => left.columns.iter().chain(&right.columns).copied().collect(),
+            (false, false) => left.columns,
+            (false, true) => right.columns,
+        };
+        let rel = Rel { table, columns };
+        match &join.filter {
+            Some(filter) if has_subquery(filter) => self.filter(rel, &join.schema, filter),
+            _ => Ok(rel),
+        }
+    }
+
+    /// The row region of a join's condition. A condition with subqueries becomes a filter behind an inner join.
+    fn join_predicate(&mut self, join: &Join, left: &Rel, right: &Rel) -> Result<RegionId> {
+        let filter = join.filter.as_ref();
+        let behind = filter.is_some_and(has_subquery);
+        if behind && join.join_type != JoinType::Inner {
+            return Err(Error::unsupported("a subquery in the condition of an outer join"));
+        }
+        let types = vec![self.table_type(left.table), self.table_type(right.table)];
+        self.b.begin_region(&[], types);
+        let mut all = None;
+        let equality = match join.null_equality {
+            NullEquality::NullEqualsNothing => ScalarOp::Eq,
+            NullEquality::NullEqualsNull => ScalarOp::IsNotDistinct,
+        };
+        for (a, b) in &join.on {
+            let a = self.operand(a, Scope { schema: join.left.schema(), columns: &left.columns })?;
+            let b = self.operand(b, Scope { schema: join.right.schema(), columns: &right.columns })?;
+            let equal = self.compare(equality, a, b)?;
+            all = Some(match all {
+                None => equal,
+                Some(before) => self.op(ScalarOp::And, &[before, equal])?,
+            });
+        }
+        let both: Vec<ColumnId> = left.columns.iter().chain(&right.columns).copied().collect();
+        let schema = Arc::new(join.left.schema().join(join.right.schema()).map_err(|e| Error::Bug(e.to_string()))?);
+        if let Some(filter) = filter.filter(|_| !behind) {
+            let scope = Scope { schema: &schema, columns: &both };
+            for part in conjuncts(filter) {
+                all = Some(self.and(all, part, scope)?);
+            }
+        }
+        let all = match all {
+            Some(all) => all,
+            None => self.literal(Value::Bool(true), ScalarType::Bool)?,
+        };
+        Ok(self.b.end_region(&[all]))
+    }
+
+    /// A join whose right side may read the left row.
+    fn lateral(&mut self, join: &Join, left: Rel) -> Result<Rel> {
+        let kind = match join.join_type {
+            JoinType::Inner => JoinKind::Inner,
+            JoinType::Left => JoinKind::Left,
+            other => return Err(Error::unsupported(format!("a {other} join with LATERAL"))),
+        };
+        let left_type = self.table_type(left.table);
+        self.outer.push(OuterScope { schema: join.left.schema().clone(), columns: left.columns.clone() });
+        self.b.begin_region(&[], vec![left_type]);
+        let right = self.plan(&join.right);
+        self.outer.pop();
+        let right = right?;
+        let region = self.b.end_region(&[right.table]);
+        let predicate = self.join_predicate(join, &left, &right)?;
+        let table = self.b.rel(RelOp::DependentJoin { kind }, &[left.table], &[region, predicate])?;
+        Ok(Rel { table, columns: left.columns.into_iter().chain(right.columns).collect() })
+    }
+}
+
+/// The parts of a conjunction, in order.
+pub(crate) fn conjuncts(e: &Expr) -> Vec<&Expr> {
+    let mut parts = vec![];
+    let mut open = vec![e];
+    while let Some(e) = open.pop() {
+        match e {
+            Expr::BinaryExpr(b) if b.op == datafusion_expr::Operator::And => {
+                open.push(&b.right);
+                open.push(&b.left);
+            }
+            Expr::Alias(alias) => open.push(&alias.expr),
+            other => parts.push(other),
+        }
+    }
+    parts
+}
+
+/// Whether a subquery stands in an expression.
+pub(crate) fn has_subquery(e: &Expr) -> bool {
+    use datafusion_common::tree_node::TreeNode;
+    let is_subquery = |e: &Expr| {
+        matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_))
+    };
+    e.exists(|e| Ok(is_subquery(e))).unwrap_or(false)
+}
+
+pub(crate) fn unalias(e: &Expr) -> &Expr {
+    match e {
+        Expr::Alias(alias) => unalias(&alias.expr),
+        other => other,
+    }
+}
+
+/// The print hint of a column.
+fn name_of(e: &Expr) -> String {
+    match e {
+        Expr::Alias(alias) => alias.name.clone(),
+        Expr::Column(column) => column.name.clone(),
+        _ => String::new(),
+    }
+}
+
