@@ -4,6 +4,7 @@
 pub mod data;
 pub mod measure;
 pub mod report;
+pub mod tpch;
 
 /// Any failure of a benchmark, told to the user and the exit status.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
