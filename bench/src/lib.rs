@@ -3,6 +3,7 @@
 
 pub mod data;
 pub mod measure;
+pub mod pipelines;
 pub mod report;
 pub mod tpch;
 
