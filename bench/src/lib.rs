@@ -3,7 +3,9 @@
 
 pub mod data;
 pub mod measure;
+pub mod pipelines;
 pub mod report;
+pub mod tpch;
 
 /// Any failure of a benchmark, told to the user and the exit status.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
