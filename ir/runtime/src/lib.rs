@@ -3,6 +3,9 @@
 //! This crate knows no graph, no SQL and no layer above it. Generated code reaches it only through the tables of [`abi`]: the
 //! functions that it may call, and the layouts that it may read and write.
 
+#[macro_use]
+mod cpu;
+
 pub mod abi;
 pub mod buffer;
 pub mod column;
@@ -13,3 +16,5 @@ pub mod pool;
 pub mod scheduler;
 pub mod sort;
 pub mod trap;
+
+pub use cpu::{SimdLevel, simd_level};

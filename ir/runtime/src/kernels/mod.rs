@@ -7,3 +7,5 @@
 pub mod date;
 pub mod decimal;
 pub mod hash;
+pub mod random;
+pub mod vector_math;
