@@ -940,9 +940,11 @@ impl Program {
                 budget,
             };
             program.statements(b, 0);
+            // Every value that is left has a place of its own.
             let values = program.values.clone();
-            for value in values {
-                program.store(b, value);
+            for (number, value) in values.into_iter().enumerate() {
+                let value = program.settle(b, value);
+                b.store(value, output, (number as i32 % OUTPUTS as i32) * 16);
             }
         })
     }
@@ -1018,7 +1020,11 @@ impl Program {
     }
 
     fn statements(&mut self, b: &mut Builder, depth: usize) {
-        for _ in 0..2 + self.random.below(8) {
+        let count = match depth {
+            0 => self.budget,
+            _ => 2 + self.random.below(8),
+        };
+        for _ in 0..count {
             if self.budget == 0 {
                 break;
             }
