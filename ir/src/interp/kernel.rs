@@ -5,18 +5,15 @@
 //! - Loads and stores go to the addresses that the program computes, unaligned if need be.
 //! - A division without result, which compiled code would fault on, is an error.
 
-use crate::kernel::{
-    Definition, Function, FunctionId, Module, Op, Region, TRAP_CODE_SLOT, TRAP_LOCATION_SLOT, Type,
-    Value, eval,
-};
+use crate::kernel::{Definition, Function, FunctionId, Module, Op, Region, TrapCode, Type, Value, eval};
+use runtime::abi::layout::{WORKER_TRAP_CODE, WORKER_TRAP_LOCATION};
+use runtime::abi::{self, AbiValue, FieldLayout};
 
 /// Why the interpreter gave up: always a bug of the program that built the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InterpretError {
     /// A division by zero or a quotient that does not fit, which the program should have guarded.
-    #[error(
-        "kernel function `{0}`: `{1}` has no result: it is not guarded (this is a bug in lowering)"
-    )]
+    #[error("kernel function `{0}`: `{1}` has no result: it is not guarded (this is a bug in lowering)")]
     NoResult(String, String),
     /// A function without a body, or arguments that do not fit.
     #[error("kernel function `{0}` cannot be called: {1}")]
@@ -35,11 +32,7 @@ enum Flow {
 ///
 /// # Safety
 /// As for the compiled function: the memory that the program reaches from its arguments is live, large enough, and used by nobody else.
-pub unsafe fn run(
-    module: &Module,
-    function: FunctionId,
-    args: &[u64],
-) -> Result<Option<u64>, InterpretError> {
+pub unsafe fn run(module: &Module, function: FunctionId, args: &[u64]) -> Result<Option<u64>, InterpretError> {
     let name = module.name(function);
     let Some(body) = module.function(function) else {
         return Err(InterpretError::BadCall(name.to_string(), "it has no body"));
@@ -52,11 +45,7 @@ pub unsafe fn run(
     unsafe { call(module, body, args) }
 }
 
-unsafe fn call(
-    module: &Module,
-    function: &Function,
-    args: &[u64],
-) -> Result<Option<u64>, InterpretError> {
+unsafe fn call(module: &Module, function: &Function, args: &[u64]) -> Result<Option<u64>, InterpretError> {
     let mut values = vec![0u128; function.value_count()];
     for (index, slot) in values.iter_mut().enumerate() {
         if let Definition::Constant(bits) = function.definition(Value::new(index)) {
@@ -66,11 +55,7 @@ unsafe fn call(
     for (&param, &arg) in function.params().iter().zip(args) {
         values[param.index()] = eval::mask(function.ty(param), u128::from(arg));
     }
-    let mut run = Run {
-        module,
-        function,
-        values,
-    };
+    let mut run = Run { module, function, values };
     // SAFETY: promised by the caller.
     let result = match unsafe { run.region(function.body())? } {
         Flow::Return(bits) => Some(bits),
@@ -107,6 +92,22 @@ impl<'a> Run<'a> {
     fn place(&self, pointer: Value, offset: i32) -> *mut u8 {
         let address = (self.get(pointer) as u64).wrapping_add_signed(i64::from(offset));
         std::ptr::with_exposed_provenance_mut(address as usize)
+    }
+
+    /// Where a field of the worker block is: the verifier lets nothing trap that has none.
+    fn worker_place(&self, field: FieldLayout) -> *mut u8 {
+        let worker = self.function.signature.worker.unwrap_or(0);
+        self.place(self.function.params()[worker], field.offset)
+    }
+
+    unsafe fn worker_field(&self, field: FieldLayout) -> u128 {
+        // SAFETY: promised by the caller.
+        unsafe { load(Type::I64, self.worker_place(field)) }
+    }
+
+    unsafe fn set_worker_field(&mut self, field: FieldLayout, bits: u128) {
+        // SAFETY: promised by the caller.
+        unsafe { store(Type::I64, self.worker_place(field), bits) };
     }
 
     unsafe fn region(&mut self, region: Region) -> Result<Flow, InterpretError> {
@@ -156,21 +157,16 @@ impl<'a> Run<'a> {
                 return eval::checked(op, ty(a), self.get(a), self.get(b));
             }
             Op::Fma(a, b, c) => eval::fma(ty(a), self.get(a), self.get(b), self.get(c))?,
-            Op::Compare(cmp, a, b) => {
-                u128::from(eval::compare(cmp, ty(a), self.get(a), self.get(b))?)
-            }
+            Op::Compare(cmp, a, b) => u128::from(eval::compare(cmp, ty(a), self.get(a), self.get(b))?),
             Op::Select(condition, a, b) => match self.get(condition) {
                 0 => self.get(b),
                 _ => self.get(a),
             },
             Op::Convert(op, a, to) => eval::convert(op, ty(a), to, self.get(a))?,
             Op::Concat64(lo, hi) => eval::concat64(self.get(lo), self.get(hi)),
-            Op::Offset {
-                base,
-                index,
-                scale,
-                displacement,
-            } => eval::offset(self.get(base), self.get(index), scale, displacement),
+            Op::Offset { base, index, scale, displacement } => {
+                eval::offset(self.get(base), self.get(index), scale, displacement)
+            }
             _ => return None,
         };
         Some((one, 0))
@@ -178,33 +174,25 @@ impl<'a> Run<'a> {
 
     unsafe fn effect(&mut self, op: &'a Op, results: &[Value]) -> Result<Flow, InterpretError> {
         match op {
-            Op::Load {
-                ty,
-                pointer,
-                offset,
-                ..
-            } => {
+            Op::Load { ty, pointer, offset, .. } => {
                 // SAFETY: promised by the caller.
                 let bits = unsafe { load(*ty, self.place(*pointer, *offset)) };
                 self.set(results, &[bits]);
             }
-            Op::Store {
-                value,
-                pointer,
-                offset,
-                ..
-            } => {
+            Op::Store { value, pointer, offset, .. } => {
                 let ty = self.function.ty(*value);
                 // SAFETY: promised by the caller.
                 unsafe { store(ty, self.place(*pointer, *offset), self.get(*value)) };
             }
             Op::CallRuntime(callee, args) => {
-                let args: Vec<u64> = args.iter().map(|&arg| self.get(arg) as u64).collect();
-                // SAFETY: the verifier has checked the number of arguments; the rest is promised by the caller.
-                let bits = unsafe { (callee.invoke)(&args) };
-                if let Some(ty) = callee.result {
-                    self.set(results, &[eval::mask(ty, u128::from(bits))]);
-                }
+                let args: Vec<AbiValue> =
+                    args.iter().map(|&arg| abi_value(self.function.ty(arg), self.get(arg) as u64)).collect();
+                // SAFETY: promised by the caller.
+                let result = unsafe { abi::call(*callee, &args) }.map_err(|_| {
+                    let why = "arguments of a runtime call do not fit";
+                    InterpretError::BadCall(self.function.name.clone(), why)
+                })?;
+                self.set(results, &[abi_bits(result)]);
             }
             Op::Call(callee, args) => {
                 let args: Vec<u64> = args.iter().map(|&arg| self.get(arg) as u64).collect();
@@ -214,23 +202,30 @@ impl<'a> Run<'a> {
                     self.set(results, &[u128::from(bits)]);
                 }
             }
-            Op::TrapIf {
-                condition,
-                code,
-                location,
-            } => {
+            Op::TrapIf { condition, code, location } => {
                 if self.get(*condition) != 0 {
-                    if let Some(worker) = self.function.signature.worker {
-                        let worker = self.function.params()[worker];
-                        let code = u128::from(code.0);
-                        // SAFETY: the worker block has these slots; it is the caller's promise that it is live.
-                        unsafe {
-                            store(Type::I64, self.place(worker, TRAP_CODE_SLOT * 8), code);
-                            let place = self.place(worker, TRAP_LOCATION_SLOT * 8);
-                            store(Type::I64, place, u128::from(*location));
-                        }
+                    let code = u128::from(*code as u32);
+                    // SAFETY: the caller promises a live worker block.
+                    unsafe {
+                        self.set_worker_field(WORKER_TRAP_CODE, code);
+                        self.set_worker_field(WORKER_TRAP_LOCATION, u128::from(*location));
                     }
-                    return Ok(Flow::Return(u128::from(code.0)));
+                    return Ok(Flow::Return(code));
+                }
+            }
+            Op::FailIf { condition, status, location } => {
+                if self.get(*condition) != 0 {
+                    // SAFETY: the caller promises a live worker block.
+                    unsafe { self.set_worker_field(WORKER_TRAP_LOCATION, u128::from(*location)) };
+                    let status = match status {
+                        Some(status) => self.get(*status),
+                        // SAFETY: as above.
+                        None => match unsafe { self.worker_field(WORKER_TRAP_CODE) } {
+                            0 => u128::from(TrapCode::Panic as u32),
+                            code => eval::mask(Type::I32, code),
+                        },
+                    };
+                    return Ok(Flow::Return(status));
                 }
             }
             Op::ReturnIf { condition, value } => {
@@ -238,11 +233,7 @@ impl<'a> Run<'a> {
                     return Ok(Flow::Return(self.get(*value)));
                 }
             }
-            Op::If {
-                condition,
-                then_region,
-                else_region,
-            } => {
+            Op::If { condition, then_region, else_region } => {
                 let region = match self.get(*condition) {
                     0 => *else_region,
                     _ => *then_region,
@@ -250,11 +241,7 @@ impl<'a> Run<'a> {
                 // SAFETY: promised by the caller.
                 return unsafe { self.branch(region, results) };
             }
-            Op::Switch {
-                selector,
-                cases,
-                default,
-            } => {
+            Op::Switch { selector, cases, default } => {
                 let number = eval::signed(self.function.ty(*selector), self.get(*selector));
                 let region = cases
                     .iter()
@@ -263,14 +250,7 @@ impl<'a> Run<'a> {
                 // SAFETY: promised by the caller.
                 return unsafe { self.branch(region, results) };
             }
-            Op::For {
-                begin,
-                end,
-                step,
-                init,
-                body,
-                ..
-            } => {
+            Op::For { begin, end, step, init, body, .. } => {
                 let params = &self.function.region(*body).params;
                 let mut carried = self.all(init);
                 let mut index = self.get(*begin) as i64;
@@ -316,6 +296,31 @@ impl<'a> Run<'a> {
             | Op::Offset { .. } => {}
         }
         Ok(Flow::Next)
+    }
+}
+
+fn abi_value(ty: Type, bits: u64) -> AbiValue {
+    match ty {
+        Type::I8 => AbiValue::I8(bits as i8),
+        Type::I16 => AbiValue::I16(bits as i16),
+        Type::I32 => AbiValue::I32(bits as i32),
+        Type::I64 | Type::I128 => AbiValue::I64(bits as i64),
+        Type::F32 => AbiValue::F32(f32::from_bits(bits as u32)),
+        Type::F64 => AbiValue::F64(f64::from_bits(bits)),
+        Type::Ptr => AbiValue::Ptr(std::ptr::with_exposed_provenance_mut(bits as usize)),
+    }
+}
+
+fn abi_bits(value: AbiValue) -> u128 {
+    match value {
+        AbiValue::Unit => 0,
+        AbiValue::I8(x) => u128::from(x as u8),
+        AbiValue::I16(x) => u128::from(x as u16),
+        AbiValue::I32(x) => u128::from(x as u32),
+        AbiValue::I64(x) => u128::from(x as u64),
+        AbiValue::F32(x) => u128::from(x.to_bits()),
+        AbiValue::F64(x) => u128::from(x.to_bits()),
+        AbiValue::Ptr(x) => x.expose_provenance() as u128,
     }
 }
 

@@ -17,13 +17,15 @@ pub mod eval;
 pub mod print;
 pub mod verify;
 
+use runtime::abi::{AbiType, Effect};
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 pub use build::Builder;
+pub use runtime::abi::RuntimeFn;
+pub use runtime::trap::TrapCode;
 pub use verify::{KernelError, verify_function, verify_module};
 
 /// The type of a value in a register.
@@ -49,16 +51,7 @@ pub enum Type {
 
 impl Type {
     /// Every type, narrow integers first.
-    pub const ALL: [Type; 8] = [
-        Type::I8,
-        Type::I16,
-        Type::I32,
-        Type::I64,
-        Type::I128,
-        Type::F32,
-        Type::F64,
-        Type::Ptr,
-    ];
+    pub const ALL: [Type; 8] = [Type::I8, Type::I16, Type::I32, Type::I64, Type::I128, Type::F32, Type::F64, Type::Ptr];
 
     /// Width in bytes: what a load or a store moves.
     pub const fn bytes(self) -> u32 {
@@ -78,10 +71,7 @@ impl Type {
 
     /// I8 to I128, not Ptr.
     pub const fn is_int(self) -> bool {
-        matches!(
-            self,
-            Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::I128
-        )
+        matches!(self, Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::I128)
     }
 
     /// F32 or F64.
@@ -219,22 +209,14 @@ pub enum BinaryOp {
 impl BinaryOp {
     /// Whether the second argument counts bits.
     pub const fn is_shift(self) -> bool {
-        matches!(
-            self,
-            BinaryOp::Shl | BinaryOp::SShr | BinaryOp::UShr | BinaryOp::Rotl
-        )
+        matches!(self, BinaryOp::Shl | BinaryOp::SShr | BinaryOp::UShr | BinaryOp::Rotl)
     }
 
     /// Whether the arguments are floats.
     pub const fn is_float(self) -> bool {
         matches!(
             self,
-            BinaryOp::FAdd
-                | BinaryOp::FSub
-                | BinaryOp::FMul
-                | BinaryOp::FDiv
-                | BinaryOp::FMin
-                | BinaryOp::FMax
+            BinaryOp::FAdd | BinaryOp::FSub | BinaryOp::FMul | BinaryOp::FDiv | BinaryOp::FMin | BinaryOp::FMax
         )
     }
 
@@ -448,6 +430,16 @@ pub enum Op {
         /// Slot 2 of the worker block: the place in the program that the error names.
         location: u32,
     },
+    /// If the flag (I8) is not 0, a runtime function has failed and left its trap in the worker block: the location goes there too, and
+    /// the function returns the status; without one, the code from the block ([`TrapCode::Panic`] if there is none).
+    FailIf {
+        /// I8
+        condition: Value,
+        /// I32
+        status: Option<Value>,
+        /// Slot 2 of the worker block.
+        location: u32,
+    },
     /// If the flag (I8) is not 0: the function returns the value.
     ReturnIf {
         /// I8
@@ -499,69 +491,17 @@ pub enum Op {
     },
 }
 
-/// Slot of the worker block (8 bytes each) that receives the code of a trap.
-pub const TRAP_CODE_SLOT: i32 = 1;
-
-/// Slot of the worker block (8 bytes each) that receives the location of a trap.
-pub const TRAP_LOCATION_SLOT: i32 = 2;
-
-/// Why a function stopped early: a number that the runtime's error table names.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct TrapCode(pub u32);
-
-/// A function of the runtime: its declaration lives as long as the program.
-#[derive(Clone, Copy)]
-pub struct RuntimeFn(&'static RuntimeDecl);
-
-/// Declares a function that generated code may call.
-pub struct RuntimeDecl {
-    /// The symbol.
-    pub name: &'static str,
-    /// No I128.
-    pub params: &'static [Type],
-    /// No I128.
-    pub result: Option<Type>,
-    /// The address of the `extern "C"` function.
-    pub address: fn() -> *const u8,
-    /// Calls it with the arguments' bits, one word each, for the interpreter.
-    ///
-    /// # Safety
-    /// As for the function itself, with as many words as it has parameters.
-    pub invoke: unsafe fn(&[u64]) -> u64,
-}
-
-impl RuntimeFn {
-    /// Makes a declaration callable.
-    pub const fn new(decl: &'static RuntimeDecl) -> RuntimeFn {
-        RuntimeFn(decl)
-    }
-}
-
-impl std::ops::Deref for RuntimeFn {
-    type Target = RuntimeDecl;
-
-    fn deref(&self) -> &RuntimeDecl {
-        self.0
-    }
-}
-
-impl PartialEq for RuntimeFn {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0)
-    }
-}
-
-impl Eq for RuntimeFn {}
-
-impl Hash for RuntimeFn {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        std::ptr::from_ref(self.0).hash(state);
-    }
-}
-
-impl fmt::Debug for RuntimeFn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
+impl From<AbiType> for Type {
+    fn from(ty: AbiType) -> Type {
+        match ty {
+            AbiType::I8 => Type::I8,
+            AbiType::I16 => Type::I16,
+            AbiType::I32 => Type::I32,
+            AbiType::I64 => Type::I64,
+            AbiType::F32 => Type::F32,
+            AbiType::F64 => Type::F64,
+            AbiType::Ptr => Type::Ptr,
+        }
     }
 }
 
@@ -579,20 +519,12 @@ pub struct Signature {
 impl Signature {
     /// A function that cannot trap.
     pub fn new(params: &[Type], result: Option<Type>) -> Signature {
-        Signature {
-            params: params.to_vec(),
-            result,
-            worker: None,
-        }
+        Signature { params: params.to_vec(), result, worker: None }
     }
 
     /// `(ctx, worker, begin, end) -> status`: a pipeline or a nest over a range.
     pub fn pipeline() -> Signature {
-        Signature::new(
-            &[Type::Ptr, Type::Ptr, Type::I64, Type::I64],
-            Some(Type::I32),
-        )
-        .with_worker(1)
+        Signature::new(&[Type::Ptr, Type::Ptr, Type::I64, Type::I64], Some(Type::I32)).with_worker(1)
     }
 
     /// The function may trap; parameter `index` is the worker block.
@@ -771,10 +703,7 @@ impl Function {
     /// Adds an instruction to the end of a region.
     pub(crate) fn add_inst(&mut self, region: Region, op: Op, results: &[Type]) -> Inst {
         let inst = Inst::new(self.insts.len());
-        self.insts.push(InstData {
-            op,
-            results: SmallVec::new(),
-        });
+        self.insts.push(InstData { op, results: SmallVec::new() });
         for (number, &ty) in results.iter().enumerate() {
             let value = self.add_value(ty, Definition::Result(inst, number as u32));
             self.insts[inst.index()].results.push(value);
@@ -807,10 +736,7 @@ impl Op {
     pub fn each_operand(&self, mut visit: impl FnMut(Value)) {
         match self {
             Op::Unary(_, a) | Op::Convert(_, a, _) => visit(*a),
-            Op::Binary(_, a, b)
-            | Op::Checked(_, a, b)
-            | Op::Compare(_, a, b)
-            | Op::Concat64(a, b) => {
+            Op::Binary(_, a, b) | Op::Checked(_, a, b) | Op::Compare(_, a, b) | Op::Concat64(a, b) => {
                 visit(*a);
                 visit(*b);
             }
@@ -834,11 +760,13 @@ impl Op {
                 visit(*condition);
                 visit(*value);
             }
+            Op::FailIf { condition, status, .. } => {
+                visit(*condition);
+                status.iter().copied().for_each(visit);
+            }
             Op::If { condition, .. } => visit(*condition),
             Op::Switch { selector, .. } => visit(*selector),
-            Op::For {
-                begin, end, init, ..
-            } => {
+            Op::For { begin, end, init, .. } => {
                 visit(*begin);
                 visit(*end);
                 init.iter().copied().for_each(visit);
@@ -850,11 +778,7 @@ impl Op {
     /// Calls `visit` with each region that the op holds.
     pub fn each_region(&self, mut visit: impl FnMut(Region)) {
         match self {
-            Op::If {
-                then_region,
-                else_region,
-                ..
-            } => {
+            Op::If { then_region, else_region, .. } => {
                 visit(*then_region);
                 visit(*else_region);
             }
@@ -879,7 +803,17 @@ impl Op {
             | Op::CallRuntime(..)
             | Op::Call(..)
             | Op::TrapIf { .. }
+            | Op::FailIf { .. }
             | Op::ReturnIf { .. } => {}
+        }
+    }
+
+    /// Whether nothing is lost if the op's results are not used.
+    pub fn is_droppable(&self) -> bool {
+        match self {
+            Op::Load { .. } => true,
+            Op::CallRuntime(callee, _) => callee.effect() == Effect::Pure,
+            op => op.is_pure(),
         }
     }
 
@@ -898,6 +832,17 @@ impl Op {
                 | Op::Offset { .. }
         )
     }
+}
+
+/// The types of a runtime function's parameters.
+pub fn runtime_params(function: RuntimeFn) -> Vec<Type> {
+    let params = function.signature().params;
+    params.iter().map(|&(_, ty)| ty.into()).collect()
+}
+
+/// The type of a runtime function's result.
+pub fn runtime_result(function: RuntimeFn) -> Option<Type> {
+    function.signature().result.map(Type::from)
 }
 
 /// Functions that are compiled together and may call each other.
@@ -922,15 +867,8 @@ impl Module {
     /// Names a function, so that others (and itself) can call it; [`Module::define`] must follow.
     pub fn declare(&mut self, name: &str, signature: Signature) -> FunctionRef {
         let signature = Arc::new(signature);
-        self.functions.push(Declared {
-            name: name.to_string(),
-            signature: signature.clone(),
-            function: None,
-        });
-        FunctionRef {
-            id: FunctionId::new(self.functions.len() - 1),
-            signature,
-        }
+        self.functions.push(Declared { name: name.to_string(), signature: signature.clone(), function: None });
+        FunctionRef { id: FunctionId::new(self.functions.len() - 1), signature }
     }
 
     /// A builder for a declared function; its result goes to [`Module::define`].
@@ -951,10 +889,8 @@ impl Module {
             signature: function.signature.clone(),
             function: None,
         });
-        let reference = FunctionRef {
-            id: FunctionId::new(self.functions.len() - 1),
-            signature: function.signature.clone(),
-        };
+        let reference =
+            FunctionRef { id: FunctionId::new(self.functions.len() - 1), signature: function.signature.clone() };
         self.define(&reference, function);
         reference
     }
