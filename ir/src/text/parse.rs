@@ -248,9 +248,9 @@ impl Parser {
         }
     }
 
-    fn define(&mut self, n: u32, v: ValueId) -> Result<()> {
+    fn define(&mut self, line: usize, n: u32, v: ValueId) -> Result<()> {
         if self.values.insert(n, v).is_some() {
-            return self.fail(format!("%{n} is defined twice"));
+            return self.fail_at(line, format!("%{n} is defined twice"));
         }
         Ok(())
     }
@@ -398,9 +398,10 @@ impl Parser {
             ScalarType::Decimal { precision, scale } => {
                 let Token::Number(text) = self.peek().clone() else { return self.expected("a decimal") };
                 self.next();
+                let digits = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
                 match decimal::parse(&text, scale.into(), precision.into()) {
-                    Ok(n) => Value::Decimal(n),
-                    Err(_) => return self.fail_at(line, format!("{text} does not fit {ty}")),
+                    Ok(n) if digits <= usize::from(scale) => Value::Decimal(n),
+                    Ok(_) | Err(_) => return self.fail_at(line, format!("{text} does not fit {ty}")),
                 }
             }
             ScalarType::Date => match self.peek() {
@@ -590,7 +591,7 @@ impl Parser {
             }
             let values = self.b.program().region(self.b.program().func(f).body).params.clone();
             for (n, v) in numbers.into_iter().zip(values) {
-                self.define(n, v)?;
+                self.define(line, n, v)?;
             }
             self.declared.push((f, self.at));
             let mut depth = 1;
@@ -653,7 +654,7 @@ impl Parser {
             let (value, ty) = self.literal()?;
             return self.finish_node(line, &results, Op::Literal(value, ty), &[], &[], None);
         }
-        let (op, operands, needs_type) = self.op(&name)?;
+        let (op, operands, needs_type) = self.op(line, &name)?;
         let mut op = op;
         let mut regions: SmallVec<[RegionId; 2]> = SmallVec::new();
         while self.is('|') || self.is('{') {
@@ -718,7 +719,7 @@ impl Parser {
             }
         }
         for (n, v) in results.iter().zip(values) {
-            self.define(*n, v)?;
+            self.define(line, *n, v)?;
         }
         Ok(())
     }
@@ -742,7 +743,7 @@ impl Parser {
                     (Some(inferred), Some(_)) if *inferred != ty => {
                         return p.fail(format!("the type of %{n} is {inferred}, not {ty}"));
                     }
-                    (Some(_), Some(v)) => p.define(n, *v)?,
+                    (Some(_), Some(v)) => p.define(line, n, *v)?,
                     _ => return p.fail("more parameters than this region has"),
                 }
                 i += 1;
@@ -764,8 +765,7 @@ impl Parser {
     // Operations.
 
     /// The operation with its operands; whether its type comes from the annotation.
-    fn op(&mut self, name: &str) -> Result<(Op, Vec<ValueId>, bool)> {
-        let line = self.line();
+    fn op(&mut self, line: usize, name: &str) -> Result<(Op, Vec<ValueId>, bool)> {
         let op = match name {
             "col" => Op::Col(self.column()?),
             "input" => Op::Input(self.input()?),

@@ -245,6 +245,9 @@ impl<'a> Printer<'a> {
         let p = self.p;
         self.line("program {");
         self.indent = 1;
+        for (i, name) in p.symbols.iter().enumerate() {
+            self.line(&format!("symbol s{i} {}", quote(name)));
+        }
         for (i, input) in p.inputs.iter().enumerate() {
             let kind = match &input.kind {
                 InputKind::Table(columns) => {
@@ -260,9 +263,6 @@ impl<'a> Printer<'a> {
             if used[i] {
                 self.line(&format!("column c{i} {}: {}", quote(&c.name), c.ty));
             }
-        }
-        for (i, name) in p.symbols.iter().enumerate() {
-            self.line(&format!("symbol s{i} {}", quote(name)));
         }
         for (i, place) in p.places.iter().enumerate() {
             let span = place.span.map(|(a, b)| format!(" {a} to {b}")).unwrap_or_default();
