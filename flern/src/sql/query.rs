@@ -21,7 +21,7 @@ use super::{Literal, Name, Span, nearest};
 use crate::error::SqlError;
 
 /// Parentheses nested deeper than this are refused: the readers recurse.
-const DEEPEST: usize = 120;
+pub(crate) const DEEPEST: usize = 120;
 
 /// A function that reads a model and returns a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,7 @@ pub struct Sql {
     fragment: Fragment,
     calls: Vec<ModelCall>,
     span: Span,
+    is_query: bool,
 }
 
 /// What stands for a call in [`Sql::expand`].
@@ -265,7 +266,10 @@ impl Sql {
         let input = call.input.as_ref()?;
         let mut out = Rendered::default();
         let at = Span::at(input.span.start);
-        for with in input.scope.iter() {
+        for (level, with) in input.scope.iter().enumerate() {
+            if level > 0 {
+                out.push("(", at, false);
+            }
             let head = if with.recursive {
                 "WITH RECURSIVE "
             } else {
@@ -278,13 +282,13 @@ impl Sql {
                 }
                 out.append(&self.by_name(table));
             }
-            out.push(" SELECT * FROM (", at, false);
+            out.push(" SELECT * FROM ", at, false);
         }
-        if !input.is_query {
+        if !input.is_query && input.scope.is_empty() {
             out.push("SELECT * FROM ", at, false);
         }
         out.append(&self.by_name(&input.fragment));
-        out.push(&")".repeat(input.scope.len()), at, false);
+        out.push(&")".repeat(input.scope.len().saturating_sub(1)), at, false);
         Some(out)
     }
 
@@ -349,28 +353,27 @@ impl Sql {
             end: reader.until,
         };
         let fragment = scanner.fragment(reader, span, &Arc::default(), 0)?;
-        let sql = Sql {
+        let mut sql = Sql {
             source: source.clone(),
             fragment,
             calls: scanner.calls,
             span,
+            is_query: false,
         };
-        sql.check()?;
+        sql.is_query = on_deep_stack(reader.tokens.len(), span, || sql.check())?;
         Ok(sql)
-    }
-
-    /// The statement as the engine's parser sees it.
-    pub(crate) fn parse(&self) -> Result<ast::Statement, SqlError> {
-        parse_one(&self.text())
     }
 
     /// Whether the statement is a query.
     pub fn is_query(&self) -> bool {
-        matches!(self.parse(), Ok(ast::Statement::Query(_)))
+        self.is_query
     }
 
-    fn check(&self) -> Result<(), SqlError> {
-        let mut tables = relations(&self.parse()?);
+    /// Checks what needs a syntax tree; returns whether the statement is a query.
+    fn check(&self) -> Result<bool, SqlError> {
+        let statement = parse_one(&self.text())?;
+        let is_query = matches!(statement, ast::Statement::Query(_));
+        let mut tables = relations(&statement);
         for call in &self.calls {
             if let Some(input) = self.input(call) {
                 let statement = parse_one(&input)?;
@@ -386,7 +389,7 @@ impl Sql {
             }
         }
         match self.calls.iter().find(|call| !tables.contains(&call.table)) {
-            None => Ok(()),
+            None => Ok(is_query),
             Some(call) => Err(SqlError::Misplaced {
                 function: call.function.name().to_string(),
                 place: "FROM",
@@ -408,6 +411,33 @@ impl fmt::Debug for Sql {
             .field("calls", &self.calls)
             .finish()
     }
+}
+
+/// Runs what recurses over a syntax tree. A chain as `x = 1 OR x = 2 OR …` is a tree as deep as it has links, in which even
+/// dropping recurses, so a long statement gets a stack of its own that fits it.
+fn on_deep_stack<T: Send>(
+    tokens: usize,
+    span: Span,
+    run: impl FnOnce() -> Result<T, SqlError> + Send,
+) -> Result<T, SqlError> {
+    const SHORT: usize = 1_000;
+    const BYTES_A_TOKEN: usize = 4 << 10;
+    const LARGEST: usize = 1 << 30;
+    if tokens <= SHORT {
+        return run();
+    }
+    let size = (tokens * BYTES_A_TOKEN).clamp(8 << 20, LARGEST);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .stack_size(size)
+            .spawn_scoped(scope, run);
+        match thread.map(|thread| thread.join()) {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // No memory for such a stack.
+            Err(_) => Err(SqlError::TooDeep { limit: SHORT, span }),
+        }
+    })
 }
 
 /// A name in the quotes that keep it as it is.
@@ -526,7 +556,7 @@ impl<'a> Scanner<'a> {
         Ok(out.finish(span.end))
     }
 
-    /// WITH [RECURSIVE] name [(columns)] AS [[NOT] MATERIALIZED] ( …
+    /// WITH [RECURSIVE] name [(columns)] AS ( …
     fn is_with(&self, reader: &Reader<'a>) -> bool {
         let mut reader = reader.clone();
         reader.at += 1;
@@ -540,10 +570,7 @@ impl<'a> Scanner<'a> {
         if !named || (reader.is(&Token::LParen) && reader.expect_group("(").is_err()) {
             return false;
         }
-        let headed = reader.take_words(&["AS"]);
-        reader.take_words(&["NOT"]);
-        reader.take_words(&["MATERIALIZED"]);
-        headed && reader.is(&Token::LParen)
+        reader.take_words(&["AS"]) && reader.is(&Token::LParen)
     }
 
     /// Reads a WITH clause; its tables are in the scope of what follows.

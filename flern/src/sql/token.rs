@@ -122,13 +122,17 @@ pub(crate) fn tokenize(text: &str) -> (Vec<Tok>, Option<SqlError>) {
         // The tokenizer names where it stopped; what is open began behind the last whole token.
         let start = last_end.min(text.len());
         let start = start + (text[start..].len() - text[start..].trim_start().len());
-        SqlError::Token {
-            message: lower_first(error.message.trim_end_matches(" at ")),
-            span: Span {
-                start,
-                end: text.len(),
-            },
-        }
+        let message = match text[start..].chars().next() {
+            Some('\'') => "this text is not closed".to_string(),
+            Some('"' | '`') => "this quoted name is not closed".to_string(),
+            Some('/') => "this comment is not closed".to_string(),
+            _ => lower_first(error.message.trim_end_matches(['.', ' '])),
+        };
+        let span = Span {
+            start,
+            end: text.len(),
+        };
+        SqlError::Token { message, span }
     });
     (tokens, error)
 }

@@ -5,7 +5,7 @@ use datafusion_sql::sqlparser::parser::Parser;
 use datafusion_sql::sqlparser::tokenizer::Token;
 
 use super::options::read_literal;
-use super::query::{Rendered, ml_function, syntax_error};
+use super::query::{DEEPEST, Rendered, ml_function, syntax_error};
 use super::token::{DIALECT, Reader, Tok, shorten};
 use super::{Literal, Name, Span, nearest};
 use crate::error::SqlError;
@@ -149,7 +149,7 @@ fn read_item(part: &mut Reader<'_>) -> Result<TransformItem, SqlError> {
         });
     }
     let (name, value) = if ml_function(part).is_some() {
-        let value = read_feature(part)?;
+        let value = read_feature(part, 0)?;
         let name = if part.take_words(&["AS"]) || !part.is_done() {
             let name = part.expect_name("AS and a name")?;
             part.expect_end("a comma or the closing parenthesis")?;
@@ -165,8 +165,11 @@ fn read_item(part: &mut Reader<'_>) -> Result<TransformItem, SqlError> {
     let Some(name) = name else {
         return Err(SqlError::Expected {
             wanted: "AS and a name".to_string(),
-            found: part.found(),
-            span: Span::at(span.end),
+            found: format!(
+                "no name for '{}'",
+                shorten(&part.text[span.start..span.end])
+            ),
+            span,
             help: Some("only a column alone has a name of its own".to_string()),
         });
     };
@@ -259,10 +262,16 @@ fn check_expression(part: &Reader<'_>) -> Result<(), SqlError> {
 }
 
 /// Reads `ML.F(value[, arguments]) [OVER ()]`.
-fn read_feature(reader: &mut Reader<'_>) -> Result<FeatureValue, SqlError> {
+fn read_feature(reader: &mut Reader<'_>, depth: usize) -> Result<FeatureValue, SqlError> {
     let Some(name_span) = ml_function(reader) else {
         return Err(reader.expected("an ML function"));
     };
+    if depth > DEEPEST {
+        return Err(SqlError::TooDeep {
+            limit: DEEPEST,
+            span: name_span,
+        });
+    }
     let written = &reader.text[name_span.start..name_span.end];
     let short = written.rsplit('.').next().unwrap_or_default().trim();
     let Some(name) = FEATURE_FUNCTIONS
@@ -302,7 +311,7 @@ fn read_feature(reader: &mut Reader<'_>) -> Result<FeatureValue, SqlError> {
         _ => return Err(with_form(inside.expected("a column"))),
     };
     let input = if ml_function(&first).is_some() {
-        let value = read_feature(&mut first)?;
+        let value = read_feature(&mut first, depth + 1)?;
         first.expect_end("a comma or the closing parenthesis")?;
         value
     } else {
