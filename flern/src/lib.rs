@@ -1,5 +1,6 @@
 //! SQL and machine learning compiled as one program.
 
+pub mod data;
 pub mod error;
 pub mod sql;
 

@@ -1,13 +1,13 @@
 //! Tokens with their bytes, and a reader over them that says what it expected.
 
-use datafusion_sql::sqlparser::dialect::GenericDialect;
+use datafusion_sql::sqlparser::dialect::DuckDbDialect;
 use datafusion_sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use super::{Name, Span};
 use crate::error::SqlError;
 
 /// The dialect of every parse: the wrapper and the engine below it must cut the text into the same tokens.
-pub(crate) const DIALECT: GenericDialect = GenericDialect {};
+pub(crate) const DIALECT: DuckDbDialect = DuckDbDialect {};
 
 /// A token that means something: neither white space nor a comment.
 #[derive(Debug, Clone)]
