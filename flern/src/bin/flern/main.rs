@@ -92,7 +92,7 @@ fn memory_size(text: &str) -> Result<u64, String> {
     };
     let bytes = number * unit;
     // Exact as f64, and more than any machine has.
-    if bytes >= 1.0 && bytes < 9e15 {
+    if (1.0..9e15).contains(&bytes) {
         Ok(bytes as u64)
     } else {
         Err("the size is out of range".to_string())
