@@ -23,8 +23,7 @@ macro_rules! parquet {
 }
 
 /// The five tables.
-pub const NYCFLIGHTS13: [File; 5] =
-    parquet!["flights", "weather", "planes", "airports", "airlines"];
+pub const NYCFLIGHTS13: [File; 5] = parquet!["flights", "weather", "planes", "airports", "airlines"];
 
 /// Writes the files into the folder `nycflights13` of `folder` and returns that one.
 ///

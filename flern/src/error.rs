@@ -39,12 +39,7 @@ pub enum SqlError {
 
     /// Something else than the model statements have at this place.
     #[error("expected {wanted}, found {found}")]
-    Expected {
-        wanted: String,
-        found: String,
-        span: Span,
-        help: Option<String>,
-    },
+    Expected { wanted: String, found: String, span: Span, help: Option<String> },
 
     /// A name that is not in the list of the things of its kind.
     #[error("there is no {kind} '{name}'")]
@@ -61,46 +56,23 @@ pub enum SqlError {
 
     /// A form of BigQuery ML that Flern does not have.
     #[error("{what} is not supported")]
-    Unsupported {
-        what: String,
-        span: Span,
-        help: Option<String>,
-    },
+    Unsupported { what: String, span: Span, help: Option<String> },
 
     /// A value of the wrong type, or outside of what the option or argument takes.
     #[error("{of} takes {wanted}, not {found}")]
-    Value {
-        of: String,
-        wanted: String,
-        found: String,
-        span: Span,
-        nearest: Option<&'static str>,
-    },
+    Value { of: String, wanted: String, found: String, span: Span, nearest: Option<&'static str> },
 
     /// An option that the others make necessary.
     #[error("the option '{name}' is missing: {why}")]
-    MissingOption {
-        name: &'static str,
-        why: String,
-        span: Span,
-    },
+    MissingOption { name: &'static str, why: String, span: Span },
 
     /// A clause, an option or a column given twice.
     #[error("{what} is given twice")]
-    Duplicate {
-        what: String,
-        span: Span,
-        first: Span,
-    },
+    Duplicate { what: String, span: Span, first: Span },
 
     /// A function of the ML family used where it has no meaning.
     #[error("{function} belongs in {place}")]
-    Misplaced {
-        function: String,
-        place: &'static str,
-        span: Span,
-        help: String,
-    },
+    Misplaced { function: String, place: &'static str, span: Span, help: String },
 
     /// Parentheses nested beyond the parser's limit.
     #[error("nested more than {limit} levels deep")]
@@ -149,15 +121,11 @@ impl SqlError {
                 Some(nearest) => format!("did you mean '{nearest}'?"),
                 None => format!("known: {}", known.join(", ")),
             }),
-            SqlError::Value { nearest, .. } => {
-                nearest.map(|nearest| format!("did you mean '{nearest}'?"))
-            }
+            SqlError::Value { nearest, .. } => nearest.map(|nearest| format!("did you mean '{nearest}'?")),
             SqlError::MissingOption { name, .. } => Some(format!("add {name} = … to OPTIONS")),
             SqlError::Duplicate { .. } => Some("remove one of the two".to_string()),
             SqlError::Misplaced { help, .. } => Some(help.clone()),
-            SqlError::TooDeep { .. } => {
-                Some("split the query with WITH or CREATE VIEW".to_string())
-            }
+            SqlError::TooDeep { .. } => Some("split the query with WITH or CREATE VIEW".to_string()),
         }
     }
 }

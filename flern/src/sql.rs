@@ -17,9 +17,7 @@ use self::options::read_literal;
 pub use self::options::{ModelOption, ModelOptions, OPTIONS, OptionSpec, OptionType};
 pub use self::query::{Expansion, ModelCall, ModelFunction, Rendered, Sql};
 use self::token::{Reader, Tok, tokenize};
-pub use self::transform::{
-    FeatureFunction, FeatureValue, ImputeStrategy, TransformItem, TransformKind,
-};
+pub use self::transform::{FeatureFunction, FeatureValue, ImputeStrategy, TransformItem, TransformKind};
 use self::transform::{begins_query, read_transform};
 use crate::error::SqlError;
 
@@ -33,18 +31,12 @@ pub struct Span {
 impl Span {
     /// The place before a byte.
     pub fn at(byte: usize) -> Span {
-        Span {
-            start: byte,
-            end: byte,
-        }
+        Span { start: byte, end: byte }
     }
 
     /// From the start of this span to the end of a later one.
     pub fn to(self, later: Span) -> Span {
-        Span {
-            start: self.start,
-            end: later.end.max(self.start),
-        }
+        Span { start: self.start, end: later.end.max(self.start) }
     }
 
     /// The text that the span covers.
@@ -172,10 +164,7 @@ pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
 /// Whether an interactive text is ready to be run: it is empty, or ends with a semicolon that is not inside of a string or comment.
 pub fn is_complete(text: &str) -> bool {
     let (tokens, error) = tokenize(text);
-    error.is_none()
-        && tokens
-            .last()
-            .is_none_or(|tok| tok.token == Token::SemiColon)
+    error.is_none() && tokens.last().is_none_or(|tok| tok.token == Token::SemiColon)
 }
 
 /// The candidate that a misspelt name most likely means: at most one edit in three characters away.
@@ -184,14 +173,7 @@ pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates
         .iter()
         .map(|candidate| (edits(&name, &candidate.to_lowercase()), *candidate))
-        .filter(|(edits, candidate)| {
-            *edits
-                <= candidate
-                    .chars()
-                    .count()
-                    .max(name.chars().count())
-                    .div_ceil(3)
-        })
+        .filter(|(edits, candidate)| *edits <= candidate.chars().count().max(name.chars().count()).div_ceil(3))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
 }
@@ -214,9 +196,7 @@ fn edits(a: &str, b: &str) -> usize {
 
 fn read_statement(source: &Arc<str>, mut reader: Reader<'_>) -> Result<Statement, SqlError> {
     let span = reader.whole();
-    let kind = if reader.is_words(&["CREATE", "MODEL"])
-        || reader.is_words(&["CREATE", "OR", "REPLACE", "MODEL"])
-    {
+    let kind = if reader.is_words(&["CREATE", "MODEL"]) || reader.is_words(&["CREATE", "OR", "REPLACE", "MODEL"]) {
         StatementKind::CreateModel(Box::new(read_create_model(source, &mut reader)?))
     } else if reader.take_words(&["SHOW", "MODELS"]) {
         reader.expect_end("the end of the statement")?;
@@ -276,11 +256,7 @@ fn read_create_model(source: &Arc<str>, reader: &mut Reader<'_>) -> Result<Creat
     let mut options = None;
     loop {
         let clause = reader.span();
-        let duplicate = |what: &str, first: Span| SqlError::Duplicate {
-            what: what.to_string(),
-            span: clause,
-            first,
-        };
+        let duplicate = |what: &str, first: Span| SqlError::Duplicate { what: what.to_string(), span: clause, first };
         if reader.take_words(&["TRANSFORM"]) {
             let inside = reader.expect_group("( and the columns")?;
             if let Some((_, first)) = transform {
@@ -321,14 +297,7 @@ fn read_create_model(source: &Arc<str>, reader: &mut Reader<'_>) -> Result<Creat
             span: name.span,
         });
     }
-    Ok(CreateModel {
-        name,
-        or_replace,
-        if_not_exists,
-        transform: transform.map(|(items, _)| items),
-        options,
-        query,
-    })
+    Ok(CreateModel { name, or_replace, if_not_exists, transform: transform.map(|(items, _)| items), options, query })
 }
 
 fn read_explain(source: &Arc<str>, mut reader: Reader<'_>) -> Result<StatementKind, SqlError> {
@@ -345,8 +314,7 @@ fn read_explain(source: &Arc<str>, mut reader: Reader<'_>) -> Result<StatementKi
                 level = Some(found);
                 part.at += 1;
             } else {
-                let names: Vec<&'static str> =
-                    ExplainLevel::ALL.iter().map(|(name, _)| *name).collect();
+                let names: Vec<&'static str> = ExplainLevel::ALL.iter().map(|(name, _)| *name).collect();
                 let name = part.found();
                 return Err(SqlError::Unknown {
                     kind: "level of EXPLAIN",
@@ -367,11 +335,7 @@ fn read_explain(source: &Arc<str>, mut reader: Reader<'_>) -> Result<StatementKi
         return Err(rest.expected("a statement to explain"));
     }
     let statement = Box::new(read_statement(source, rest)?);
-    Ok(StatementKind::Explain {
-        analyze,
-        level,
-        statement,
-    })
+    Ok(StatementKind::Explain { analyze, level, statement })
 }
 
 /// Whether a query, and not a list of levels, stands in the parentheses.
@@ -380,10 +344,7 @@ fn opens_query(reader: &Reader<'_>) -> bool {
 }
 
 fn explain_level(tok: Option<&Tok>) -> Option<ExplainLevel> {
-    ExplainLevel::ALL
-        .iter()
-        .find(|(name, _)| tok.is_some_and(|tok| tok.is_word(name)))
-        .map(|(_, level)| *level)
+    ExplainLevel::ALL.iter().find(|(name, _)| tok.is_some_and(|tok| tok.is_word(name))).map(|(_, level)| *level)
 }
 
 fn read_set(reader: &mut Reader<'_>) -> Result<StatementKind, SqlError> {
@@ -401,11 +362,7 @@ fn read_set(reader: &mut Reader<'_>) -> Result<StatementKind, SqlError> {
         _ => read_literal(reader)?,
     };
     reader.expect_end("the end of the statement")?;
-    Ok(StatementKind::Set {
-        name,
-        value,
-        value_span,
-    })
+    Ok(StatementKind::Set { name, value, value_span })
 }
 
 #[cfg(test)]

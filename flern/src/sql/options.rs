@@ -60,9 +60,7 @@ impl OptionType {
         };
         match (self, value) {
             (OptionType::Text, Literal::Text(_)) | (OptionType::Bool, Literal::Bool(_)) => true,
-            (OptionType::Word(words), Literal::Text(text)) => {
-                words.iter().any(|word| word.eq_ignore_ascii_case(text))
-            }
+            (OptionType::Word(words), Literal::Text(text)) => words.iter().any(|word| word.eq_ignore_ascii_case(text)),
             (OptionType::Integer { least }, value) => whole(value, least),
             (OptionType::Positive { below }, Literal::Number(number)) => {
                 *number > 0.0 && number.is_finite() && below.is_none_or(|below| *number < below)
@@ -71,9 +69,7 @@ impl OptionType {
             (OptionType::Texts, Literal::Array(items)) => {
                 !items.is_empty() && items.iter().all(|item| matches!(item, Literal::Text(_)))
             }
-            (OptionType::Sizes, Literal::Array(items)) => {
-                !items.is_empty() && items.iter().all(|item| whole(item, 1))
-            }
+            (OptionType::Sizes, Literal::Array(items)) => !items.is_empty() && items.iter().all(|item| whole(item, 1)),
             (OptionType::Sizes, value) => whole(value, 1),
             _ => false,
         }
@@ -87,12 +83,7 @@ const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
 pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "model_type",
-        takes: OptionType::Word(&[
-            "dnn_classifier",
-            "dnn_regressor",
-            "linear_reg",
-            "logistic_reg",
-        ]),
+        takes: OptionType::Word(&["dnn_classifier", "dnn_regressor", "linear_reg", "logistic_reg"]),
         doc: "what is trained",
     },
     OptionSpec {
@@ -100,26 +91,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         takes: OptionType::Texts,
         doc: "the column to be predicted; 'label' where it is left out",
     },
-    OptionSpec {
-        name: "hidden_units",
-        takes: OptionType::Sizes,
-        doc: "the widths of the hidden layers of a dnn",
-    },
+    OptionSpec { name: "hidden_units", takes: OptionType::Sizes, doc: "the widths of the hidden layers of a dnn" },
     OptionSpec {
         name: "activation_fn",
         takes: OptionType::Word(&["relu", "tanh", "sigmoid", "gelu"]),
         doc: "the function behind each hidden layer; 'relu' where it is left out",
     },
-    OptionSpec {
-        name: "batch_size",
-        takes: OptionType::Integer { least: 1 },
-        doc: "rows in one step of training",
-    },
-    OptionSpec {
-        name: "learn_rate",
-        takes: OptionType::Positive { below: None },
-        doc: "the optimizer's step size",
-    },
+    OptionSpec { name: "batch_size", takes: OptionType::Integer { least: 1 }, doc: "rows in one step of training" },
+    OptionSpec { name: "learn_rate", takes: OptionType::Positive { below: None }, doc: "the optimizer's step size" },
     OptionSpec {
         name: "max_iterations",
         takes: OptionType::Integer { least: 1 },
@@ -171,10 +150,7 @@ const NOT_SUPPORTED: &[(&str, Option<&str>)] = &[
     ("class_weights", None),
     ("ls_init_learn_rate", Some("give learn_rate")),
     ("learn_rate_strategy", Some("give learn_rate")),
-    (
-        "min_rel_progress",
-        Some("give early_stop and max_iterations"),
-    ),
+    ("min_rel_progress", Some("give early_stop and max_iterations")),
     ("warm_start", None),
     ("num_trials", None),
 ];
@@ -261,10 +237,7 @@ impl ModelOptions {
 
     /// Reads `name = value, …` up to the end of the parentheses.
     pub(crate) fn read(inside: &Reader<'_>) -> Result<ModelOptions, SqlError> {
-        let mut options = ModelOptions {
-            given: Vec::new(),
-            span: inside.whole(),
-        };
+        let mut options = ModelOptions { given: Vec::new(), span: inside.whole() };
         if inside.is_done() {
             return Ok(options);
         }
@@ -286,11 +259,7 @@ impl ModelOptions {
     /// What the options must be together.
     fn check_together(&self) -> Result<(), SqlError> {
         let missing = |name: &'static str, why: &str, span: Span| {
-            Err(SqlError::MissingOption {
-                name,
-                why: why.to_string(),
-                span,
-            })
+            Err(SqlError::MissingOption { name, why: why.to_string(), span })
         };
         let method = self.word("data_split_method");
         let by_column = matches!(method.as_deref(), Some("custom" | "seq"));
@@ -348,10 +317,7 @@ fn read_option(part: &mut Reader<'_>) -> Result<ModelOption, SqlError> {
     };
     if part.peek().is_some_and(is_bare_word) {
         let word = &part.text[start.start..start.end];
-        return Err(wrong_value(
-            &format!("the bare word {word} (put it in quotes)"),
-            start,
-        ));
+        return Err(wrong_value(&format!("the bare word {word} (put it in quotes)"), start));
     }
     let (value, value_span) = read_literal(part)?;
     part.expect_end("a comma or the closing parenthesis")?;
@@ -359,20 +325,12 @@ fn read_option(part: &mut Reader<'_>) -> Result<ModelOption, SqlError> {
         let found = shorten(&part.text[value_span.start..value_span.end]);
         return Err(wrong_value(&found, value_span));
     }
-    Ok(ModelOption {
-        name: spec.name,
-        name_span: given.span,
-        value,
-        value_span,
-    })
+    Ok(ModelOption { name: spec.name, name_span: given.span, value, value_span })
 }
 
 fn is_bare_word(tok: &Tok) -> bool {
-    tok.word().is_some_and(|word| {
-        !["TRUE", "FALSE", "NULL", "ARRAY"]
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(word))
-    })
+    tok.word()
+        .is_some_and(|word| !["TRUE", "FALSE", "NULL", "ARRAY"].iter().any(|known| known.eq_ignore_ascii_case(word)))
 }
 
 /// Reads a text, a number with its sign, TRUE, FALSE, or a list of them: `[a, b]` or `ARRAY[a, b]`.
@@ -414,9 +372,6 @@ pub(crate) fn read_literal(reader: &mut Reader<'_>) -> Result<(Literal, Span), S
             _ => return Err(reader.expected("a text in quotes, a number, TRUE, FALSE or a list")),
         }
     };
-    let span = Span {
-        start: start.start,
-        end: reader.end(),
-    };
+    let span = Span { start: start.start, end: reader.end() };
     Ok((value, span))
 }

@@ -37,12 +37,8 @@ pub enum ModelFunction {
 }
 
 impl ModelFunction {
-    const ALL: [ModelFunction; 4] = [
-        ModelFunction::Predict,
-        ModelFunction::Evaluate,
-        ModelFunction::TrainingInfo,
-        ModelFunction::Weights,
-    ];
+    const ALL: [ModelFunction; 4] =
+        [ModelFunction::Predict, ModelFunction::Evaluate, ModelFunction::TrainingInfo, ModelFunction::Weights];
 
     /// The name as SQL has it, with its `ML.`.
     pub fn name(self) -> &'static str {
@@ -57,9 +53,7 @@ impl ModelFunction {
     /// How a call of it looks.
     fn form(self) -> &'static str {
         match self {
-            ModelFunction::Predict => {
-                "ML.PREDICT(MODEL m, TABLE t) or ML.PREDICT(MODEL m, (SELECT …))"
-            }
+            ModelFunction::Predict => "ML.PREDICT(MODEL m, TABLE t) or ML.PREDICT(MODEL m, (SELECT …))",
             ModelFunction::Evaluate => {
                 "ML.EVALUATE(MODEL m), ML.EVALUATE(MODEL m, TABLE t) or ML.EVALUATE(MODEL m, (SELECT …))"
             }
@@ -162,11 +156,7 @@ struct Part {
 impl Rendered {
     fn push(&mut self, text: &str, origin: Span, verbatim: bool) {
         if !text.is_empty() {
-            self.parts.push(Part {
-                start: self.text.len(),
-                origin,
-                verbatim,
-            });
+            self.parts.push(Part { start: self.text.len(), origin, verbatim });
             self.text.push_str(text);
         }
     }
@@ -178,10 +168,7 @@ impl Rendered {
 
     fn append(&mut self, other: &Rendered) {
         let shift = self.text.len();
-        self.parts.extend(other.parts.iter().map(|part| Part {
-            start: part.start + shift,
-            ..part.clone()
-        }));
+        self.parts.extend(other.parts.iter().map(|part| Part { start: part.start + shift, ..part.clone() }));
         self.text.push_str(&other.text);
     }
 
@@ -194,34 +181,25 @@ impl Rendered {
     /// Bytes of the caller's text for bytes of this one. What stands for a call maps to the whole call.
     pub fn locate(&self, span: Span) -> Span {
         let start = match self.origin(span.start) {
-            Some((part, offset)) if part.verbatim => {
-                (part.origin.start + offset).min(part.origin.end)
-            }
+            Some((part, offset)) if part.verbatim => (part.origin.start + offset).min(part.origin.end),
             Some((part, _)) => part.origin.start,
             None => 0,
         };
         let last = span.end.max(span.start + 1) - 1;
         let end = match self.origin(last) {
             Some((part, offset)) if part.verbatim => {
-                (part.origin.start + offset + usize::from(span.end > span.start))
-                    .min(part.origin.end)
+                (part.origin.start + offset + usize::from(span.end > span.start)).min(part.origin.end)
             }
             Some((part, _)) => part.origin.end,
             None => start,
         };
-        Span {
-            start,
-            end: end.max(start),
-        }
+        Span { start, end: end.max(start) }
     }
 
     /// The same for a place of this text given by line and column in characters, both from 1: the word or sign there.
     pub fn locate_line_column(&self, line: u64, column: u64) -> Span {
         let start = Places::new(&self.text).byte(Location { line, column });
-        self.locate(Span {
-            start,
-            end: start + token_length(&self.text[start..]),
-        })
+        self.locate(Span { start, end: start + token_length(&self.text[start..]) })
     }
 }
 
@@ -230,12 +208,12 @@ fn token_length(text: &str) -> usize {
     let mut chars = text.char_indices();
     match chars.next() {
         None => 0,
-        Some((_, quote @ ('\'' | '"' | '`'))) => chars
-            .find(|(_, c)| *c == quote)
-            .map_or(text.len(), |(at, c)| at + c.len_utf8()),
-        Some((_, c)) if c.is_alphanumeric() || c == '_' => text
-            .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .unwrap_or(text.len()),
+        Some((_, quote @ ('\'' | '"' | '`'))) => {
+            chars.find(|(_, c)| *c == quote).map_or(text.len(), |(at, c)| at + c.len_utf8())
+        }
+        Some((_, c)) if c.is_alphanumeric() || c == '_' => {
+            text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len())
+        }
         Some((_, c)) => c.len_utf8(),
     }
 }
@@ -270,11 +248,7 @@ impl Sql {
             if level > 0 {
                 out.push("(", at, false);
             }
-            let head = if with.recursive {
-                "WITH RECURSIVE "
-            } else {
-                "WITH "
-            };
+            let head = if with.recursive { "WITH RECURSIVE " } else { "WITH " };
             out.push(head, at, false);
             for (number, table) in with.tables.iter().enumerate() {
                 if number > 0 {
@@ -294,10 +268,7 @@ impl Sql {
 
     /// Ordinary SQL in which each call that the statement itself reaches is replaced in place by what `replace` returns for it,
     /// so that its input keeps the CTEs and the outer columns around it.
-    pub fn expand<E>(
-        &self,
-        mut replace: impl FnMut(&ModelCall) -> Result<Expansion, E>,
-    ) -> Result<Rendered, E> {
+    pub fn expand<E>(&self, mut replace: impl FnMut(&ModelCall) -> Result<Expansion, E>) -> Result<Rendered, E> {
         self.expand_fragment(&self.fragment, &mut replace)
     }
 
@@ -344,22 +315,10 @@ impl Sql {
 
     /// Reads all the tokens as a statement, and checks that the engine's parser takes it.
     pub(crate) fn read(source: &Arc<str>, reader: &Reader<'_>) -> Result<Sql, SqlError> {
-        let mut scanner = Scanner {
-            text: reader.text,
-            calls: Vec::new(),
-        };
-        let span = Span {
-            start: reader.span().start,
-            end: reader.until,
-        };
+        let mut scanner = Scanner { text: reader.text, calls: Vec::new() };
+        let span = Span { start: reader.span().start, end: reader.until };
         let fragment = scanner.fragment(reader, span, &Arc::default(), 0)?;
-        let mut sql = Sql {
-            source: source.clone(),
-            fragment,
-            calls: scanner.calls,
-            span,
-            is_query: false,
-        };
+        let mut sql = Sql { source: source.clone(), fragment, calls: scanner.calls, span, is_query: false };
         sql.is_query = on_deep_stack(reader.tokens.len(), span, || sql.check())?;
         Ok(sql)
     }
@@ -406,10 +365,7 @@ impl Sql {
 
 impl fmt::Debug for Sql {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sql")
-            .field("text", &self.text().text)
-            .field("calls", &self.calls)
-            .finish()
+        f.debug_struct("Sql").field("text", &self.text().text).field("calls", &self.calls).finish()
     }
 }
 
@@ -428,9 +384,7 @@ fn on_deep_stack<T: Send>(
     }
     let size = (tokens * BYTES_A_TOKEN).clamp(8 << 20, LARGEST);
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .stack_size(size)
-            .spawn_scoped(scope, run);
+        let thread = std::thread::Builder::new().stack_size(size).spawn_scoped(scope, run);
         match thread.map(|thread| thread.join()) {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -459,9 +413,7 @@ fn relations(statement: &ast::Statement) -> Vec<String> {
 
 fn parse_one(sql: &Rendered) -> Result<ast::Statement, SqlError> {
     let failed = |error: ParserError| syntax_error(&error, sql);
-    let mut parser = Parser::new(&DIALECT)
-        .try_with_sql(&sql.text)
-        .map_err(failed)?;
+    let mut parser = Parser::new(&DIALECT).try_with_sql(&sql.text).map_err(failed)?;
     let statement = parser.parse_statement().map_err(failed)?;
     let next = parser.peek_token();
     if next.token == Token::EOF {
@@ -481,13 +433,7 @@ pub(crate) fn syntax_error(error: &ParserError, sql: &Rendered) -> SqlError {
     let message = match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
         ParserError::RecursionLimitExceeded => {
-            return SqlError::TooDeep {
-                limit: 50,
-                span: sql.locate(Span {
-                    start: 0,
-                    end: sql.text.len(),
-                }),
-            };
+            return SqlError::TooDeep { limit: 50, span: sql.locate(Span { start: 0, end: sql.text.len() }) };
         }
     };
     let mut said = message.as_str();
@@ -527,10 +473,7 @@ impl<'a> Scanner<'a> {
         depth: usize,
     ) -> Result<Fragment, SqlError> {
         if depth > DEEPEST {
-            return Err(SqlError::TooDeep {
-                limit: DEEPEST,
-                span: reader.span(),
-            });
+            return Err(SqlError::TooDeep { limit: DEEPEST, span: reader.span() });
         }
         let mut out = FragmentBuilder::new(span.start);
         let mut scope = scope.clone();
@@ -543,10 +486,7 @@ impl<'a> Scanner<'a> {
                 out.call(call, tok.span.start, reader.end());
             } else if tok.token == Token::LParen {
                 let inside = reader.expect_group("(")?;
-                let bytes = Span {
-                    start: tok.span.end,
-                    end: inside.until,
-                };
+                let bytes = Span { start: tok.span.end, end: inside.until };
                 let fragment = self.fragment(&inside, bytes, &scope, depth + 1)?;
                 out.fragment(fragment, bytes);
             } else {
@@ -582,10 +522,7 @@ impl<'a> Scanner<'a> {
         depth: usize,
     ) -> Result<(), SqlError> {
         reader.at += 1;
-        let mut with = With {
-            recursive: reader.take_words(&["RECURSIVE"]),
-            tables: Vec::new(),
-        };
+        let mut with = With { recursive: reader.take_words(&["RECURSIVE"]), tables: Vec::new() };
         let around = scope.clone();
         loop {
             let start = reader.span().start;
@@ -595,10 +532,7 @@ impl<'a> Scanner<'a> {
             }
             let open = reader.span();
             let inside = reader.expect_group("(")?;
-            let bytes = Span {
-                start: open.end,
-                end: inside.until,
-            };
+            let bytes = Span { start: open.end, end: inside.until };
             let body = self.fragment(&inside, bytes, scope, depth + 1)?;
             out.fragment(body.clone(), bytes);
             let mut table = FragmentBuilder::new(start);
@@ -626,17 +560,9 @@ impl<'a> Scanner<'a> {
         reader.at += 3;
         let mut inside = reader.expect_group("(")?;
         let with_form = |error: SqlError| match error {
-            SqlError::Expected {
-                wanted,
-                found,
-                span,
-                help: None,
-            } => SqlError::Expected {
-                wanted,
-                found,
-                span,
-                help: Some(format!("write {}", function.form())),
-            },
+            SqlError::Expected { wanted, found, span, help: None } => {
+                SqlError::Expected { wanted, found, span, help: Some(format!("write {}", function.form())) }
+            }
             error => error,
         };
         inside.expect_words(&["MODEL"]).map_err(with_form)?;
@@ -649,18 +575,10 @@ impl<'a> Scanner<'a> {
         let mut input = None;
         let mut threshold = None;
         if takes_input {
-            inside
-                .expect(&Token::Comma, "a comma and the input")
-                .map_err(with_form)?;
+            inside.expect(&Token::Comma, "a comma and the input").map_err(with_form)?;
             if function == ModelFunction::Predict || !inside.is_word("STRUCT") {
-                let (fragment, is_query, span) =
-                    self.input(&mut inside, scope, depth).map_err(with_form)?;
-                input = Some(Input {
-                    fragment,
-                    is_query,
-                    span,
-                    scope: scope.clone(),
-                });
+                let (fragment, is_query, span) = self.input(&mut inside, scope, depth).map_err(with_form)?;
+                input = Some(Input { fragment, is_query, span, scope: scope.clone() });
                 if inside.take(&Token::Comma) {
                     threshold = self.settings(&mut inside).map_err(with_form)?;
                 }
@@ -668,16 +586,11 @@ impl<'a> Scanner<'a> {
                 threshold = self.settings(&mut inside).map_err(with_form)?;
             }
         }
-        inside
-            .expect_end("the closing parenthesis")
-            .map_err(with_form)?;
+        inside.expect_end("the closing parenthesis").map_err(with_form)?;
         let index = self.calls.len();
         let shown = format!("{}({})", function.name(), model.value);
-        let alike = self
-            .calls
-            .iter()
-            .filter(|call| call.function == function && call.model.value == model.value)
-            .count();
+        let alike =
+            self.calls.iter().filter(|call| call.function == function && call.model.value == model.value).count();
         self.calls.push(ModelCall {
             table: match alike {
                 0 => shown,
@@ -686,10 +599,7 @@ impl<'a> Scanner<'a> {
             function,
             model,
             threshold,
-            span: Span {
-                start,
-                end: reader.end(),
-            },
+            span: Span { start, end: reader.end() },
             input,
         });
         Ok(index)
@@ -734,14 +644,8 @@ impl<'a> Scanner<'a> {
         if reader.is(&Token::LParen) {
             let start = reader.span().start;
             let inside = reader.expect_group("(")?;
-            let bytes = Span {
-                start: start + 1,
-                end: inside.until,
-            };
-            let span = Span {
-                start,
-                end: reader.end(),
-            };
+            let bytes = Span { start: start + 1, end: inside.until };
+            let span = Span { start, end: reader.end() };
             let query = self.fragment(&inside, bytes, scope, depth + 1)?;
             let mut out = FragmentBuilder::new(start);
             out.fragment(query, bytes);
@@ -758,9 +662,7 @@ impl<'a> Scanner<'a> {
             }
             _ => reader.expect_name("the table's name")?.span,
         };
-        let fragment = Fragment {
-            pieces: vec![Piece::Text(span)],
-        };
+        let fragment = Fragment { pieces: vec![Piece::Text(span)] };
         Ok((fragment, false, span))
     }
 
@@ -824,18 +726,12 @@ struct FragmentBuilder {
 
 impl FragmentBuilder {
     fn new(from: usize) -> Self {
-        FragmentBuilder {
-            pieces: Vec::new(),
-            from,
-        }
+        FragmentBuilder { pieces: Vec::new(), from }
     }
 
     fn text_until(&mut self, byte: usize) {
         if byte > self.from {
-            self.pieces.push(Piece::Text(Span {
-                start: self.from,
-                end: byte,
-            }));
+            self.pieces.push(Piece::Text(Span { start: self.from, end: byte }));
         }
     }
 
@@ -846,11 +742,7 @@ impl FragmentBuilder {
     }
 
     fn fragment(&mut self, inner: Fragment, bytes: Span) {
-        if inner
-            .pieces
-            .iter()
-            .any(|piece| matches!(piece, Piece::Call(_)))
-        {
+        if inner.pieces.iter().any(|piece| matches!(piece, Piece::Call(_))) {
             self.text_until(bytes.start);
             self.pieces.extend(inner.pieces);
             self.from = bytes.end;
@@ -859,8 +751,6 @@ impl FragmentBuilder {
 
     fn finish(mut self, end: usize) -> Fragment {
         self.text_until(end);
-        Fragment {
-            pieces: self.pieces,
-        }
+        Fragment { pieces: self.pieces }
     }
 }

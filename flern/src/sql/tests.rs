@@ -41,20 +41,8 @@ fn show_statement(text: &str, statement: &Statement, out: &mut String) {
             show_sql(text, sql, out);
         }
         StatementKind::CreateModel(model) => {
-            let CreateModel {
-                name,
-                or_replace,
-                if_not_exists,
-                transform,
-                options,
-                query,
-            } = &**model;
-            writeln!(
-                out,
-                "create model {} or_replace={or_replace} if_not_exists={if_not_exists}",
-                name.value
-            )
-            .unwrap();
+            let CreateModel { name, or_replace, if_not_exists, transform, options, query } = &**model;
+            writeln!(out, "create model {} or_replace={or_replace} if_not_exists={if_not_exists}", name.value).unwrap();
             for item in transform.iter().flatten() {
                 match &item.kind {
                     TransformKind::Wildcard { except } => {
@@ -67,25 +55,15 @@ fn show_statement(text: &str, statement: &Statement, out: &mut String) {
                 }
             }
             for option in &options.given {
-                writeln!(
-                    out,
-                    "  option {} = {:?} <{}>",
-                    option.name,
-                    option.value,
-                    option.value_span.of(text)
-                )
-                .unwrap();
+                writeln!(out, "  option {} = {:?} <{}>", option.name, option.value, option.value_span.of(text))
+                    .unwrap();
             }
             match query {
                 Some(query) => show_sql(text, query, out),
                 None => writeln!(out, "  no query").unwrap(),
             }
         }
-        StatementKind::Explain {
-            analyze,
-            level,
-            statement,
-        } => {
+        StatementKind::Explain { analyze, level, statement } => {
             writeln!(out, "explain analyze={analyze} {level:?}").unwrap();
             show_statement(text, statement, out);
         }
@@ -120,14 +98,7 @@ fn show_sql(text: &str, sql: &Sql, out: &mut String) {
             call.span.of(text)
         )
         .unwrap();
-        assert_eq!(
-            call.model
-                .span
-                .of(text)
-                .to_lowercase()
-                .replace(['"', '`'], ""),
-            call.model.value.to_lowercase()
-        );
+        assert_eq!(call.model.span.of(text).to_lowercase().replace(['"', '`'], ""), call.model.value.to_lowercase());
         if let Some(input) = sql.input(call) {
             writeln!(out, "    reads {}", input.text).unwrap();
             check_places(text, &input);
@@ -138,14 +109,8 @@ fn show_sql(text: &str, sql: &Sql, out: &mut String) {
 /// Every word of a rendered text either is the caller's at the place it maps to, or stands for text of the wrapper.
 fn check_places(text: &str, rendered: &Rendered) {
     for (at, c) in rendered.text.char_indices() {
-        let span = rendered.locate(Span {
-            start: at,
-            end: at + c.len_utf8(),
-        });
-        assert!(
-            text.get(span.start..span.end).is_some(),
-            "{span:?} in {text}"
-        );
+        let span = rendered.locate(Span { start: at, end: at + c.len_utf8() });
+        assert!(text.get(span.start..span.end).is_some(), "{span:?} in {text}");
     }
 }
 
@@ -155,9 +120,7 @@ fn show_value(text: &str, value: &FeatureValue) -> String {
             assert_eq!(span.of(text), sql);
             sql.clone()
         }
-        FeatureValue::Feature {
-            function, input, ..
-        } => format!("{function:?} of ({})", show_value(text, input)),
+        FeatureValue::Feature { function, input, .. } => format!("{function:?} of ({})", show_value(text, input)),
     }
 }
 
@@ -470,10 +433,7 @@ fn calls_are_expanded_in_place() {
     let rendered = sql
         .expand(|call| -> Result<Expansion, ()> {
             Ok(if call.has_input() {
-                Expansion::Around {
-                    before: "(SELECT *, f(x) AS y FROM ".to_string(),
-                    after: ")".to_string(),
-                }
+                Expansion::Around { before: "(SELECT *, f(x) AS y FROM ".to_string(), after: ")".to_string() }
             } else {
                 Expansion::Table("weights".to_string())
             })
@@ -484,18 +444,12 @@ fn calls_are_expanded_in_place() {
         "WITH é AS (SELECT 1 AS x) SELECT p.* FROM (SELECT *, f(x) AS y FROM (SELECT * FROM (SELECT *, f(x) AS y FROM é))) AS p, weights WHERE nope"
     );
     let at = rendered.text.find("nope").unwrap();
-    let span = rendered.locate(Span {
-        start: at,
-        end: at + 4,
-    });
+    let span = rendered.locate(Span { start: at, end: at + 4 });
     assert_eq!(span.of(text), "nope");
     let column = rendered.text[..at].chars().count() as u64 + 1;
     assert_eq!(rendered.locate_line_column(1, column), span);
     let at = rendered.text.find("f(x)").unwrap();
-    let span = rendered.locate(Span {
-        start: at,
-        end: at + 4,
-    });
+    let span = rendered.locate(Span { start: at, end: at + 4 });
     assert!(span.of(text).starts_with("ML.PREDICT(MODEL a"));
 }
 
@@ -932,9 +886,7 @@ fn errors_in_options() {
 #[test]
 fn errors_in_transform() {
     let create = |items: &str| {
-        format!(
-            "CREATE MODEL m TRANSFORM ({items}) OPTIONS (model_type='linear_reg') AS SELECT 1 AS label"
-        )
+        format!("CREATE MODEL m TRANSFORM ({items}) OPTIONS (model_type='linear_reg') AS SELECT 1 AS label")
     };
     let check = |items: &str, expected: Expect| check(&create(items), expected);
     check(
@@ -1114,12 +1066,7 @@ fn deep_nesting_is_refused_not_overflowed() {
     let parentheses = format!("SELECT {}1{}", "(".repeat(many), ")".repeat(many));
     assert!(matches!(parse(&parentheses), Err(SqlError::TooDeep { .. })));
     let lists = "[".repeat(many);
-    assert!(
-        parse(&format!(
-            "CREATE MODEL m OPTIONS (hidden_units = {lists}) AS SELECT 1"
-        ))
-        .is_err()
-    );
+    assert!(parse(&format!("CREATE MODEL m OPTIONS (hidden_units = {lists}) AS SELECT 1")).is_err());
     let nested = format!(
         "CREATE MODEL m TRANSFORM ({}x{}) OPTIONS (model_type='linear_reg') AS SELECT 1",
         "ML.STANDARD_SCALER(".repeat(many),
@@ -1131,10 +1078,7 @@ fn deep_nesting_is_refused_not_overflowed() {
 
 #[test]
 fn long_chains_are_read() {
-    let chain = format!(
-        "SELECT * FROM ML.WEIGHTS(MODEL m) WHERE x = 1{}",
-        " OR x = 1".repeat(20_000)
-    );
+    let chain = format!("SELECT * FROM ML.WEIGHTS(MODEL m) WHERE x = 1{}", " OR x = 1".repeat(20_000));
     assert!(parse(&chain).is_ok());
 }
 
@@ -1167,10 +1111,7 @@ fn check_spans(text: &str) {
         }
         Err(error) => {
             let span = error.span();
-            assert!(
-                text.get(span.start..span.end).is_some(),
-                "{error:?} in {text}"
-            );
+            assert!(text.get(span.start..span.end).is_some(), "{error:?} in {text}");
         }
     }
 }
@@ -1189,10 +1130,7 @@ fn a_statement_is_complete_at_its_semicolon() {
 
 #[test]
 fn nearest_names() {
-    assert_eq!(
-        nearest("hiden_units", &["hidden_units", "seed"]),
-        Some("hidden_units")
-    );
+    assert_eq!(nearest("hiden_units", &["hidden_units", "seed"]), Some("hidden_units"));
     assert_eq!(nearest("SEED", &["hidden_units", "seed"]), Some("seed"));
     assert_eq!(nearest("xyz", &["hidden_units", "seed"]), None);
     assert_eq!(edits("kitten", "sitting"), 3);

@@ -26,8 +26,7 @@ impl Tok {
     }
 
     pub(crate) fn is_word(&self, keyword: &str) -> bool {
-        self.word()
-            .is_some_and(|word| word.eq_ignore_ascii_case(keyword))
+        self.word().is_some_and(|word| word.eq_ignore_ascii_case(keyword))
     }
 
     /// The token as a name: a word that is quoted or not. Unquoted names fold to lower case, as everywhere in SQL.
@@ -69,12 +68,7 @@ pub(crate) struct Places<'a> {
 
 impl<'a> Places<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Places {
-            text,
-            line: 1,
-            column: 1,
-            byte: 0,
-        }
+        Places { text, line: 1, column: 1, byte: 0 }
     }
 
     /// The byte of a place; the end of the text where the place lies behind it.
@@ -101,9 +95,7 @@ impl<'a> Places<'a> {
 /// Cuts a text into its tokens. Those before an error come back with it.
 pub(crate) fn tokenize(text: &str) -> (Vec<Tok>, Option<SqlError>) {
     let mut raw = Vec::new();
-    let error = Tokenizer::new(&DIALECT, text)
-        .tokenize_with_location_into_buf(&mut raw)
-        .err();
+    let error = Tokenizer::new(&DIALECT, text).tokenize_with_location_into_buf(&mut raw).err();
     let mut places = Places::new(text);
     let mut tokens = Vec::with_capacity(raw.len() / 2);
     let mut last_end = 0;
@@ -112,10 +104,7 @@ pub(crate) fn tokenize(text: &str) -> (Vec<Tok>, Option<SqlError>) {
         let end = places.byte(raw.span.end);
         last_end = end;
         if !matches!(raw.token, Token::Whitespace(_)) {
-            tokens.push(Tok {
-                token: raw.token,
-                span: Span { start, end },
-            });
+            tokens.push(Tok { token: raw.token, span: Span { start, end } });
         }
     }
     let error = error.map(|error| {
@@ -128,10 +117,7 @@ pub(crate) fn tokenize(text: &str) -> (Vec<Tok>, Option<SqlError>) {
             Some('/') => "this comment is not closed".to_string(),
             _ => lower_first(error.message.trim_end_matches(['.', ' '])),
         };
-        let span = Span {
-            start,
-            end: text.len(),
-        };
+        let span = Span { start, end: text.len() };
         SqlError::Token { message, span }
     });
     (tokens, error)
@@ -157,12 +143,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(text: &'a str, tokens: &'a [Tok], until: usize) -> Self {
-        Reader {
-            text,
-            tokens,
-            at: 0,
-            until,
-        }
+        Reader { text, tokens, at: 0, until }
     }
 
     pub(crate) fn peek(&self) -> Option<&'a Tok> {
@@ -195,11 +176,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn is_words(&self, keywords: &[&str]) -> bool {
         let rest = &self.tokens[self.at.min(self.tokens.len())..];
-        rest.len() >= keywords.len()
-            && rest
-                .iter()
-                .zip(keywords)
-                .all(|(tok, keyword)| tok.is_word(keyword))
+        rest.len() >= keywords.len() && rest.iter().zip(keywords).all(|(tok, keyword)| tok.is_word(keyword))
     }
 
     pub(crate) fn is(&self, token: &Token) -> bool {
@@ -225,19 +202,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn expect(&mut self, token: &Token, wanted: &str) -> Result<Span, SqlError> {
         let span = self.span();
-        if self.take(token) {
-            Ok(span)
-        } else {
-            Err(self.expected(wanted))
-        }
+        if self.take(token) { Ok(span) } else { Err(self.expected(wanted)) }
     }
 
     pub(crate) fn expect_words(&mut self, keywords: &[&str]) -> Result<(), SqlError> {
-        if self.take_words(keywords) {
-            Ok(())
-        } else {
-            Err(self.expected(&keywords.join(" ")))
-        }
+        if self.take_words(keywords) { Ok(()) } else { Err(self.expected(&keywords.join(" "))) }
     }
 
     /// Reads a name, with dots in it or without.
@@ -253,10 +222,7 @@ impl<'a> Reader<'a> {
                 None => return Err(self.expected("a name after the dot")),
             };
             self.at += 1;
-            name = Name {
-                value: format!("{}.{}", name.value, part.value),
-                span: name.span.to(part.span),
-            };
+            name = Name { value: format!("{}.{}", name.value, part.value), span: name.span.to(part.span) };
         }
         Ok(name)
     }
@@ -273,11 +239,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn expect_end(&self, wanted: &str) -> Result<(), SqlError> {
-        if self.is_done() {
-            Ok(())
-        } else {
-            Err(self.expected(wanted))
-        }
+        if self.is_done() { Ok(()) } else { Err(self.expected(wanted)) }
     }
 
     /// The tokens inside the parentheses that open here; reads up to behind the closing one.
@@ -299,10 +261,7 @@ impl<'a> Reader<'a> {
                 _ => {}
             }
         }
-        Err(SqlError::Syntax {
-            message: "this parenthesis is not closed".to_string(),
-            span,
-        })
+        Err(SqlError::Syntax { message: "this parenthesis is not closed".to_string(), span })
     }
 
     /// The parts of the tokens between commas outside of any parentheses or brackets.
@@ -335,12 +294,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn expected(&self, wanted: &str) -> SqlError {
-        SqlError::Expected {
-            wanted: wanted.to_string(),
-            found: self.found(),
-            span: self.span(),
-            help: None,
-        }
+        SqlError::Expected { wanted: wanted.to_string(), found: self.found(), span: self.span(), help: None }
     }
 
     /// The next token as an error names it.

@@ -31,11 +31,7 @@ pub enum FeatureValue {
     /// An expression of SQL over the query's columns, as the caller wrote it.
     Expression { sql: String, span: Span },
     /// A function whose statistics come from the training rows.
-    Feature {
-        function: FeatureFunction,
-        input: Box<FeatureValue>,
-        span: Span,
-    },
+    Feature { function: FeatureFunction, input: Box<FeatureValue>, span: Span },
 }
 
 impl FeatureValue {
@@ -80,13 +76,8 @@ pub enum ImputeStrategy {
 const STRATEGIES: &[&str] = &["mean", "median", "most_frequent"];
 
 /// The names of all functions of TRANSFORM.
-pub(crate) const FEATURE_FUNCTIONS: &[&str] = &[
-    "ML.STANDARD_SCALER",
-    "ML.MIN_MAX_SCALER",
-    "ML.ONE_HOT_ENCODER",
-    "ML.BUCKETIZE",
-    "ML.IMPUTER",
-];
+pub(crate) const FEATURE_FUNCTIONS: &[&str] =
+    &["ML.STANDARD_SCALER", "ML.MIN_MAX_SCALER", "ML.ONE_HOT_ENCODER", "ML.BUCKETIZE", "ML.IMPUTER"];
 
 impl FeatureFunction {
     /// How a call of the function with this name looks.
@@ -108,9 +99,7 @@ pub(crate) fn read_transform(inside: &Reader<'_>) -> Result<Vec<TransformItem>, 
         let item = read_item(&mut part)?;
         if let TransformKind::Column { name, .. } = &item.kind {
             let first = items.iter().find_map(|item| match &item.kind {
-                TransformKind::Column { name: earlier, .. } if earlier.value == name.value => {
-                    Some(earlier.span)
-                }
+                TransformKind::Column { name: earlier, .. } if earlier.value == name.value => Some(earlier.span),
                 TransformKind::Column { .. } | TransformKind::Wildcard { .. } => None,
             });
             if let Some(first) = first {
@@ -134,19 +123,13 @@ fn read_item(part: &mut Reader<'_>) -> Result<TransformItem, SqlError> {
     if part.take(&Token::Mul) {
         let mut except = Vec::new();
         if part.take_words(&["EXCEPT"]) || part.take_words(&["EXCLUDE"]) {
-            for mut name in part
-                .expect_group("the columns in parentheses")?
-                .split_commas()
-            {
+            for mut name in part.expect_group("the columns in parentheses")?.split_commas() {
                 except.push(name.expect_name("a column")?);
                 name.expect_end("a comma or the closing parenthesis")?;
             }
         }
         part.expect_end("EXCEPT, a comma or the closing parenthesis")?;
-        return Ok(TransformItem {
-            kind: TransformKind::Wildcard { except },
-            span,
-        });
+        return Ok(TransformItem { kind: TransformKind::Wildcard { except }, span });
     }
     let (name, value) = if ml_function(part).is_some() {
         let value = read_feature(part, 0)?;
@@ -165,18 +148,12 @@ fn read_item(part: &mut Reader<'_>) -> Result<TransformItem, SqlError> {
     let Some(name) = name else {
         return Err(SqlError::Expected {
             wanted: "AS and a name".to_string(),
-            found: format!(
-                "no name for '{}'",
-                shorten(&part.text[span.start..span.end])
-            ),
+            found: format!("no name for '{}'", shorten(&part.text[span.start..span.end])),
             span,
             help: Some("only a column alone has a name of its own".to_string()),
         });
     };
-    Ok(TransformItem {
-        kind: TransformKind::Column { name, value },
-        span,
-    })
+    Ok(TransformItem { kind: TransformKind::Column { name, value }, span })
 }
 
 /// `expression [[AS] name]`
@@ -185,9 +162,7 @@ fn read_expression_item(part: &mut Reader<'_>) -> Result<(Option<Name>, FeatureV
     let whole = part.whole();
     let item = select_item(part.text, whole)?;
     match item {
-        ast::SelectItem::UnnamedExpr(expression) => {
-            Ok((column_name(&expression, whole), value_of(part.text, whole)))
-        }
+        ast::SelectItem::UnnamedExpr(expression) => Ok((column_name(&expression, whole), value_of(part.text, whole))),
         ast::SelectItem::ExprWithAlias { .. } => {
             // The alias is the last token, with or without AS before it.
             let (alias, rest) = match part.tokens {
@@ -201,19 +176,13 @@ fn read_expression_item(part: &mut Reader<'_>) -> Result<(Option<Name>, FeatureV
             let (Some(name), Some(last)) = (alias.name(), rest.last()) else {
                 return Err(part.expected("an expression and its name"));
             };
-            let span = Span {
-                start: whole.start,
-                end: last.span.end,
-            };
+            let span = Span { start: whole.start, end: last.span.end };
             Ok((Some(name), value_of(part.text, span)))
         }
         ast::SelectItem::ExprWithAliases { .. }
         | ast::SelectItem::QualifiedWildcard(..)
         | ast::SelectItem::Wildcard(..) => Err(SqlError::Unsupported {
-            what: format!(
-                "'{}' in TRANSFORM",
-                shorten(&part.text[whole.start..whole.end])
-            ),
+            what: format!("'{}' in TRANSFORM", shorten(&part.text[whole.start..whole.end])),
             span: whole,
             help: Some("write a column, an expression AS name, or *".to_string()),
         }),
@@ -221,10 +190,7 @@ fn read_expression_item(part: &mut Reader<'_>) -> Result<(Option<Name>, FeatureV
 }
 
 fn value_of(text: &str, span: Span) -> FeatureValue {
-    FeatureValue::Expression {
-        sql: text[span.start..span.end].to_string(),
-        span,
-    }
+    FeatureValue::Expression { sql: text[span.start..span.end].to_string(), span }
 }
 
 /// What an expression of TRANSFORM may not have in it: it is computed for one row at a time, in queries too.
@@ -238,19 +204,12 @@ fn check_expression(part: &Reader<'_>) -> Result<(), SqlError> {
             return Err(SqlError::Unsupported {
                 what: format!("{} inside of an expression", name.to_uppercase()),
                 span,
-                help: Some(
-                    "let it be the whole item, or the first argument of another ML function"
-                        .to_string(),
-                ),
+                help: Some("let it be the whole item, or the first argument of another ML function".to_string()),
             });
         }
         let window = tok.is_word("OVER") && at > 0 && part.tokens[at - 1].token == Token::RParen;
         if window || tok.is_word("SELECT") {
-            let what = if window {
-                "a window function in TRANSFORM"
-            } else {
-                "a subquery in TRANSFORM"
-            };
+            let what = if window { "a window function in TRANSFORM" } else { "a subquery in TRANSFORM" };
             return Err(SqlError::Unsupported {
                 what: what.to_string(),
                 span: tok.span,
@@ -267,17 +226,11 @@ fn read_feature(reader: &mut Reader<'_>, depth: usize) -> Result<FeatureValue, S
         return Err(reader.expected("an ML function"));
     };
     if depth > DEEPEST {
-        return Err(SqlError::TooDeep {
-            limit: DEEPEST,
-            span: name_span,
-        });
+        return Err(SqlError::TooDeep { limit: DEEPEST, span: name_span });
     }
     let written = &reader.text[name_span.start..name_span.end];
     let short = written.rsplit('.').next().unwrap_or_default().trim();
-    let Some(name) = FEATURE_FUNCTIONS
-        .iter()
-        .find(|known| known[3..].eq_ignore_ascii_case(short))
-    else {
+    let Some(name) = FEATURE_FUNCTIONS.iter().find(|known| known[3..].eq_ignore_ascii_case(short)) else {
         let name = format!("ML.{}", short.to_uppercase());
         return Err(SqlError::Unknown {
             kind: "function of TRANSFORM",
@@ -289,17 +242,9 @@ fn read_feature(reader: &mut Reader<'_>, depth: usize) -> Result<FeatureValue, S
     };
     let form = FeatureFunction::form(name);
     let with_form = |error: SqlError| match error {
-        SqlError::Expected {
-            wanted,
-            found,
-            span,
-            help: None,
-        } => SqlError::Expected {
-            wanted,
-            found,
-            span,
-            help: Some(format!("write {form}")),
-        },
+        SqlError::Expected { wanted, found, span, help: None } => {
+            SqlError::Expected { wanted, found, span, help: Some(format!("write {form}")) }
+        }
         error => error,
     };
     reader.at += 3;
@@ -326,30 +271,15 @@ fn read_feature(reader: &mut Reader<'_>, depth: usize) -> Result<FeatureValue, S
         "ML.MIN_MAX_SCALER" => FeatureFunction::MinMaxScaler,
         "ML.ONE_HOT_ENCODER" => FeatureFunction::OneHotEncoder,
         "ML.BUCKETIZE" => {
-            let boundaries = argument(
-                &mut arguments,
-                name,
-                "the boundaries",
-                end_of_arguments,
-                reader,
-            )
-            .map_err(with_form)?;
-            FeatureFunction::Bucketize {
-                boundaries: read_boundaries(boundaries, reader.text)?,
-            }
+            let boundaries =
+                argument(&mut arguments, name, "the boundaries", end_of_arguments, reader).map_err(with_form)?;
+            FeatureFunction::Bucketize { boundaries: read_boundaries(boundaries, reader.text)? }
         }
         _ => {
-            let strategy = argument(
-                &mut arguments,
-                name,
-                "'mean', 'median' or 'most_frequent'",
-                end_of_arguments,
-                reader,
-            )
-            .map_err(with_form)?;
-            FeatureFunction::Imputer {
-                strategy: read_strategy(strategy, reader.text)?,
-            }
+            let strategy =
+                argument(&mut arguments, name, "'mean', 'median' or 'most_frequent'", end_of_arguments, reader)
+                    .map_err(with_form)?;
+            FeatureFunction::Imputer { strategy: read_strategy(strategy, reader.text)? }
         }
     };
     if let Some(extra) = arguments.next() {
@@ -365,9 +295,7 @@ fn read_feature(reader: &mut Reader<'_>, depth: usize) -> Result<FeatureValue, S
             return Err(SqlError::Unsupported {
                 what: format!("a window with {name}"),
                 span: window.whole(),
-                help: Some(
-                    "write OVER(): the statistics are those of all training rows".to_string(),
-                ),
+                help: Some("write OVER(): the statistics are those of all training rows".to_string()),
             });
         }
     } else if !matches!(function, FeatureFunction::Bucketize { .. }) {
@@ -376,10 +304,7 @@ fn read_feature(reader: &mut Reader<'_>, depth: usize) -> Result<FeatureValue, S
     Ok(FeatureValue::Feature {
         function,
         input: Box::new(input),
-        span: Span {
-            start: name_span.start,
-            end: reader.end(),
-        },
+        span: Span { start: name_span.start, end: reader.end() },
     })
 }
 
@@ -392,8 +317,9 @@ fn argument<'a>(
     reader: &Reader<'a>,
 ) -> Result<(Literal, Span), SqlError> {
     let Some(mut argument) = arguments.next() else {
-        return Err(Reader::new(reader.text, &[], until)
-            .expected(&format!("{wanted} as the second argument of {name}")));
+        return Err(
+            Reader::new(reader.text, &[], until).expected(&format!("{wanted} as the second argument of {name}"))
+        );
     };
     let value = read_literal(&mut argument)?;
     argument.expect_end("a comma or the closing parenthesis")?;
@@ -412,11 +338,7 @@ fn read_boundaries((value, span): (Literal, Span), text: &str) -> Result<Vec<f64
         Literal::Text(_) | Literal::Number(_) | Literal::Bool(_) => None,
     };
     match numbers {
-        Some(numbers)
-            if !numbers.is_empty() && numbers.windows(2).all(|pair| pair[0] < pair[1]) =>
-        {
-            Ok(numbers)
-        }
+        Some(numbers) if !numbers.is_empty() && numbers.windows(2).all(|pair| pair[0] < pair[1]) => Ok(numbers),
         _ => Err(SqlError::Value {
             of: "ML.BUCKETIZE".to_string(),
             wanted: "ascending boundaries, as [0, 10, 20]".to_string(),
@@ -450,12 +372,8 @@ fn read_strategy((value, span): (Literal, Span), text: &str) -> Result<ImputeStr
 fn select_item(text: &str, span: Span) -> Result<ast::SelectItem, SqlError> {
     let mut sql = Rendered::default();
     sql.push_verbatim(text, span);
-    let mut parser = Parser::new(&DIALECT)
-        .try_with_sql(&sql.text)
-        .map_err(|error| syntax_error(&error, &sql))?;
-    let item = parser
-        .parse_select_item()
-        .map_err(|error| syntax_error(&error, &sql))?;
+    let mut parser = Parser::new(&DIALECT).try_with_sql(&sql.text).map_err(|error| syntax_error(&error, &sql))?;
+    let item = parser.parse_select_item().map_err(|error| syntax_error(&error, &sql))?;
     let next = parser.peek_token();
     if next.token == Token::EOF {
         return Ok(item);
@@ -475,12 +393,9 @@ fn expression_of(text: &str, span: Span, sql: &str) -> Result<ast::Expr, SqlErro
         ast::SelectItem::ExprWithAlias { .. }
         | ast::SelectItem::ExprWithAliases { .. }
         | ast::SelectItem::QualifiedWildcard(..)
-        | ast::SelectItem::Wildcard(..) => Err(SqlError::Expected {
-            wanted: "an expression".to_string(),
-            found: shorten(sql),
-            span,
-            help: None,
-        }),
+        | ast::SelectItem::Wildcard(..) => {
+            Err(SqlError::Expected { wanted: "an expression".to_string(), found: shorten(sql), span, help: None })
+        }
     }
 }
 
@@ -502,8 +417,5 @@ fn column_name(expression: &ast::Expr, span: Span) -> Option<Name> {
 
 /// A token that begins a query.
 pub(crate) fn begins_query(tok: &Tok) -> bool {
-    tok.token == Token::LParen
-        || ["SELECT", "WITH", "FROM", "VALUES", "TABLE"]
-            .iter()
-            .any(|word| tok.is_word(word))
+    tok.token == Token::LParen || ["SELECT", "WITH", "FROM", "VALUES", "TABLE"].iter().any(|word| tok.is_word(word))
 }

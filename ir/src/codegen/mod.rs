@@ -41,12 +41,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            threads: 1,
-            opt: None,
-            keep_text: false,
-            verify: cfg!(debug_assertions),
-        }
+        Options { threads: 1, opt: None, keep_text: false, verify: cfg!(debug_assertions) }
     }
 }
 
@@ -75,9 +70,7 @@ pub enum CodegenError {
     #[error("no code can be generated for this machine: {0}")]
     Machine(String),
     /// The backend does not take a function.
-    #[error(
-        "the backend does not compile kernel function `{function}`: {why} (this is a bug in code generation)"
-    )]
+    #[error("the backend does not compile kernel function `{function}`: {why} (this is a bug in code generation)")]
     Function {
         /// Its name.
         function: String,

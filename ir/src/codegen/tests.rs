@@ -3,8 +3,8 @@
 use super::{Backend, CompiledModule, CpuBackend, Options};
 use crate::interp;
 use crate::kernel::{
-    BinaryOp, Builder, CheckedOp, Cmp, ConvertOp, Function, FunctionId, LoopKind, Module, OptLevel,
-    RuntimeDecl, RuntimeFn, Signature, TrapCode, Type, UnaryOp, Value, eval,
+    BinaryOp, Builder, CheckedOp, Cmp, ConvertOp, Function, FunctionId, LoopKind, Module, OptLevel, RuntimeDecl,
+    RuntimeFn, Signature, TrapCode, Type, UnaryOp, Value, eval,
 };
 use proptest::prelude::*;
 
@@ -20,53 +20,25 @@ struct Outcome {
 const INPUT: i32 = 0;
 const OUTPUT: i32 = 8;
 
-fn outcome(
-    input: &[u128],
-    output: usize,
-    run: impl FnOnce(*const u64, *mut u64) -> i32,
-) -> Outcome {
+fn outcome(input: &[u128], output: usize, run: impl FnOnce(*const u64, *mut u64) -> i32) -> Outcome {
     let mut output = vec![0u128; output];
-    let ctx = [
-        input.as_ptr().expose_provenance() as u64,
-        output.as_mut_ptr().expose_provenance() as u64,
-        input.len() as u64,
-    ];
+    let ctx =
+        [input.as_ptr().expose_provenance() as u64, output.as_mut_ptr().expose_provenance() as u64, input.len() as u64];
     let mut worker = [0u64; 16];
     let status = run(ctx.as_ptr(), worker.as_mut_ptr());
-    Outcome {
-        status,
-        trap: [worker[1], worker[2]],
-        output,
-    }
+    Outcome { status, trap: [worker[1], worker[2]], output }
 }
 
-fn interpret(
-    module: &Module,
-    id: FunctionId,
-    input: &[u128],
-    output: usize,
-    (begin, end): (i64, i64),
-) -> Outcome {
+fn interpret(module: &Module, id: FunctionId, input: &[u128], output: usize, (begin, end): (i64, i64)) -> Outcome {
     outcome(input, output, |ctx, worker| {
-        let args = [
-            ctx.expose_provenance() as u64,
-            worker.expose_provenance() as u64,
-            begin as u64,
-            end as u64,
-        ];
+        let args = [ctx.expose_provenance() as u64, worker.expose_provenance() as u64, begin as u64, end as u64];
         // SAFETY: the tests' programs stay within input, output and worker block.
         let status = unsafe { interp::kernel::run(module, id, &args) };
         status.unwrap().unwrap() as i32
     })
 }
 
-fn execute(
-    code: &CompiledModule,
-    id: FunctionId,
-    input: &[u128],
-    output: usize,
-    (begin, end): (i64, i64),
-) -> Outcome {
+fn execute(code: &CompiledModule, id: FunctionId, input: &[u128], output: usize, (begin, end): (i64, i64)) -> Outcome {
     outcome(input, output, |ctx, worker| {
         // SAFETY: the tests' programs stay within input, output and worker block.
         unsafe { code.entry(id).run(ctx, worker, begin, end) }
@@ -74,26 +46,12 @@ fn execute(
 }
 
 fn compile(module: &Module, opt: OptLevel) -> CompiledModule {
-    let options = Options {
-        threads: 2,
-        opt: Some(opt),
-        keep_text: false,
-        verify: true,
-    };
-    CpuBackend::shared()
-        .unwrap()
-        .compile(module, &options)
-        .unwrap()
+    let options = Options { threads: 2, opt: Some(opt), keep_text: false, verify: true };
+    CpuBackend::shared().unwrap().compile(module, &options).unwrap()
 }
 
 /// Runs both ways, at both levels, and returns the common outcome.
-fn same(
-    module: &Module,
-    id: FunctionId,
-    input: &[u128],
-    output: usize,
-    range: (i64, i64),
-) -> Outcome {
+fn same(module: &Module, id: FunctionId, input: &[u128], output: usize, range: (i64, i64)) -> Outcome {
     let expected = interpret(module, id, input, output, range);
     for opt in [OptLevel::None, OptLevel::Speed] {
         let code = compile(module, opt);
@@ -186,22 +144,8 @@ fn edges(ty: Type) -> Vec<u128> {
         _ => {
             let bits = ty.bits();
             let top = 1u128 << (bits - 1);
-            let mut values = vec![
-                0,
-                1,
-                2,
-                3,
-                7,
-                10,
-                100,
-                top - 1,
-                top,
-                top + 1,
-                u128::MAX,
-                u128::MAX - 1,
-                top >> 1,
-                top / 3,
-            ];
+            let mut values =
+                vec![0, 1, 2, 3, 7, 10, 100, top - 1, top, top + 1, u128::MAX, u128::MAX - 1, top >> 1, top / 3];
             for shift in [7, 8, 15, 16, 31, 32, 33, 47, 62, 63, 64, 65, 95, 96, 126] {
                 if shift < bits {
                     values.push(1 << shift);
@@ -229,8 +173,7 @@ fn is_nan(ty: Type, bits: u128) -> bool {
 fn same_nan(ty: Type, outcome: Outcome) -> Vec<u128> {
     assert_eq!(outcome.status, 0);
     let bits = outcome.output.into_iter();
-    bits.map(|bits| if is_nan(ty, bits) { u128::MAX } else { bits })
-        .collect()
+    bits.map(|bits| if is_nan(ty, bits) { u128::MAX } else { bits }).collect()
 }
 
 /// Checks an op on rows of operands against its meaning: interpreted, compiled, and with its operands folded as constants.
@@ -248,11 +191,8 @@ fn check_op(
         let (begin, end) = (b.param(2), b.param(3));
         b.for_loop(LoopKind::Serial, begin, end, 1, &[], |b, i, _| {
             let place = b.offset(input, i, 16 * width as i64, 0);
-            let values: Vec<Value> = operands
-                .iter()
-                .enumerate()
-                .map(|(number, &ty)| b.load(ty, place, 16 * number as i32))
-                .collect();
+            let values: Vec<Value> =
+                operands.iter().enumerate().map(|(number, &ty)| b.load(ty, place, 16 * number as i32)).collect();
             let made = make(b, &values);
             assert_eq!(b.ty(made), result, "{name}");
             let place = b.offset(output, i, 16, 0);
@@ -264,11 +204,7 @@ fn check_op(
     let input: Vec<u128> = rows.iter().flatten().copied().collect();
     let range = (0, rows.len() as i64);
     let canonical = |bits: u128| {
-        if is_nan(result, bits) {
-            u128::MAX
-        } else {
-            bits
-        }
+        if is_nan(result, bits) { u128::MAX } else { bits }
     };
     let expected: Vec<u128> = rows.iter().map(|row| canonical(meaning(row))).collect();
     let report = |found: &[u128], how: &str| {
@@ -307,10 +243,7 @@ fn check_op(
         let ok = b.iconst(Type::I32, 0);
         let (module, id) = one(b.finish(Some(ok)).unwrap());
         let code = compile(&module, OptLevel::None);
-        let found = same_nan(
-            result,
-            execute(&code, id, &input, rows.len().min(40), range),
-        );
+        let found = same_nan(result, execute(&code, id, &input, rows.len().min(40), range));
         report(&found, "with constants");
     }
 }
@@ -321,10 +254,7 @@ fn singles(ty: Type) -> Vec<Vec<u128>> {
 
 fn pairs(a: Type, b: Type) -> Vec<Vec<u128>> {
     let right = edges(b);
-    edges(a)
-        .into_iter()
-        .flat_map(|x| right.iter().map(move |&y| vec![x, y]).collect::<Vec<_>>())
-        .collect()
+    edges(a).into_iter().flat_map(|x| right.iter().map(move |&y| vec![x, y]).collect::<Vec<_>>()).collect()
 }
 
 const INTS: [Type; 5] = [Type::I8, Type::I16, Type::I32, Type::I64, Type::I128];
@@ -399,12 +329,7 @@ fn integer_ops_on_edge_values() {
 fn shifts_on_edge_values() {
     for ty in INTS {
         for amount in [Type::I8, Type::I16, Type::I32, Type::I64] {
-            for op in [
-                BinaryOp::Shl,
-                BinaryOp::SShr,
-                BinaryOp::UShr,
-                BinaryOp::Rotl,
-            ] {
+            for op in [BinaryOp::Shl, BinaryOp::SShr, BinaryOp::UShr, BinaryOp::Rotl] {
                 if op == BinaryOp::Rotl && !matches!(ty, Type::I32 | Type::I64) {
                     continue;
                 }
@@ -423,14 +348,7 @@ fn shifts_on_edge_values() {
 
 #[test]
 fn float_ops_on_edge_values() {
-    let ops = [
-        BinaryOp::FAdd,
-        BinaryOp::FSub,
-        BinaryOp::FMul,
-        BinaryOp::FDiv,
-        BinaryOp::FMin,
-        BinaryOp::FMax,
-    ];
+    let ops = [BinaryOp::FAdd, BinaryOp::FSub, BinaryOp::FMul, BinaryOp::FDiv, BinaryOp::FMin, BinaryOp::FMax];
     for ty in FLOATS {
         for op in ops {
             check_op(
@@ -624,12 +542,7 @@ fn a_hash_probe_stops_at_the_first_match_or_gap() {
                 let there = b.load(Type::I64, entry, 0);
                 let hit = b.icmp(Cmp::Eq, there, key);
                 let gap = b.icmp_imm(Cmp::Eq, there, 0);
-                let payload = b.if_else(
-                    hit,
-                    &[Type::I64],
-                    |b| vec![b.load(Type::I64, entry, 8)],
-                    |_| vec![state[1]],
-                );
+                let payload = b.if_else(hit, &[Type::I64], |b| vec![b.load(Type::I64, entry, 8)], |_| vec![state[1]]);
                 let stop = b.or(hit, gap);
                 let go_on = b.bool_not(stop);
                 let next = b.add_imm(state[0], 1);
@@ -791,13 +704,9 @@ fn switches_take_their_case() {
 
 #[test]
 fn loops_of_every_kind_run_the_same_steps() {
-    for kind in [
-        LoopKind::Serial,
-        LoopKind::Unrolled(1),
-        LoopKind::Unrolled(4),
-        LoopKind::Unrolled(7),
-        LoopKind::Vector(0),
-    ] {
+    for kind in
+        [LoopKind::Serial, LoopKind::Unrolled(1), LoopKind::Unrolled(4), LoopKind::Unrolled(7), LoopKind::Vector(0)]
+    {
         for step in [1, 3] {
             let function = pipeline("steps", |b, _, output| {
                 let (begin, end) = (b.param(2), b.param(3));
@@ -864,21 +773,13 @@ fn a_function_of_two_thousand_instructions() {
 #[test]
 fn functions_compile_in_parallel_to_the_same_code() {
     let mut module = Module::new();
-    let ids: Vec<FunctionId> = (0..12)
-        .map(|number| {
-            module
-                .add(long_function(&format!("f{number}"), 60 + number * 25))
-                .id()
-        })
-        .collect();
+    let ids: Vec<FunctionId> =
+        (0..12).map(|number| module.add(long_function(&format!("f{number}"), 60 + number * 25)).id()).collect();
     let backend = CpuBackend::shared().unwrap();
     let compiled: Vec<CompiledModule> = [1, 4]
         .iter()
         .map(|&threads| {
-            let options = Options {
-                threads,
-                ..Options::default()
-            };
+            let options = Options { threads, ..Options::default() };
             backend.compile(&module, &options).unwrap()
         })
         .collect();
@@ -889,15 +790,9 @@ fn functions_compile_in_parallel_to_the_same_code() {
             assert_eq!(execute(code, id, &input, 8, (0, 0)), expected);
         }
     }
-    let bytes = |code: &CompiledModule| -> Vec<usize> {
-        code.stats().map(|stats| stats.code_bytes).collect()
-    };
+    let bytes = |code: &CompiledModule| -> Vec<usize> { code.stats().map(|stats| stats.code_bytes).collect() };
     assert_eq!(bytes(&compiled[0]), bytes(&compiled[1]));
-    assert!(
-        compiled[0]
-            .stats()
-            .all(|stats| stats.code_bytes > 0 && !stats.time.is_zero())
-    );
+    assert!(compiled[0].stats().all(|stats| stats.code_bytes > 0 && !stats.time.is_zero()));
 }
 
 #[test]
@@ -943,10 +838,7 @@ fn dropped_modules_give_their_memory_back() {
     let kept: Vec<CompiledModule> = (0..500).map(|_| compile(&module, OptLevel::None)).collect();
     let before = CompiledModule::live();
     assert!(before >= 500);
-    let addresses: Vec<usize> = kept
-        .iter()
-        .map(|code| code.entry(id).address().addr())
-        .collect();
+    let addresses: Vec<usize> = kept.iter().map(|code| code.entry(id).address().addr()).collect();
     drop(kept);
     assert!(CompiledModule::live() <= before - 500 + 50);
     // Other tests compile at the same time: only most of the places are surely free.
@@ -962,11 +854,7 @@ fn dropped_modules_give_their_memory_back() {
             })
         })
         .count();
-    assert!(
-        still_there < 100,
-        "{still_there} of 500, {} mappings",
-        code_mappings()
-    );
+    assert!(still_there < 100, "{still_there} of 500, {} mappings", code_mappings());
 }
 
 #[test]
@@ -978,23 +866,13 @@ fn texts_are_kept_when_asked_for() {
         let z = b.call(&TIMES_TEN, &[x, y, n]).unwrap();
         b.store(z, output, 0);
     }));
-    let options = Options {
-        keep_text: true,
-        ..Options::default()
-    };
-    let code = CpuBackend::shared()
-        .unwrap()
-        .compile(&module, &options)
-        .unwrap();
+    let options = Options { keep_text: true, ..Options::default() };
+    let code = CpuBackend::shared().unwrap().compile(&module, &options).unwrap();
     let text = code.text(id);
     assert!(text.backend.contains("load.i64"), "{}", text.backend);
     assert!(!text.assembly.is_empty());
     if cfg!(target_arch = "x86_64") {
-        assert!(
-            text.assembly.contains("test_times_ten"),
-            "{}",
-            text.assembly
-        );
+        assert!(text.assembly.contains("test_times_ten"), "{}", text.assembly);
         assert!(text.assembly.contains("ret"), "{}", text.assembly);
     }
 }
@@ -1003,10 +881,7 @@ fn texts_are_kept_when_asked_for() {
 fn a_module_with_a_missing_function_is_refused() {
     let mut module = Module::new();
     module.declare("missing", Signature::pipeline());
-    let error = CpuBackend::shared()
-        .unwrap()
-        .compile(&module, &Options::default())
-        .unwrap_err();
+    let error = CpuBackend::shared().unwrap().compile(&module, &Options::default()).unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
 }
 
@@ -1034,15 +909,7 @@ impl Random {
 
 const INPUTS: i64 = 64;
 const OUTPUTS: i64 = 64;
-const VALUE_TYPES: [Type; 7] = [
-    Type::I8,
-    Type::I16,
-    Type::I32,
-    Type::I64,
-    Type::I128,
-    Type::F32,
-    Type::F64,
-];
+const VALUE_TYPES: [Type; 7] = [Type::I8, Type::I16, Type::I32, Type::I64, Type::I128, Type::F32, Type::F64];
 
 struct Program {
     random: Random,
@@ -1072,12 +939,7 @@ impl Program {
     }
 
     fn value(&mut self, b: &mut Builder, ty: Type) -> Value {
-        let fitting: Vec<Value> = self
-            .values
-            .iter()
-            .copied()
-            .filter(|&value| b.ty(value) == ty)
-            .collect();
+        let fitting: Vec<Value> = self.values.iter().copied().filter(|&value| b.ty(value) == ty).collect();
         if fitting.is_empty() || self.random.below(5) == 0 {
             return match self.random.below(3) {
                 0 => self.load(b, ty),
@@ -1089,19 +951,14 @@ impl Program {
             };
         }
         // Late values more often.
-        let back = self
-            .random
-            .below(fitting.len())
-            .min(self.random.below(fitting.len()));
+        let back = self.random.below(fitting.len()).min(self.random.below(fitting.len()));
         fitting[fitting.len() - 1 - back]
     }
 
     fn flag(&mut self, b: &mut Builder) -> Value {
         let ty = self.random.pick(&VALUE_TYPES);
         let (x, y) = (self.value(b, ty), self.value(b, ty));
-        let cmp = self
-            .random
-            .pick(&[Cmp::Eq, Cmp::Ne, Cmp::Lt, Cmp::Le, Cmp::Gt, Cmp::Ge]);
+        let cmp = self.random.pick(&[Cmp::Eq, Cmp::Ne, Cmp::Lt, Cmp::Le, Cmp::Gt, Cmp::Ge]);
         b.compare(cmp, x, y)
     }
 
@@ -1211,12 +1068,8 @@ impl Program {
                 b.binary(op, x, y)
             }
             4 if int => {
-                let op = self
-                    .random
-                    .pick(&[BinaryOp::Shl, BinaryOp::SShr, BinaryOp::UShr]);
-                let amount_ty = self
-                    .random
-                    .pick(&[Type::I8, Type::I16, Type::I32, Type::I64]);
+                let op = self.random.pick(&[BinaryOp::Shl, BinaryOp::SShr, BinaryOp::UShr]);
+                let amount_ty = self.random.pick(&[Type::I8, Type::I16, Type::I32, Type::I64]);
                 let amount = self.value(b, amount_ty);
                 b.binary(op, x, amount)
             }
@@ -1239,9 +1092,7 @@ impl Program {
                 b.select(flag, x, y)
             }
             7 if matches!(ty, Type::I32 | Type::I64 | Type::I128) => {
-                let op = self
-                    .random
-                    .pick(&[CheckedOp::Add, CheckedOp::Sub, CheckedOp::Mul]);
+                let op = self.random.pick(&[CheckedOp::Add, CheckedOp::Sub, CheckedOp::Mul]);
                 let (value, overflow) = b.checked(op, x, y);
                 self.values.push(overflow);
                 value
@@ -1283,9 +1134,7 @@ impl Program {
     }
 
     fn some_types(&mut self) -> Vec<Type> {
-        (0..self.random.below(4))
-            .map(|_| self.random.pick(&VALUE_TYPES))
-            .collect()
+        (0..self.random.below(4)).map(|_| self.random.pick(&VALUE_TYPES)).collect()
     }
 
     fn branch(&mut self, b: &mut Builder, depth: usize) {
@@ -1314,11 +1163,7 @@ impl Program {
         let end = b.add(begin, length);
         let types = self.some_types();
         let init = self.yields(b, &types);
-        let kind = self.random.pick(&[
-            LoopKind::Serial,
-            LoopKind::Unrolled(2),
-            LoopKind::Unrolled(3),
-        ]);
+        let kind = self.random.pick(&[LoopKind::Serial, LoopKind::Unrolled(2), LoopKind::Unrolled(3)]);
         let step = 1 + self.random.below(2) as i64;
         let visible = self.values.len();
         let inner = b.begin_for(kind, begin, end, step, &init);

@@ -6,17 +6,14 @@
 //! - A division without result, which compiled code would fault on, is an error.
 
 use crate::kernel::{
-    Definition, Function, FunctionId, Module, Op, Region, TRAP_CODE_SLOT, TRAP_LOCATION_SLOT, Type,
-    Value, eval,
+    Definition, Function, FunctionId, Module, Op, Region, TRAP_CODE_SLOT, TRAP_LOCATION_SLOT, Type, Value, eval,
 };
 
 /// Why the interpreter gave up: always a bug of the program that built the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InterpretError {
     /// A division by zero or a quotient that does not fit, which the program should have guarded.
-    #[error(
-        "kernel function `{0}`: `{1}` has no result: it is not guarded (this is a bug in lowering)"
-    )]
+    #[error("kernel function `{0}`: `{1}` has no result: it is not guarded (this is a bug in lowering)")]
     NoResult(String, String),
     /// A function without a body, or arguments that do not fit.
     #[error("kernel function `{0}` cannot be called: {1}")]
@@ -35,11 +32,7 @@ enum Flow {
 ///
 /// # Safety
 /// As for the compiled function: the memory that the program reaches from its arguments is live, large enough, and used by nobody else.
-pub unsafe fn run(
-    module: &Module,
-    function: FunctionId,
-    args: &[u64],
-) -> Result<Option<u64>, InterpretError> {
+pub unsafe fn run(module: &Module, function: FunctionId, args: &[u64]) -> Result<Option<u64>, InterpretError> {
     let name = module.name(function);
     let Some(body) = module.function(function) else {
         return Err(InterpretError::BadCall(name.to_string(), "it has no body"));
@@ -52,11 +45,7 @@ pub unsafe fn run(
     unsafe { call(module, body, args) }
 }
 
-unsafe fn call(
-    module: &Module,
-    function: &Function,
-    args: &[u64],
-) -> Result<Option<u64>, InterpretError> {
+unsafe fn call(module: &Module, function: &Function, args: &[u64]) -> Result<Option<u64>, InterpretError> {
     let mut values = vec![0u128; function.value_count()];
     for (index, slot) in values.iter_mut().enumerate() {
         if let Definition::Constant(bits) = function.definition(Value::new(index)) {
@@ -66,11 +55,7 @@ unsafe fn call(
     for (&param, &arg) in function.params().iter().zip(args) {
         values[param.index()] = eval::mask(function.ty(param), u128::from(arg));
     }
-    let mut run = Run {
-        module,
-        function,
-        values,
-    };
+    let mut run = Run { module, function, values };
     // SAFETY: promised by the caller.
     let result = match unsafe { run.region(function.body())? } {
         Flow::Return(bits) => Some(bits),
@@ -156,21 +141,16 @@ impl<'a> Run<'a> {
                 return eval::checked(op, ty(a), self.get(a), self.get(b));
             }
             Op::Fma(a, b, c) => eval::fma(ty(a), self.get(a), self.get(b), self.get(c))?,
-            Op::Compare(cmp, a, b) => {
-                u128::from(eval::compare(cmp, ty(a), self.get(a), self.get(b))?)
-            }
+            Op::Compare(cmp, a, b) => u128::from(eval::compare(cmp, ty(a), self.get(a), self.get(b))?),
             Op::Select(condition, a, b) => match self.get(condition) {
                 0 => self.get(b),
                 _ => self.get(a),
             },
             Op::Convert(op, a, to) => eval::convert(op, ty(a), to, self.get(a))?,
             Op::Concat64(lo, hi) => eval::concat64(self.get(lo), self.get(hi)),
-            Op::Offset {
-                base,
-                index,
-                scale,
-                displacement,
-            } => eval::offset(self.get(base), self.get(index), scale, displacement),
+            Op::Offset { base, index, scale, displacement } => {
+                eval::offset(self.get(base), self.get(index), scale, displacement)
+            }
             _ => return None,
         };
         Some((one, 0))
@@ -178,22 +158,12 @@ impl<'a> Run<'a> {
 
     unsafe fn effect(&mut self, op: &'a Op, results: &[Value]) -> Result<Flow, InterpretError> {
         match op {
-            Op::Load {
-                ty,
-                pointer,
-                offset,
-                ..
-            } => {
+            Op::Load { ty, pointer, offset, .. } => {
                 // SAFETY: promised by the caller.
                 let bits = unsafe { load(*ty, self.place(*pointer, *offset)) };
                 self.set(results, &[bits]);
             }
-            Op::Store {
-                value,
-                pointer,
-                offset,
-                ..
-            } => {
+            Op::Store { value, pointer, offset, .. } => {
                 let ty = self.function.ty(*value);
                 // SAFETY: promised by the caller.
                 unsafe { store(ty, self.place(*pointer, *offset), self.get(*value)) };
@@ -214,11 +184,7 @@ impl<'a> Run<'a> {
                     self.set(results, &[u128::from(bits)]);
                 }
             }
-            Op::TrapIf {
-                condition,
-                code,
-                location,
-            } => {
+            Op::TrapIf { condition, code, location } => {
                 if self.get(*condition) != 0 {
                     if let Some(worker) = self.function.signature.worker {
                         let worker = self.function.params()[worker];
@@ -238,11 +204,7 @@ impl<'a> Run<'a> {
                     return Ok(Flow::Return(self.get(*value)));
                 }
             }
-            Op::If {
-                condition,
-                then_region,
-                else_region,
-            } => {
+            Op::If { condition, then_region, else_region } => {
                 let region = match self.get(*condition) {
                     0 => *else_region,
                     _ => *then_region,
@@ -250,11 +212,7 @@ impl<'a> Run<'a> {
                 // SAFETY: promised by the caller.
                 return unsafe { self.branch(region, results) };
             }
-            Op::Switch {
-                selector,
-                cases,
-                default,
-            } => {
+            Op::Switch { selector, cases, default } => {
                 let number = eval::signed(self.function.ty(*selector), self.get(*selector));
                 let region = cases
                     .iter()
@@ -263,14 +221,7 @@ impl<'a> Run<'a> {
                 // SAFETY: promised by the caller.
                 return unsafe { self.branch(region, results) };
             }
-            Op::For {
-                begin,
-                end,
-                step,
-                init,
-                body,
-                ..
-            } => {
+            Op::For { begin, end, step, init, body, .. } => {
                 let params = &self.function.region(*body).params;
                 let mut carried = self.all(init);
                 let mut index = self.get(*begin) as i64;

@@ -7,9 +7,8 @@
 //! Wrong types do not panic: the function is built as told, and [`Builder::finish`] reports the first mistake.
 
 use super::{
-    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, FunctionRef, Inst, KernelError,
-    LoopKind, MemFlags, Op, OptLevel, Region, RuntimeFn, Signature, TrapCode, Type, UnaryOp, Value,
-    Values, eval, verify_function,
+    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, FunctionRef, Inst, KernelError, LoopKind, MemFlags, Op,
+    OptLevel, Region, RuntimeFn, Signature, TrapCode, Type, UnaryOp, Value, Values, eval, verify_function,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -110,11 +109,7 @@ impl Builder {
         let depth = vec![0; function.value_count()];
         Builder {
             function,
-            frames: vec![Frame {
-                region: Function::BODY,
-                kind: FrameKind::Body,
-                keys: Vec::new(),
-            }],
+            frames: vec![Frame { region: Function::BODY, kind: FrameKind::Body, keys: Vec::new() }],
             shared: HashMap::new(),
             depth,
             mistake: None,
@@ -257,9 +252,7 @@ impl Builder {
             (BinaryOp::Mul | BinaryOp::And, Some(0)) => Some(b),
             (BinaryOp::And, Some(bits)) if bits == ones => Some(a),
             (BinaryOp::Or, Some(bits)) if bits == ones => Some(b),
-            (BinaryOp::And | BinaryOp::Or | BinaryOp::SMin | BinaryOp::SMax, _) if a == b => {
-                Some(a)
-            }
+            (BinaryOp::And | BinaryOp::Or | BinaryOp::SMin | BinaryOp::SMax, _) if a == b => Some(a),
             (BinaryOp::Sub | BinaryOp::Xor, _) if a == b => Some(self.constant(ty, 0)),
             _ => None,
         }
@@ -571,15 +564,11 @@ impl Builder {
     /// Any conversion.
     pub fn convert(&mut self, op: ConvertOp, a: Value, to: Type) -> Value {
         let from = self.ty(a);
-        if let Some(bits) = self
-            .bits(a)
-            .and_then(|bits| eval::convert(op, from, to, bits))
-        {
+        if let Some(bits) = self.bits(a).and_then(|bits| eval::convert(op, from, to, bits)) {
             return self.constant(to, bits);
         }
         // Both halves of a pair that was just made.
-        if let (ConvertOp::Lo64 | ConvertOp::Hi64, Definition::Result(inst, 0)) =
-            (op, self.function.definition(a))
+        if let (ConvertOp::Lo64 | ConvertOp::Hi64, Definition::Result(inst, 0)) = (op, self.function.definition(a))
             && let Op::Concat64(lo, hi) = self.function.inst(inst).op
         {
             return if op == ConvertOp::Lo64 { lo } else { hi };
@@ -680,12 +669,8 @@ impl Builder {
         }
         // A place beside a place that is itself a constant away from a base.
         if let Definition::Result(inst, 0) = self.function.definition(base)
-            && let Op::Offset {
-                base: inner_base,
-                index: inner_index,
-                scale: inner_scale,
-                displacement: inner,
-            } = self.function.inst(inst).op
+            && let Op::Offset { base: inner_base, index: inner_index, scale: inner_scale, displacement: inner } =
+                self.function.inst(inst).op
             && (scale == 0 || inner_scale == 0)
             && let Some(sum) = displacement.checked_add(inner)
         {
@@ -699,15 +684,7 @@ impl Builder {
         if scale == 0 && displacement == 0 && self.ty(base) == Type::Ptr {
             return base;
         }
-        self.pure(
-            Op::Offset {
-                base,
-                index,
-                scale,
-                displacement,
-            },
-            &[Type::Ptr],
-        )
+        self.pure(Op::Offset { base, index, scale, displacement }, &[Type::Ptr])
     }
 
     /// base + displacement (bytes).
@@ -723,38 +700,22 @@ impl Builder {
 
     /// Loads from memory that does not change while the function runs: equal loads are shared.
     pub fn load_readonly(&mut self, ty: Type, pointer: Value, offset: i32) -> Value {
-        let flags = MemFlags {
-            readonly: true,
-            ..MemFlags::default()
-        };
+        let flags = MemFlags { readonly: true, ..MemFlags::default() };
         self.load_with(ty, pointer, offset, flags)
     }
 
     /// Loads from memory that does not change and that can be read wherever its address is known (slots of `ctx`): the load is
     /// shared and moves out of loops.
     pub fn load_always(&mut self, ty: Type, pointer: Value, offset: i32) -> Value {
-        let flags = MemFlags {
-            readonly: true,
-            always: true,
-            aligned: true,
-        };
+        let flags = MemFlags { readonly: true, always: true, aligned: true };
         self.load_with(ty, pointer, offset, flags)
     }
 
     /// Loads under the given assumptions.
     pub fn load_with(&mut self, ty: Type, pointer: Value, offset: i32, flags: MemFlags) -> Value {
         let (pointer, offset) = self.fold_offset(pointer, offset);
-        let op = Op::Load {
-            ty,
-            pointer,
-            offset,
-            flags,
-        };
-        if flags.readonly || flags.always {
-            self.pure(op, &[ty])
-        } else {
-            self.append(op, &[ty])[0]
-        }
+        let op = Op::Load { ty, pointer, offset, flags };
+        if flags.readonly || flags.always { self.pure(op, &[ty]) } else { self.append(op, &[ty])[0] }
     }
 
     /// Stores to pointer + offset.
@@ -765,26 +726,13 @@ impl Builder {
     /// Stores under the given assumptions.
     pub fn store_with(&mut self, value: Value, pointer: Value, offset: i32, flags: MemFlags) {
         let (pointer, offset) = self.fold_offset(pointer, offset);
-        self.append(
-            Op::Store {
-                value,
-                pointer,
-                offset,
-                flags,
-            },
-            &[],
-        );
+        self.append(Op::Store { value, pointer, offset, flags }, &[]);
     }
 
     /// Takes a constant displacement of the pointer into the access.
     fn fold_offset(&mut self, pointer: Value, offset: i32) -> (Value, i32) {
         if let Definition::Result(inst, 0) = self.function.definition(pointer)
-            && let Op::Offset {
-                base,
-                scale: 0,
-                displacement,
-                ..
-            } = self.function.inst(inst).op
+            && let Op::Offset { base, scale: 0, displacement, .. } = self.function.inst(inst).op
             && let Some(sum) = displacement.checked_add(i64::from(offset))
             && let Ok(sum) = i32::try_from(sum)
         {
@@ -840,14 +788,7 @@ impl Builder {
         if self.bits(condition) == Some(0) {
             return;
         }
-        self.append(
-            Op::TrapIf {
-                condition,
-                code: code.into(),
-                location,
-            },
-            &[],
-        );
+        self.append(Op::TrapIf { condition, code: code.into(), location }, &[]);
     }
 
     // ---- loops and branches, closures ----
@@ -969,22 +910,9 @@ impl Builder {
     // ---- loops and branches, pairs ----
 
     /// Opens the body of a `for` loop; [`Builder::end_for`] closes it.
-    pub fn begin_for(
-        &mut self,
-        kind: LoopKind,
-        begin: Value,
-        end: Value,
-        step: i64,
-        init: &[Value],
-    ) -> LoopBody {
+    pub fn begin_for(&mut self, kind: LoopKind, begin: Value, end: Value, step: i64, init: &[Value]) -> LoopBody {
         let types: Vec<Type> = init.iter().map(|&value| self.ty(value)).collect();
-        self.open(FrameKind::For {
-            kind,
-            begin,
-            end,
-            step,
-            init: init.into(),
-        });
+        self.open(FrameKind::For { kind, begin, end, step, init: init.into() });
         let index = self.add_param(Type::I64);
         let carried = types.into_iter().map(|ty| self.add_param(ty)).collect();
         LoopBody { index, carried }
@@ -993,28 +921,10 @@ impl Builder {
     /// Closes the body of a `for` loop; returns the last carried values.
     pub fn end_for(&mut self, next: &[Value]) -> Vec<Value> {
         match self.close() {
-            Some(Frame {
-                region,
-                kind:
-                    FrameKind::For {
-                        kind,
-                        begin,
-                        end,
-                        step,
-                        init,
-                    },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::For { kind, begin, end, step, init }, .. }) => {
                 self.function.region_mut(region).yields = next.to_vec();
                 let types = self.types(&init);
-                let op = Op::For {
-                    kind,
-                    begin,
-                    end,
-                    step,
-                    init,
-                    body: region,
-                };
+                let op = Op::For { kind, begin, end, step, init, body: region };
                 self.append(op, &types)
             }
             _ => self.wrong_pair("end_for"),
@@ -1031,11 +941,7 @@ impl Builder {
     /// Closes the body of a `while` loop: it runs again with `next` if `go_on` is not 0, else `next` is the result.
     pub fn end_while(&mut self, go_on: Value, next: &[Value]) -> Vec<Value> {
         match self.close() {
-            Some(Frame {
-                region,
-                kind: FrameKind::While { init },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::While { init }, .. }) => {
                 let yields = &mut self.function.region_mut(region).yields;
                 yields.push(go_on);
                 yields.extend_from_slice(next);
@@ -1048,26 +954,15 @@ impl Builder {
 
     /// Opens the region that runs if the condition is not 0. [`Builder::begin_else`] may follow; [`Builder::end_if`] closes.
     pub fn begin_if(&mut self, condition: Value, types: &[Type]) {
-        self.open(FrameKind::Then {
-            condition,
-            types: types.to_vec(),
-        });
+        self.open(FrameKind::Then { condition, types: types.to_vec() });
     }
 
     /// Ends the first region with its values and opens the one that runs if the condition is 0.
     pub fn begin_else(&mut self, values: &[Value]) {
         match self.close() {
-            Some(Frame {
-                region,
-                kind: FrameKind::Then { condition, types },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::Then { condition, types }, .. }) => {
                 self.function.region_mut(region).yields = values.to_vec();
-                self.open(FrameKind::Else {
-                    condition,
-                    types,
-                    then_region: region,
-                });
+                self.open(FrameKind::Else { condition, types, then_region: region });
             }
             _ => {
                 self.wrong_pair("begin_else");
@@ -1078,24 +973,11 @@ impl Builder {
     /// Ends an `if` with the values of its last region; returns the results.
     pub fn end_if(&mut self, values: &[Value]) -> Vec<Value> {
         let (condition, types, then_region, else_region) = match self.close() {
-            Some(Frame {
-                region,
-                kind:
-                    FrameKind::Else {
-                        condition,
-                        types,
-                        then_region,
-                    },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::Else { condition, types, then_region }, .. }) => {
                 self.function.region_mut(region).yields = values.to_vec();
                 (condition, types, then_region, region)
             }
-            Some(Frame {
-                region,
-                kind: FrameKind::Then { condition, types },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::Then { condition, types }, .. }) => {
                 if !types.is_empty() {
                     self.wrong("an if with results has no else");
                 }
@@ -1105,22 +987,13 @@ impl Builder {
             }
             _ => return self.wrong_pair("end_if"),
         };
-        let op = Op::If {
-            condition,
-            then_region,
-            else_region,
-        };
+        let op = Op::If { condition, then_region, else_region };
         self.append(op, &types)
     }
 
     /// Opens a `switch`: [`Builder::begin_case`] for each case, [`Builder::begin_default`], [`Builder::end_switch`]. The first case opens at once.
     pub fn begin_switch(&mut self, selector: Value, first: i64, types: &[Type]) {
-        self.open(FrameKind::Case {
-            selector,
-            types: types.to_vec(),
-            done: Vec::new(),
-            value: Some(first),
-        });
+        self.open(FrameKind::Case { selector, types: types.to_vec(), done: Vec::new(), value: Some(first) });
     }
 
     /// Ends a case of a switch with its values and opens the next one.
@@ -1135,25 +1008,10 @@ impl Builder {
 
     fn next_case(&mut self, values: &[Value], next: Option<i64>) {
         match self.close() {
-            Some(Frame {
-                region,
-                kind:
-                    FrameKind::Case {
-                        selector,
-                        types,
-                        mut done,
-                        value: Some(value),
-                    },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::Case { selector, types, mut done, value: Some(value) }, .. }) => {
                 self.function.region_mut(region).yields = values.to_vec();
                 done.push((value, region));
-                self.open(FrameKind::Case {
-                    selector,
-                    types,
-                    done,
-                    value: next,
-                });
+                self.open(FrameKind::Case { selector, types, done, value: next });
             }
             _ => {
                 self.wrong_pair("begin_case");
@@ -1164,23 +1022,9 @@ impl Builder {
     /// Ends a switch with the values of its default; returns the results.
     pub fn end_switch(&mut self, values: &[Value]) -> Vec<Value> {
         match self.close() {
-            Some(Frame {
-                region,
-                kind:
-                    FrameKind::Case {
-                        selector,
-                        types,
-                        done,
-                        value: None,
-                    },
-                ..
-            }) => {
+            Some(Frame { region, kind: FrameKind::Case { selector, types, done, value: None }, .. }) => {
                 self.function.region_mut(region).yields = values.to_vec();
-                let op = Op::Switch {
-                    selector,
-                    cases: done,
-                    default: region,
-                };
+                let op = Op::Switch { selector, cases: done, default: region };
                 self.append(op, &types)
             }
             _ => self.wrong_pair("end_switch"),
@@ -1210,11 +1054,7 @@ impl Builder {
 
     fn open(&mut self, kind: FrameKind) {
         let region = self.function.add_region();
-        self.frames.push(Frame {
-            region,
-            kind,
-            keys: Vec::new(),
-        });
+        self.frames.push(Frame { region, kind, keys: Vec::new() });
     }
 
     /// Takes the innermost frame away, but never the body's.
@@ -1247,9 +1087,7 @@ impl Builder {
     }
 
     fn append_at(&mut self, depth: usize, op: Op, results: &[Type]) -> Inst {
-        let inst = self
-            .function
-            .add_inst(self.frames[depth].region, op, results);
+        let inst = self.function.add_inst(self.frames[depth].region, op, results);
         self.note_depth(depth);
         inst
     }
@@ -1280,9 +1118,7 @@ impl Builder {
         }
         let mut floor = 0;
         op.each_operand(|value| floor = floor.max(self.depth[value.index()] as usize));
-        (floor + 1..=innermost)
-            .find(|&depth| self.frames[depth].kind.is_loop())
-            .map_or(innermost, |depth| depth - 1)
+        (floor + 1..=innermost).find(|&depth| self.frames[depth].kind.is_loop()).map_or(innermost, |depth| depth - 1)
     }
 }
 
@@ -1302,10 +1138,7 @@ mod tests {
 
     #[test]
     fn constants_fold_and_equal_values_are_shared() {
-        let mut b = Builder::new(
-            "f",
-            Signature::new(&[Type::I64, Type::I64], Some(Type::I64)),
-        );
+        let mut b = Builder::new("f", Signature::new(&[Type::I64, Type::I64], Some(Type::I64)));
         let (x, y) = (b.param(0), b.param(1));
         let two = b.iconst(Type::I64, 2);
         let three = b.iconst(Type::I64, 3);
@@ -1322,10 +1155,7 @@ mod tests {
 
     #[test]
     fn what_does_not_change_leaves_the_loop() {
-        let mut b = Builder::new(
-            "f",
-            Signature::new(&[Type::Ptr, Type::I64, Type::F64], Some(Type::F64)),
-        );
+        let mut b = Builder::new("f", Signature::new(&[Type::Ptr, Type::I64, Type::F64], Some(Type::F64)));
         let (p, n, x) = (b.param(0), b.param(1), b.param(2));
         let zero = b.iconst(Type::I64, 0);
         let init = b.fconst(Type::F64, 0.0);
@@ -1339,22 +1169,14 @@ mod tests {
         let function = b.finish(Some(sum[0])).unwrap();
         let body = function.region(function.body());
         assert_eq!(body.insts.len(), 2, "{function}");
-        assert!(matches!(
-            function.inst(body.insts[0]).op,
-            Op::Binary(BinaryOp::FMul, ..)
-        ));
+        assert!(matches!(function.inst(body.insts[0]).op, Op::Binary(BinaryOp::FMul, ..)));
     }
 
     #[test]
     fn a_value_of_one_branch_is_not_shared_with_the_other() {
         let mut b = Builder::new("f", Signature::new(&[Type::I64, Type::I8], Some(Type::I64)));
         let (x, c) = (b.param(0), b.param(1));
-        let result = b.if_else(
-            c,
-            &[Type::I64],
-            |b| vec![b.mul(x, x)],
-            |b| vec![b.mul(x, x)],
-        );
+        let result = b.if_else(c, &[Type::I64], |b| vec![b.mul(x, x)], |b| vec![b.mul(x, x)]);
         let function = b.finish(Some(result[0])).unwrap();
         assert_eq!(values(&function), 3);
     }
@@ -1387,10 +1209,7 @@ mod tests {
 
     #[test]
     fn guarded_loads_and_divisions_stay_under_their_guard() {
-        let mut b = Builder::new(
-            "f",
-            Signature::new(&[Type::I64, Type::Ptr], Some(Type::I64)),
-        );
+        let mut b = Builder::new("f", Signature::new(&[Type::I64, Type::Ptr], Some(Type::I64)));
         let (n, p) = (b.param(0), b.param(1));
         let zero = b.iconst(Type::I64, 0);
         let result = b.for_loop(LoopKind::Serial, zero, n, 1, &[zero], |b, i, carried| {
@@ -1409,10 +1228,6 @@ mod tests {
         });
         let function = b.finish(Some(result[0])).unwrap();
         let body = function.region(function.body());
-        assert_eq!(
-            body.insts.len(),
-            2,
-            "the comparison and the loop: {function}"
-        );
+        assert_eq!(body.insts.len(), 2, "the comparison and the loop: {function}");
     }
 }

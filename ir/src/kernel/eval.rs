@@ -153,12 +153,9 @@ fn int_binary(op: BinaryOp, ty: Type, a: u128, b: u128) -> Option<u128> {
         },
         BinaryOp::SMin => from_signed(ty, x.min(y)),
         BinaryOp::SMax => from_signed(ty, x.max(y)),
-        BinaryOp::FAdd
-        | BinaryOp::FSub
-        | BinaryOp::FMul
-        | BinaryOp::FDiv
-        | BinaryOp::FMin
-        | BinaryOp::FMax => return None,
+        BinaryOp::FAdd | BinaryOp::FSub | BinaryOp::FMul | BinaryOp::FDiv | BinaryOp::FMin | BinaryOp::FMax => {
+            return None;
+        }
     })
 }
 
@@ -194,9 +191,7 @@ pub fn compare(cmp: Cmp, ty: Type, a: u128, b: u128) -> Option<bool> {
         Type::F32 => f32_of(a).partial_cmp(&f32_of(b)),
         Type::F64 => f64_of(a).partial_cmp(&f64_of(b)),
         Type::Ptr => Some(a.cmp(&b)),
-        Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::I128 => {
-            Some(signed(ty, a).cmp(&signed(ty, b)))
-        }
+        Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::I128 => Some(signed(ty, a).cmp(&signed(ty, b))),
     };
     Some(match cmp {
         Cmp::Eq => ordering == Some(Equal),
@@ -252,14 +247,10 @@ pub fn convert(op: ConvertOp, from: Type, to: Type, a: u128) -> Option<u128> {
 /// Whether the conversion exists.
 pub fn convertible(op: ConvertOp, from: Type, to: Type) -> bool {
     match op {
-        ConvertOp::SignExtend | ConvertOp::ZeroExtend => {
-            from.is_int() && to.is_int() && from.bits() < to.bits()
-        }
+        ConvertOp::SignExtend | ConvertOp::ZeroExtend => from.is_int() && to.is_int() && from.bits() < to.bits(),
         ConvertOp::Truncate => from.is_int() && to.is_int() && from.bits() > to.bits(),
         ConvertOp::IntToFloat => from.is_int() && to.is_float(),
-        ConvertOp::FloatToInt => {
-            from.is_float() && matches!(to, Type::I32 | Type::I64 | Type::I128)
-        }
+        ConvertOp::FloatToInt => from.is_float() && matches!(to, Type::I32 | Type::I64 | Type::I128),
         ConvertOp::Promote => from == Type::F32 && to == Type::F64,
         ConvertOp::Demote => from == Type::F64 && to == Type::F32,
         ConvertOp::Bitcast => {
@@ -280,8 +271,7 @@ pub fn concat64(lo: u128, hi: u128) -> u128 {
 
 /// base + index * scale + displacement, modulo 2^64.
 pub fn offset(base: u128, index: u128, scale: i64, displacement: i64) -> u128 {
-    let address = (base as u64)
-        .wrapping_add((index as u64).wrapping_mul(scale as u64))
-        .wrapping_add(displacement as u64);
+    let address =
+        (base as u64).wrapping_add((index as u64).wrapping_mul(scale as u64)).wrapping_add(displacement as u64);
     u128::from(address)
 }

@@ -49,16 +49,7 @@ pub enum Type {
 
 impl Type {
     /// Every type, narrow integers first.
-    pub const ALL: [Type; 8] = [
-        Type::I8,
-        Type::I16,
-        Type::I32,
-        Type::I64,
-        Type::I128,
-        Type::F32,
-        Type::F64,
-        Type::Ptr,
-    ];
+    pub const ALL: [Type; 8] = [Type::I8, Type::I16, Type::I32, Type::I64, Type::I128, Type::F32, Type::F64, Type::Ptr];
 
     /// Width in bytes: what a load or a store moves.
     pub const fn bytes(self) -> u32 {
@@ -78,10 +69,7 @@ impl Type {
 
     /// I8 to I128, not Ptr.
     pub const fn is_int(self) -> bool {
-        matches!(
-            self,
-            Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::I128
-        )
+        matches!(self, Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::I128)
     }
 
     /// F32 or F64.
@@ -219,22 +207,14 @@ pub enum BinaryOp {
 impl BinaryOp {
     /// Whether the second argument counts bits.
     pub const fn is_shift(self) -> bool {
-        matches!(
-            self,
-            BinaryOp::Shl | BinaryOp::SShr | BinaryOp::UShr | BinaryOp::Rotl
-        )
+        matches!(self, BinaryOp::Shl | BinaryOp::SShr | BinaryOp::UShr | BinaryOp::Rotl)
     }
 
     /// Whether the arguments are floats.
     pub const fn is_float(self) -> bool {
         matches!(
             self,
-            BinaryOp::FAdd
-                | BinaryOp::FSub
-                | BinaryOp::FMul
-                | BinaryOp::FDiv
-                | BinaryOp::FMin
-                | BinaryOp::FMax
+            BinaryOp::FAdd | BinaryOp::FSub | BinaryOp::FMul | BinaryOp::FDiv | BinaryOp::FMin | BinaryOp::FMax
         )
     }
 
@@ -579,20 +559,12 @@ pub struct Signature {
 impl Signature {
     /// A function that cannot trap.
     pub fn new(params: &[Type], result: Option<Type>) -> Signature {
-        Signature {
-            params: params.to_vec(),
-            result,
-            worker: None,
-        }
+        Signature { params: params.to_vec(), result, worker: None }
     }
 
     /// `(ctx, worker, begin, end) -> status`: a pipeline or a nest over a range.
     pub fn pipeline() -> Signature {
-        Signature::new(
-            &[Type::Ptr, Type::Ptr, Type::I64, Type::I64],
-            Some(Type::I32),
-        )
-        .with_worker(1)
+        Signature::new(&[Type::Ptr, Type::Ptr, Type::I64, Type::I64], Some(Type::I32)).with_worker(1)
     }
 
     /// The function may trap; parameter `index` is the worker block.
@@ -771,10 +743,7 @@ impl Function {
     /// Adds an instruction to the end of a region.
     pub(crate) fn add_inst(&mut self, region: Region, op: Op, results: &[Type]) -> Inst {
         let inst = Inst::new(self.insts.len());
-        self.insts.push(InstData {
-            op,
-            results: SmallVec::new(),
-        });
+        self.insts.push(InstData { op, results: SmallVec::new() });
         for (number, &ty) in results.iter().enumerate() {
             let value = self.add_value(ty, Definition::Result(inst, number as u32));
             self.insts[inst.index()].results.push(value);
@@ -807,10 +776,7 @@ impl Op {
     pub fn each_operand(&self, mut visit: impl FnMut(Value)) {
         match self {
             Op::Unary(_, a) | Op::Convert(_, a, _) => visit(*a),
-            Op::Binary(_, a, b)
-            | Op::Checked(_, a, b)
-            | Op::Compare(_, a, b)
-            | Op::Concat64(a, b) => {
+            Op::Binary(_, a, b) | Op::Checked(_, a, b) | Op::Compare(_, a, b) | Op::Concat64(a, b) => {
                 visit(*a);
                 visit(*b);
             }
@@ -836,9 +802,7 @@ impl Op {
             }
             Op::If { condition, .. } => visit(*condition),
             Op::Switch { selector, .. } => visit(*selector),
-            Op::For {
-                begin, end, init, ..
-            } => {
+            Op::For { begin, end, init, .. } => {
                 visit(*begin);
                 visit(*end);
                 init.iter().copied().for_each(visit);
@@ -850,11 +814,7 @@ impl Op {
     /// Calls `visit` with each region that the op holds.
     pub fn each_region(&self, mut visit: impl FnMut(Region)) {
         match self {
-            Op::If {
-                then_region,
-                else_region,
-                ..
-            } => {
+            Op::If { then_region, else_region, .. } => {
                 visit(*then_region);
                 visit(*else_region);
             }
@@ -922,15 +882,8 @@ impl Module {
     /// Names a function, so that others (and itself) can call it; [`Module::define`] must follow.
     pub fn declare(&mut self, name: &str, signature: Signature) -> FunctionRef {
         let signature = Arc::new(signature);
-        self.functions.push(Declared {
-            name: name.to_string(),
-            signature: signature.clone(),
-            function: None,
-        });
-        FunctionRef {
-            id: FunctionId::new(self.functions.len() - 1),
-            signature,
-        }
+        self.functions.push(Declared { name: name.to_string(), signature: signature.clone(), function: None });
+        FunctionRef { id: FunctionId::new(self.functions.len() - 1), signature }
     }
 
     /// A builder for a declared function; its result goes to [`Module::define`].
@@ -951,10 +904,8 @@ impl Module {
             signature: function.signature.clone(),
             function: None,
         });
-        let reference = FunctionRef {
-            id: FunctionId::new(self.functions.len() - 1),
-            signature: function.signature.clone(),
-        };
+        let reference =
+            FunctionRef { id: FunctionId::new(self.functions.len() - 1), signature: function.signature.clone() };
         self.define(&reference, function);
         reference
     }

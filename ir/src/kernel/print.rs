@@ -2,8 +2,8 @@
 //! whatever built it; constants print as themselves.
 
 use super::{
-    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, Inst, LoopKind, MemFlags, Module,
-    Op, Region, Type, UnaryOp, Value, eval,
+    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, Inst, LoopKind, MemFlags, Module, Op, Region, Type,
+    UnaryOp, Value, eval,
 };
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write};
@@ -49,12 +49,7 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(function: &'a Function) -> Self {
-        Printer {
-            function,
-            text: String::new(),
-            numbers: HashMap::new(),
-            shallow: false,
-        }
+        Printer { function, text: String::new(), numbers: HashMap::new(), shallow: false }
     }
 
     fn function(&mut self) {
@@ -65,19 +60,11 @@ impl<'a> Printer<'a> {
             .iter()
             .enumerate()
             .map(|(index, &value)| {
-                let note = if signature.worker == Some(index) {
-                    " worker"
-                } else {
-                    ""
-                };
+                let note = if signature.worker == Some(index) { " worker" } else { "" };
                 format!("{}: {}{note}", self.define(value), self.function.ty(value))
             })
             .collect();
-        self.push(&format!(
-            "func @{}({})",
-            self.function.name,
-            params.join(", ")
-        ));
+        self.push(&format!("func @{}({})", self.function.name, params.join(", ")));
         if let Some(result) = signature.result {
             self.push(&format!(" -> {result}"));
         }
@@ -144,11 +131,7 @@ impl<'a> Printer<'a> {
         }
         // The results are numbered after what stands inside, in the order of definition; they are printed at the end.
         match &data.op {
-            Op::If {
-                then_region,
-                else_region,
-                ..
-            } => {
+            Op::If { then_region, else_region, .. } => {
                 self.line(indent, &format!("{operation} {{"));
                 self.region_body(*then_region, indent + 1, "yield");
                 let other = self.function.region(*else_region);
@@ -181,11 +164,8 @@ impl<'a> Printer<'a> {
             }
             _ => {}
         }
-        let results: Vec<String> = data
-            .results
-            .iter()
-            .map(|&v| format!("{}: {}", self.define(v), self.function.ty(v)))
-            .collect();
+        let results: Vec<String> =
+            data.results.iter().map(|&v| format!("{}: {}", self.define(v), self.function.ty(v))).collect();
         if results.is_empty() {
             self.line(indent, "}");
         } else {
@@ -238,12 +218,7 @@ impl<'a> Printer<'a> {
                 format!("{name}.{}.{to} {}", ty(*a), self.value(*a))
             }
             Op::Concat64(lo, hi) => format!("concat64 {}", self.list(&[*lo, *hi])),
-            Op::Offset {
-                base,
-                index,
-                scale,
-                displacement,
-            } => {
+            Op::Offset { base, index, scale, displacement } => {
                 let mut text = format!("offset {}", self.value(*base));
                 if *scale != 0 {
                     let _ = write!(text, " + {} * {scale}", self.value(*index));
@@ -253,22 +228,10 @@ impl<'a> Printer<'a> {
                 }
                 text
             }
-            Op::Load {
-                ty,
-                pointer,
-                offset,
-                flags,
-            } => format!(
-                "load.{ty}{} {}",
-                flags_text(*flags),
-                self.place(*pointer, *offset)
-            ),
-            Op::Store {
-                value,
-                pointer,
-                offset,
-                flags,
-            } => format!(
+            Op::Load { ty, pointer, offset, flags } => {
+                format!("load.{ty}{} {}", flags_text(*flags), self.place(*pointer, *offset))
+            }
+            Op::Store { value, pointer, offset, flags } => format!(
                 "store.{}{} {}, {}",
                 ty(*value),
                 flags_text(*flags),
@@ -281,15 +244,9 @@ impl<'a> Printer<'a> {
             Op::Call(callee, args) => {
                 format!("call #{}({})", callee.id().index(), self.list(args))
             }
-            Op::TrapIf {
-                condition,
-                code,
-                location,
-            } => format!(
-                "trap_if {}, code {}, at {location}",
-                self.value(*condition),
-                code.0
-            ),
+            Op::TrapIf { condition, code, location } => {
+                format!("trap_if {}, code {}, at {location}", self.value(*condition), code.0)
+            }
             Op::ReturnIf { condition, value } => {
                 format!("return_if {}", self.list(&[*condition, *value]))
             }
@@ -297,13 +254,7 @@ impl<'a> Printer<'a> {
             Op::Switch { selector, .. } => {
                 format!("switch.{} {}", ty(*selector), self.value(*selector))
             }
-            Op::For {
-                kind,
-                begin,
-                end,
-                step,
-                ..
-            } => {
+            Op::For { kind, begin, end, step, .. } => {
                 let kind = match kind {
                     LoopKind::Serial => "serial".to_string(),
                     LoopKind::Vector(0) => "vector".to_string(),
@@ -332,11 +283,7 @@ fn has_regions(op: &Op) -> bool {
 }
 
 fn join_results(results: &[String], operation: &str) -> String {
-    if results.is_empty() {
-        operation.to_string()
-    } else {
-        format!("{} = {operation}", results.join(", "))
-    }
+    if results.is_empty() { operation.to_string() } else { format!("{} = {operation}", results.join(", ")) }
 }
 
 /// A constant as it prints: `5:i64`, `1.5:f64`, `0x1f:ptr`.
@@ -444,25 +391,17 @@ mod tests {
         let column = b.load_always(Type::Ptr, ctx, 16);
         let zero = b.iconst(Type::I64, 0);
         let half = b.fconst(Type::F64, 0.5);
-        let sum = b.for_loop(
-            LoopKind::Serial,
-            begin,
-            end,
-            1,
-            &[zero, half],
-            |b, i, carried| {
-                let place = b.offset(column, i, 4, 0);
-                let x = b.load(Type::I32, place, 0);
-                let x = b.sext(x, Type::I64);
-                let positive = b.icmp_imm(Cmp::Gt, x, 0);
-                let (sum, overflow) = b.add_checked(carried[0], x);
-                b.trap_if(overflow, TrapCode(3), 7);
-                let mut kept =
-                    b.if_else(positive, &[Type::I64], |_| vec![sum], |_| vec![carried[0]]);
-                kept.push(carried[1]);
-                kept
-            },
-        );
+        let sum = b.for_loop(LoopKind::Serial, begin, end, 1, &[zero, half], |b, i, carried| {
+            let place = b.offset(column, i, 4, 0);
+            let x = b.load(Type::I32, place, 0);
+            let x = b.sext(x, Type::I64);
+            let positive = b.icmp_imm(Cmp::Gt, x, 0);
+            let (sum, overflow) = b.add_checked(carried[0], x);
+            b.trap_if(overflow, TrapCode(3), 7);
+            let mut kept = b.if_else(positive, &[Type::I64], |_| vec![sum], |_| vec![carried[0]]);
+            kept.push(carried[1]);
+            kept
+        });
         b.store(sum[0], worker, 64);
         let ok = b.iconst(Type::I32, 0);
         expect![[r#"

@@ -10,8 +10,8 @@
 //! 7. In a module every declared function has a body of the declared signature, and calls name its functions.
 
 use super::{
-    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, Inst, Module, Op, Region, Signature,
-    Type, UnaryOp, Value, eval,
+    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, Inst, Module, Op, Region, Signature, Type, UnaryOp,
+    Value, eval,
 };
 
 /// A mistake in a function of the kernel level: always a bug of the program that built it.
@@ -24,10 +24,7 @@ pub struct KernelError {
 
 impl KernelError {
     pub(crate) fn new(function: &str, mistake: impl Into<String>) -> KernelError {
-        KernelError {
-            function: function.to_string(),
-            mistake: mistake.into(),
-        }
+        KernelError { function: function.to_string(), mistake: mistake.into() }
     }
 }
 
@@ -49,8 +46,7 @@ pub fn verify_module(module: &Module) -> Result<(), KernelError> {
         verify_function(function)?;
         for inst in &function.insts {
             if let Op::Call(callee, _) = &inst.op {
-                let known = callee.id().index() < module.len()
-                    && module.signature(callee.id()) == callee.signature();
+                let known = callee.id().index() < module.len() && module.signature(callee.id()) == callee.signature();
                 if !known {
                     return Err(KernelError::new(name, "calls a function of another module"));
                 }
@@ -70,9 +66,7 @@ pub fn verify_function(function: &Function) -> Result<(), KernelError> {
         visible: vec![false; function.value_count()],
         entered: vec![false; function.regions.len()],
     };
-    verifier
-        .check()
-        .map_err(|mistake| KernelError::new(&function.name, mistake))
+    verifier.check().map_err(|mistake| KernelError::new(&function.name, mistake))
 }
 
 struct Verifier<'a> {
@@ -106,8 +100,7 @@ impl Verifier<'_> {
         let mut defined: Vec<Value> = data.params.clone();
         self.show(&data.params);
         for &inst in &data.insts {
-            self.inst(inst)
-                .map_err(|mistake| format!("{}: {mistake}", self.describe(inst)))?;
+            self.inst(inst).map_err(|mistake| format!("{}: {mistake}", self.describe(inst)))?;
             let results = &self.function.inst(inst).results;
             defined.extend(results);
             self.show(results);
@@ -141,22 +134,12 @@ impl Verifier<'_> {
 
     fn expect_types(&self, what: &str, values: &[Value], expected: &[Type]) -> Check {
         let found: Vec<Type> = values.iter().map(|&v| self.function.ty(v)).collect();
-        if found == expected {
-            Ok(())
-        } else {
-            Err(format!(
-                "{what} have types {found:?}, expected {expected:?}"
-            ))
-        }
+        if found == expected { Ok(()) } else { Err(format!("{what} have types {found:?}, expected {expected:?}")) }
     }
 
     fn expect(&self, what: &str, value: Value, expected: Type) -> Check {
         let found = self.function.ty(value);
-        if found == expected {
-            Ok(())
-        } else {
-            Err(format!("{what} is {found}, expected {expected}"))
-        }
+        if found == expected { Ok(()) } else { Err(format!("{what} is {found}, expected {expected}")) }
     }
 
     fn types(&self, values: &[Value]) -> Vec<Type> {
@@ -261,22 +244,14 @@ impl Verifier<'_> {
                 }
                 Ok(Vec::new())
             }
-            Op::If {
-                condition,
-                then_region,
-                else_region,
-            } => {
+            Op::If { condition, then_region, else_region } => {
                 self.expect("condition", *condition, Type::I8)?;
                 let types = self.types(&function.region(*then_region).yields);
                 self.region(*then_region, &[], &types)?;
                 self.region(*else_region, &[], &types)?;
                 Ok(types)
             }
-            Op::Switch {
-                selector,
-                cases,
-                default,
-            } => {
+            Op::Switch { selector, cases, default } => {
                 if !ty(*selector).is_int() || ty(*selector) == Type::I128 {
                     return Err(format!("no switch on {}", ty(*selector)));
                 }
@@ -298,14 +273,7 @@ impl Verifier<'_> {
                 self.region(*default, &[], &types)?;
                 Ok(types)
             }
-            Op::For {
-                begin,
-                end,
-                step,
-                init,
-                body,
-                ..
-            } => {
+            Op::For { begin, end, step, init, body, .. } => {
                 self.expect("begin", *begin, Type::I64)?;
                 self.expect("end", *end, Type::I64)?;
                 if *step <= 0 {
@@ -354,11 +322,7 @@ fn check_unary(op: UnaryOp, ty: Type) -> Check {
         | UnaryOp::FTrunc
         | UnaryOp::FNearest => ty.is_float(),
     };
-    if fits {
-        Ok(())
-    } else {
-        Err(format!("no {op:?} on {ty}"))
-    }
+    if fits { Ok(()) } else { Err(format!("no {op:?} on {ty}")) }
 }
 
 fn check_binary(op: BinaryOp, a: Type, b: Type) -> Check {
@@ -388,32 +352,17 @@ fn check_binary(op: BinaryOp, a: Type, b: Type) -> Check {
         | BinaryOp::Xor
         | BinaryOp::SMin
         | BinaryOp::SMax => a.is_int(),
-        BinaryOp::FAdd
-        | BinaryOp::FSub
-        | BinaryOp::FMul
-        | BinaryOp::FDiv
-        | BinaryOp::FMin
-        | BinaryOp::FMax => a.is_float(),
+        BinaryOp::FAdd | BinaryOp::FSub | BinaryOp::FMul | BinaryOp::FDiv | BinaryOp::FMin | BinaryOp::FMax => {
+            a.is_float()
+        }
     };
-    if fits && a == b {
-        Ok(())
-    } else {
-        Err(format!("no {op:?} of {a} and {b}"))
-    }
+    if fits && a == b { Ok(()) } else { Err(format!("no {op:?} of {a} and {b}")) }
 }
 
 fn check_compare(cmp: Cmp, ty: Type) -> Check {
-    if eval::compare(cmp, ty, 0, 0).is_some() {
-        Ok(())
-    } else {
-        Err(format!("no comparison {cmp:?} on {ty}"))
-    }
+    if eval::compare(cmp, ty, 0, 0).is_some() { Ok(()) } else { Err(format!("no comparison {cmp:?} on {ty}")) }
 }
 
 fn check_convert(op: ConvertOp, from: Type, to: Type) -> Check {
-    if eval::convertible(op, from, to) {
-        Ok(())
-    } else {
-        Err(format!("no {op:?} from {from} to {to}"))
-    }
+    if eval::convertible(op, from, to) { Ok(()) } else { Err(format!("no {op:?} from {from} to {to}")) }
 }

@@ -118,12 +118,7 @@ const KEYWORDS: &[&str] = &[
 ];
 
 /// What may stand in FROM as a table may.
-const TABLE_FUNCTIONS: &[&str] = &[
-    "ML.PREDICT(",
-    "ML.EVALUATE(",
-    "ML.TRAINING_INFO(",
-    "ML.WEIGHTS(",
-];
+const TABLE_FUNCTIONS: &[&str] = &["ML.PREDICT(", "ML.EVALUATE(", "ML.TRAINING_INFO(", "ML.WEIGHTS("];
 
 const FUNCTIONS: &[&str] = &[
     "ML.STANDARD_SCALER(",
@@ -145,19 +140,13 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// The shell's own commands.
-pub(crate) const DOT_COMMANDS: &[&str] = &[
-    ".exit", ".format", ".help", ".models", ".quit", ".read", ".schema", ".tables", ".timer",
-];
+pub(crate) const DOT_COMMANDS: &[&str] =
+    &[".exit", ".format", ".help", ".models", ".quit", ".read", ".schema", ".tables", ".timer"];
 
 /// Where the word before the cursor begins, and what it may become.
 fn complete(before: &str, names: &Names) -> (usize, Vec<String>) {
     let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
-    let start = before
-        .char_indices()
-        .rev()
-        .take_while(|(_, c)| is_part(*c))
-        .last()
-        .map_or(before.len(), |(at, _)| at);
+    let start = before.char_indices().rev().take_while(|(_, c)| is_part(*c)).last().map_or(before.len(), |(at, _)| at);
     let word = &before[start..];
     if before.trim_start().starts_with('.') {
         let found = if before[..start].trim().is_empty() {
@@ -169,12 +158,7 @@ fn complete(before: &str, names: &Names) -> (usize, Vec<String>) {
         };
         return (start, found);
     }
-    let previous = before[..start]
-        .trim_end()
-        .rsplit(|c| !is_part(c))
-        .next()
-        .unwrap_or_default()
-        .to_uppercase();
+    let previous = before[..start].trim_end().rsplit(|c| !is_part(c)).next().unwrap_or_default().to_uppercase();
     // A column behind the name of its table.
     if let Some((qualifier, column)) = word.rsplit_once('.')
         && !qualifier.eq_ignore_ascii_case("ml")
@@ -184,41 +168,20 @@ fn complete(before: &str, names: &Names) -> (usize, Vec<String>) {
     }
     let found = match previous.as_str() {
         "MODEL" => matching(word, names.models.iter().map(String::as_str)),
-        "FROM" | "JOIN" => matching(
-            word,
-            names
-                .tables
-                .iter()
-                .map(String::as_str)
-                .chain(TABLE_FUNCTIONS.iter().copied()),
-        ),
+        "FROM" | "JOIN" => {
+            matching(word, names.tables.iter().map(String::as_str).chain(TABLE_FUNCTIONS.iter().copied()))
+        }
         "TABLE" | "DESCRIBE" => matching(word, names.tables.iter().map(String::as_str)),
         _ if word.is_empty() => Vec::new(),
         _ => {
-            let mut found = matching(
-                word,
-                names
-                    .columns
-                    .iter()
-                    .chain(&names.tables)
-                    .map(String::as_str),
-            );
+            let mut found = matching(word, names.columns.iter().chain(&names.tables).map(String::as_str));
             let lower = word.starts_with(char::is_lowercase);
             found.extend(
                 matching(word, KEYWORDS.iter().copied())
                     .into_iter()
-                    .map(|keyword| {
-                        if lower {
-                            keyword.to_lowercase()
-                        } else {
-                            keyword
-                        }
-                    }),
+                    .map(|keyword| if lower { keyword.to_lowercase() } else { keyword }),
             );
-            found.extend(matching(
-                word,
-                FUNCTIONS.iter().chain(TABLE_FUNCTIONS).copied(),
-            ));
+            found.extend(matching(word, FUNCTIONS.iter().chain(TABLE_FUNCTIONS).copied()));
             found
         }
     };
@@ -228,10 +191,8 @@ fn complete(before: &str, names: &Names) -> (usize, Vec<String>) {
 /// The names that begin with the word, in any case, in order and once.
 fn matching<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let word = word.to_lowercase();
-    let mut found: Vec<String> = names
-        .filter(|name| name.to_lowercase().starts_with(&word))
-        .map(str::to_string)
-        .collect();
+    let mut found: Vec<String> =
+        names.filter(|name| name.to_lowercase().starts_with(&word)).map(str::to_string).collect();
     found.sort();
     found.dedup();
     found
@@ -244,18 +205,11 @@ mod tests {
     fn check(before: &str, expected: &[&str]) {
         let names = Names {
             tables: vec!["flights".to_string(), "planes".to_string()],
-            columns: vec![
-                "distance".to_string(),
-                "tailnum".to_string(),
-                "day".to_string(),
-            ],
+            columns: vec!["distance".to_string(), "tailnum".to_string(), "day".to_string()],
             models: vec!["late".to_string()],
         };
         let (start, found) = complete(before, &names);
-        let completed: Vec<String> = found
-            .iter()
-            .map(|found| format!("{}{found}", &before[..start]))
-            .collect();
+        let completed: Vec<String> = found.iter().map(|found| format!("{}{found}", &before[..start])).collect();
         assert_eq!(completed, expected);
     }
 
@@ -301,10 +255,7 @@ mod tests {
     fn columns() {
         check("SELECT dis", &["SELECT distance", "SELECT distinct"]);
         check("SELECT f.t", &["SELECT f.tailnum"]);
-        check(
-            "SELECT größe, da",
-            &["SELECT größe, day", "SELECT größe, date"],
-        );
+        check("SELECT größe, da", &["SELECT größe, day", "SELECT größe, date"]);
     }
 
     #[test]

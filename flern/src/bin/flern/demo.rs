@@ -75,9 +75,7 @@ fn statements<H: Host>(runner: &mut Runner<H>) -> Result<(), Ended> {
     let mut shown = 0;
     for statement in runner.parse(NAME, SCRIPT)? {
         // The comments before a statement say what it is for.
-        let text = SCRIPT[shown..statement.span.end]
-            .trim_start_matches(';')
-            .trim();
+        let text = SCRIPT[shown..statement.span.end].trim_start_matches(';').trim();
         shown = statement.span.end;
         writeln!(runner.out, "{text};\n")?;
         runner.out.flush()?;
@@ -97,19 +95,10 @@ fn statements<H: Host>(runner: &mut Runner<H>) -> Result<(), Ended> {
     Ok(())
 }
 
-fn summary(
-    out: &mut dyn Write,
-    costs: &BTreeMap<Phase, Cost>,
-    border: &[String],
-) -> std::io::Result<()> {
+fn summary(out: &mut dyn Write, costs: &BTreeMap<Phase, Cost>, border: &[String]) -> std::io::Result<()> {
     writeln!(out, "{:<10} {:>9}  of which compilation", "", "time")?;
     let line = |out: &mut dyn Write, name: &str, cost: &Cost| {
-        writeln!(
-            out,
-            "{name:<10} {:>9} {:>9}",
-            seconds(cost.time),
-            seconds(cost.compile)
-        )
+        writeln!(out, "{name:<10} {:>9} {:>9}", seconds(cost.time), seconds(cost.compile))
     };
     let mut total = Cost::default();
     for (phase, cost) in costs {
@@ -136,9 +125,7 @@ mod tests {
         let statements = flern::sql::parse(SCRIPT).unwrap();
         let phases: Vec<Phase> = statements.iter().map(Phase::of).collect();
         use Phase::{Etl, Inference, Load, Training};
-        let expected = [
-            Load, Load, Load, Load, Load, Etl, Etl, Training, Inference, Inference,
-        ];
+        let expected = [Load, Load, Load, Load, Load, Etl, Etl, Training, Inference, Inference];
         assert_eq!(phases, expected);
     }
 
@@ -148,10 +135,7 @@ mod tests {
         let inside = folder.path().join("new");
         write(&inside).unwrap();
         let script = std::fs::read_to_string(inside.join("demo.sql")).unwrap();
-        let files: Vec<&str> = script
-            .split('\'')
-            .filter(|text| text.ends_with(".parquet"))
-            .collect();
+        let files: Vec<&str> = script.split('\'').filter(|text| text.ends_with(".parquet")).collect();
         assert_eq!(files.len(), 5);
         for file in files {
             assert!(inside.join(file).is_file(), "{file}");
@@ -165,23 +149,14 @@ mod tests {
         let out = out.take();
         assert!(out.starts_with("-- Flights that left"), "{out}");
         assert!(out.contains("SELECT COUNT(*) AS flights, AVG("), "{out}");
-        assert!(
-            out.contains("FROM features;\n\nn\n1\n2\n3\n\n-- 3."),
-            "{out}"
-        );
-        assert!(
-            out.contains("\ntotal ") && out.ends_with("  B1 wrote the batches\n"),
-            "{out}"
-        );
+        assert!(out.contains("FROM features;\n\nn\n1\n2\n3\n\n-- 3."), "{out}");
+        assert!(out.contains("\ntotal ") && out.ends_with("  B1 wrote the batches\n"), "{out}");
         assert_eq!(runner.host.ran.len(), 10);
     }
 
     #[test]
     fn the_summary_adds_up() {
-        let cost = |time, compile| Cost {
-            time: Duration::from_millis(time),
-            compile: Duration::from_millis(compile),
-        };
+        let cost = |time, compile| Cost { time: Duration::from_millis(time), compile: Duration::from_millis(compile) };
         let costs = BTreeMap::from([(Phase::Training, cost(300, 20)), (Phase::Load, cost(50, 0))]);
         let mut out = Vec::new();
         let border = ["B1: the query writes the batches".to_string()];

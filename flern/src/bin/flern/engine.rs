@@ -15,12 +15,7 @@ pub(crate) fn open(_: &Settings) -> Result<Engine, Failure> {
 }
 
 impl Host for Engine {
-    fn run<'a>(
-        &'a mut self,
-        _: &str,
-        _: &Statement,
-        _: &'a (dyn Fn(Step) + Sync),
-    ) -> Result<Answer<'a>, Failure> {
+    fn run<'a>(&'a mut self, _: &str, _: &Statement, _: &'a (dyn Fn(Step) + Sync)) -> Result<Answer<'a>, Failure> {
         match *self {}
     }
 

@@ -58,23 +58,13 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Failure {
-        Failure {
-            message: message.into(),
-            help: None,
-            span: None,
-            related: None,
-        }
+        Failure { message: message.into(), help: None, span: None, related: None }
     }
 }
 
 impl From<flern::SqlError> for Failure {
     fn from(error: flern::SqlError) -> Failure {
-        Failure {
-            message: error.to_string(),
-            help: error.help(),
-            span: Some(error.span()),
-            related: error.related(),
-        }
+        Failure { message: error.to_string(), help: error.help(), span: Some(error.span()), related: error.related() }
     }
 }
 
@@ -134,20 +124,11 @@ pub(crate) mod fake {
         ) -> Result<Answer<'a>, Failure> {
             let text = statement.span.of(script);
             self.ran.push(text.to_string());
-            watch(Step {
-                epoch: 1,
-                epochs: 1,
-                rows: 1,
-                total_rows: 1,
-                loss: 0.0,
-            });
+            watch(Step { epoch: 1, epochs: 1, rows: 1, total_rows: 1, loss: 0.0 });
             if let Some(at) = text.find("nowhere") {
                 let start = statement.span.start + at;
                 return Err(Failure {
-                    span: Some(Span {
-                        start,
-                        end: start + 7,
-                    }),
+                    span: Some(Span { start, end: start + 7 }),
                     ..Failure::new("there is no table 'nowhere'")
                 });
             }
@@ -166,10 +147,7 @@ pub(crate) mod fake {
         }
 
         fn stats(&self) -> Stats {
-            Stats {
-                compile: Duration::ZERO,
-                border: vec!["B1 wrote the batches".to_string()],
-            }
+            Stats { compile: Duration::ZERO, border: vec!["B1 wrote the batches".to_string()] }
         }
 
         fn tables(&self) -> Vec<String> {
@@ -178,10 +156,7 @@ pub(crate) mod fake {
 
         fn columns(&self, table: &str) -> Result<Vec<Column>, Failure> {
             match table {
-                "numbers" => Ok(vec![Column {
-                    name: "n".to_string(),
-                    sql_type: "bigint".to_string(),
-                }]),
+                "numbers" => Ok(vec![Column { name: "n".to_string(), sql_type: "bigint".to_string() }]),
                 other => Err(Failure::new(format!("there is no table '{other}'"))),
             }
         }

@@ -33,7 +33,5 @@ impl Drop for Guard {
 }
 
 fn lock() -> MutexGuard<'static, Option<Canceller>> {
-    RUNNING
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

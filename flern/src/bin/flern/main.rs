@@ -23,12 +23,7 @@ use crate::run::{Ended, Runner};
 
 /// SQL and machine learning compiled as one program.
 #[derive(Debug, Parser)]
-#[command(
-    name = "flern",
-    version,
-    about,
-    args_conflicts_with_subcommands = false
-)]
+#[command(name = "flern", version, about, args_conflicts_with_subcommands = false)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -68,12 +63,8 @@ enum Command {
 /// Reads a size in bytes: a number and a unit of 1000 or (KiB, MiB, GiB, TiB) 1024.
 fn memory_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let number: f64 = text[..digits]
-        .parse()
-        .map_err(|_| "a size begins with a number, as 4GB".to_string())?;
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().map_err(|_| "a size begins with a number, as 4GB".to_string())?;
     let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
         "kb" | "k" => 1e3,
@@ -85,18 +76,12 @@ fn memory_size(text: &str) -> Result<u64, String> {
         "gib" => 1024.0 * 1024.0 * 1024.0,
         "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         unit => {
-            return Err(format!(
-                "there is no unit '{unit}': write KB, MB, GB, TB, KiB, MiB, GiB or TiB"
-            ));
+            return Err(format!("there is no unit '{unit}': write KB, MB, GB, TB, KiB, MiB, GiB or TiB"));
         }
     };
     let bytes = number * unit;
     // Exact as f64, and more than any machine has.
-    if (1.0..9e15).contains(&bytes) {
-        Ok(bytes as u64)
-    } else {
-        Err("the size is out of range".to_string())
-    }
+    if (1.0..9e15).contains(&bytes) { Ok(bytes as u64) } else { Err("the size is out of range".to_string()) }
 }
 
 /// The planner recurses as deep as a statement is nested or chained; memory that is not touched costs nothing.
@@ -104,16 +89,11 @@ const STACK: usize = 256 << 20;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let worker = std::thread::Builder::new()
-        .name("main".to_string())
-        .stack_size(STACK)
-        .spawn(move || start(arguments));
+    let worker = std::thread::Builder::new().name("main".to_string()).stack_size(STACK).spawn(move || start(arguments));
     match worker.map(|worker| worker.join()) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
         // Whoever reads the output has enough of it.
-        Ok(Ok(Err(Ended::Output(error)))) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
+        Ok(Ok(Err(Ended::Output(error)))) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(Ok(Err(Ended::Output(error)))) => {
             report::print_plain(&format!("the output: {error}"));
             ExitCode::FAILURE
@@ -127,20 +107,13 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> Result<(), Ended> {
-    if let Some(Command::Demo {
-        write: Some(folder),
-        ..
-    }) = &arguments.command
-    {
+    if let Some(Command::Demo { write: Some(folder), .. }) = &arguments.command {
         return demo::write(folder).map_err(|error| {
             report::print_plain(&format!("{}: {error}", folder.display()));
             Ended::Failed
         });
     }
-    let settings = Settings {
-        threads: arguments.threads,
-        memory_limit: arguments.memory_limit,
-    };
+    let settings = Settings { threads: arguments.threads, memory_limit: arguments.memory_limit };
     match engine::open(&settings) {
         Ok(host) => run(arguments, host),
         Err(failure) => {
@@ -166,11 +139,7 @@ fn run(arguments: Arguments, host: impl Host) -> Result<(), Ended> {
         out: Box::new(io::BufWriter::new(stdout)),
         err: Box::new(io::stderr()),
         format: arguments.format,
-        width: if to_terminal {
-            comfy_table::Table::new().width()
-        } else {
-            None
-        },
+        width: if to_terminal { comfy_table::Table::new().width() } else { None },
         timer: false,
     };
     if let Err(error) = interrupt::listen() {
@@ -186,18 +155,12 @@ fn run(arguments: Arguments, host: impl Host) -> Result<(), Ended> {
             let name = file.display().to_string();
             match std::fs::read_to_string(&file) {
                 Ok(script) => runner.script(&name, &script),
-                Err(error) => {
-                    Err(runner.failed(&Failure::new(format!("{name}: {error}")), &name, ""))
-                }
+                Err(error) => Err(runner.failed(&Failure::new(format!("{name}: {error}")), &name, "")),
             }
         }
         Some(Command::Demo { shell: stay, .. }) => {
             demo::run(&mut runner)?;
-            if stay {
-                shell::interact(&mut runner)
-            } else {
-                Ok(())
-            }
+            if stay { shell::interact(&mut runner) } else { Ok(()) }
         }
         None if is_plain && io::stdin().is_terminal() => shell::interact(&mut runner),
         None if is_plain => standard_input(&mut runner),
@@ -226,10 +189,8 @@ mod tests {
 
     #[test]
     fn options_stand_before_or_behind_the_command() {
-        let before =
-            Arguments::parse_from(["flern", "--format", "csv", "--threads", "3", "run", "x.sql"]);
-        let behind =
-            Arguments::parse_from(["flern", "run", "x.sql", "--format", "csv", "--threads=3"]);
+        let before = Arguments::parse_from(["flern", "--format", "csv", "--threads", "3", "run", "x.sql"]);
+        let behind = Arguments::parse_from(["flern", "run", "x.sql", "--format", "csv", "--threads=3"]);
         for arguments in [before, behind] {
             assert_eq!(arguments.format, Format::Csv);
             assert_eq!(arguments.threads, Some(3));
@@ -245,17 +206,7 @@ mod tests {
         assert_eq!(memory_size("1.5 gib"), Ok(1_610_612_736));
         assert_eq!(memory_size("100"), Ok(100));
         assert_eq!(memory_size("512MB"), Ok(512_000_000));
-        for wrong in [
-            "",
-            "GB",
-            "4XB",
-            "-1GB",
-            "0",
-            "1e3",
-            "99999999TB",
-            "1.2.3GB",
-            "é",
-        ] {
+        for wrong in ["", "GB", "4XB", "-1GB", "0", "1e3", "99999999TB", "1.2.3GB", "é"] {
             assert!(memory_size(wrong).is_err(), "{wrong}");
         }
     }

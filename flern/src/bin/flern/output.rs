@@ -7,8 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use comfy_table::{
-    Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table,
-    TableStyle, Width,
+    Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle, Width,
 };
 
 use crate::host::{Failure, Rows};
@@ -43,12 +42,7 @@ impl From<io::Error> for Stop {
 const LONG: usize = 40;
 
 /// Prints a result. `width` is the terminal's, where the output is one.
-pub(crate) fn rows(
-    out: &mut dyn Write,
-    rows: Rows<'_>,
-    format: Format,
-    width: Option<u16>,
-) -> Result<(), Stop> {
+pub(crate) fn rows(out: &mut dyn Write, rows: Rows<'_>, format: Format, width: Option<u16>) -> Result<(), Stop> {
     match format {
         Format::Table => table(out, rows, width),
         Format::Csv => csv(out, rows),
@@ -58,14 +52,10 @@ pub(crate) fn rows(
 
 fn csv(out: &mut dyn Write, rows: Rows<'_>) -> Result<(), Stop> {
     let header = RecordBatch::new_empty(rows.schema.clone());
-    let mut writer = arrow::csv::WriterBuilder::new()
-        .with_header(true)
-        .build(out);
+    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(out);
     writer.write(&header).map_err(output)?;
     for batch in rows.batches {
-        writer
-            .write(&batch.map_err(Stop::Failed)?)
-            .map_err(output)?;
+        writer.write(&batch.map_err(Stop::Failed)?).map_err(output)?;
     }
     writer.into_inner().flush()?;
     Ok(())
@@ -76,9 +66,7 @@ fn json(out: &mut dyn Write, rows: Rows<'_>) -> Result<(), Stop> {
         .with_explicit_nulls(true)
         .build::<_, arrow::json::writer::JsonArray>(&mut *out);
     for batch in rows.batches {
-        writer
-            .write(&batch.map_err(Stop::Failed)?)
-            .map_err(output)?;
+        writer.write(&batch.map_err(Stop::Failed)?).map_err(output)?;
     }
     writer.finish().map_err(output)?;
     drop(writer);
@@ -101,8 +89,7 @@ fn table(out: &mut dyn Write, rows: Rows<'_>, width: Option<u16>) -> Result<(), 
     let schema = rows.schema;
     let mut kept = Kept::default();
     for batch in rows.batches {
-        kept.add(&batch.map_err(Stop::Failed)?)
-            .map_err(|error| Stop::Failed(Failure::new(error.to_string())))?;
+        kept.add(&batch.map_err(Stop::Failed)?).map_err(|error| Stop::Failed(Failure::new(error.to_string())))?;
     }
     writeln!(out, "{}", draw(&schema, &kept, width))?;
     Ok(())
@@ -127,10 +114,7 @@ impl Kept {
             self.last.clear();
         }
         let cells = |row: usize, columns: &[ArrayFormatter<'_>]| -> Vec<String> {
-            columns
-                .iter()
-                .map(|column| clean(&column.value(row).to_string()))
-                .collect()
+            columns.iter().map(|column| clean(&column.value(row).to_string())).collect()
         };
         let options = FormatOptions::default()
             .with_null("NULL")
@@ -183,24 +167,12 @@ const STYLE: TableStyle = TableStyle::new()
 const NARROWEST: u16 = 16;
 
 fn draw(schema: &SchemaRef, kept: &Kept, width: Option<u16>) -> String {
-    let names: Vec<String> = schema
-        .fields()
-        .iter()
-        .map(|field| clean(field.name()))
-        .collect();
+    let names: Vec<String> = schema.fields().iter().map(|field| clean(field.name())).collect();
     if names.is_empty() {
         return format!("({})", count(kept.count, "row"));
     }
-    let types: Vec<String> = schema
-        .fields()
-        .iter()
-        .map(|field| sql_type(field.data_type()))
-        .collect();
-    let right: Vec<bool> = schema
-        .fields()
-        .iter()
-        .map(|field| field.data_type().is_numeric())
-        .collect();
+    let types: Vec<String> = schema.fields().iter().map(|field| sql_type(field.data_type())).collect();
+    let right: Vec<bool> = schema.fields().iter().map(|field| field.data_type().is_numeric()).collect();
     let all: Vec<usize> = (0..names.len()).collect();
     let shown = match width {
         Some(width) => fitting(&content_widths(&names, &types, kept), &right, width),
@@ -219,36 +191,16 @@ fn draw(schema: &SchemaRef, kept: &Kept, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.force_no_tty();
     table.load_style(STYLE);
-    let heads: Vec<String> = names
-        .iter()
-        .zip(&types)
-        .map(|(name, kind)| format!("{name}\n{kind}"))
-        .collect();
-    table.set_header(
-        line(&heads, "…")
-            .into_iter()
-            .map(|cell| Cell::new(cell).set_alignment(CellAlignment::Center)),
-    );
-    let mut alignments: Vec<CellAlignment> = shown
-        .iter()
-        .map(|column| {
-            if right[*column] {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            }
-        })
-        .collect();
+    let heads: Vec<String> = names.iter().zip(&types).map(|(name, kind)| format!("{name}\n{kind}")).collect();
+    table.set_header(line(&heads, "…").into_iter().map(|cell| Cell::new(cell).set_alignment(CellAlignment::Center)));
+    let mut alignments: Vec<CellAlignment> =
+        shown.iter().map(|column| if right[*column] { CellAlignment::Right } else { CellAlignment::Left }).collect();
     if let Some(gap) = gap {
         alignments.insert(gap, CellAlignment::Center);
     }
     let mut add = |cells: Vec<String>, centered: bool| {
         let cells = cells.into_iter().zip(&alignments).map(|(cell, alignment)| {
-            Cell::new(cell).set_alignment(if centered {
-                CellAlignment::Center
-            } else {
-                *alignment
-            })
+            Cell::new(cell).set_alignment(if centered { CellAlignment::Center } else { *alignment })
         });
         let mut row = comfy_table::Row::from(cells.collect::<Vec<_>>());
         row.max_height(1);
@@ -273,9 +225,7 @@ fn draw(schema: &SchemaRef, kept: &Kept, width: Option<u16>) -> String {
             if alignments[at] != CellAlignment::Left {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             } else {
-                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(
-                    widths[at].min(NARROWEST) + 2,
-                )));
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(widths[at].min(NARROWEST) + 2)));
             }
         }
     }
@@ -294,18 +244,10 @@ fn note(kept: &Kept, columns: usize, left_out: usize) -> Option<String> {
         0 if kept.count == 0 || kept.count > MANY => count(kept.count, "row"),
         0 if left_out == 0 => return None,
         0 => count(kept.count, "row"),
-        hidden => format!(
-            "{} ({} shown)",
-            count(kept.count, "row"),
-            kept.count - hidden
-        ),
+        hidden => format!("{} ({} shown)", count(kept.count, "row"), kept.count - hidden),
     };
     if left_out > 0 {
-        note.push_str(&format!(
-            ", {} ({} shown)",
-            count(columns, "column"),
-            columns - left_out
-        ));
+        note.push_str(&format!(", {} ({} shown)", count(columns, "column"), columns - left_out));
     }
     Some(note)
 }
@@ -337,11 +279,7 @@ fn content_widths(names: &[String], types: &[String], kept: &Kept) -> Vec<u16> {
 /// The columns that fit next to each other into the width, texts cut where they must be: from both ends inwards.
 fn fitting(widths: &[u16], right: &[bool], width: u16) -> Vec<usize> {
     let least = |column: usize| -> usize {
-        let content = if right[column] {
-            widths[column]
-        } else {
-            widths[column].min(NARROWEST)
-        };
+        let content = if right[column] { widths[column] } else { widths[column].min(NARROWEST) };
         usize::from(content) + 3
     };
     let width = usize::from(width);
@@ -396,52 +334,31 @@ pub(crate) fn sql_type(data_type: &DataType) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{
-        ArrayRef, BooleanArray, Date32Array, Float64Array, Int64Array, StringArray,
-    };
+    use arrow::array::{ArrayRef, BooleanArray, Date32Array, Float64Array, Int64Array, StringArray};
     use expect_test::{Expect, expect};
 
     use super::*;
 
     fn print(batches: Vec<RecordBatch>, format: Format, width: Option<u16>) -> String {
         let mut out = Vec::new();
-        let result = Rows {
-            schema: batches[0].schema(),
-            batches: Box::new(batches.into_iter().map(Ok)),
-        };
+        let result = Rows { schema: batches[0].schema(), batches: Box::new(batches.into_iter().map(Ok)) };
         rows(&mut out, result, format, width).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     fn small() -> RecordBatch {
         RecordBatch::try_from_iter([
-            (
-                "n",
-                Arc::new(Int64Array::from(vec![Some(1), None, Some(-300)])) as ArrayRef,
-            ),
-            (
-                "größe",
-                Arc::new(StringArray::from(vec![Some("a\nb"), Some("日本"), None])),
-            ),
-            (
-                "x",
-                Arc::new(Float64Array::from(vec![0.1, f64::NAN, 1e300])),
-            ),
-            (
-                "late",
-                Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])),
-            ),
+            ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(-300)])) as ArrayRef),
+            ("größe", Arc::new(StringArray::from(vec![Some("a\nb"), Some("日本"), None]))),
+            ("x", Arc::new(Float64Array::from(vec![0.1, f64::NAN, 1e300]))),
+            ("late", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
             ("day", Arc::new(Date32Array::from(vec![0, 19_000, -1]))),
         ])
         .unwrap()
     }
 
     fn long(rows: i64) -> RecordBatch {
-        RecordBatch::try_from_iter([(
-            "n",
-            Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef,
-        )])
-        .unwrap()
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef)]).unwrap()
     }
 
     fn wide(columns: usize) -> RecordBatch {
@@ -449,9 +366,7 @@ mod tests {
             let column: ArrayRef = if n % 2 == 0 {
                 Arc::new(Int64Array::from(vec![n as i64 * 1_000_000]))
             } else {
-                Arc::new(StringArray::from(vec![
-                    "a rather long text that does not fit",
-                ]))
+                Arc::new(StringArray::from(vec!["a rather long text that does not fit"]))
             };
             (format!("column_{n}"), column)
         }))
@@ -538,16 +453,11 @@ mod tests {
     fn long_results_are_shortened_in_the_middle() {
         let text = print(vec![long(12_345)], Format::Table, None);
         assert!(text.ends_with("12,345 rows (40 shown)\n"), "{text}");
-        assert!(
-            text.contains("│     19 │\n│    ·   │\n│  12325 │"),
-            "{text}"
-        );
+        assert!(text.contains("│     19 │\n│    ·   │\n│  12325 │"), "{text}");
         // The same whatever the batches are.
         for size in [1, 7, 19, 20, 21, 40, 5_000] {
             let whole = long(12_345);
-            let cut = (0..12_345)
-                .step_by(size)
-                .map(|at| whole.slice(at, size.min(12_345 - at)));
+            let cut = (0..12_345).step_by(size).map(|at| whole.slice(at, size.min(12_345 - at)));
             assert_eq!(print(cut.collect(), Format::Table, None), text, "{size}");
         }
     }
@@ -557,10 +467,7 @@ mod tests {
         let text = print(vec![long(40)], Format::Table, None);
         assert!(!text.contains('·') && text.ends_with("40 rows\n"), "{text}");
         let text = print(vec![long(41)], Format::Table, None);
-        assert!(
-            text.contains('·') && text.ends_with("41 rows (40 shown)\n"),
-            "{text}"
-        );
+        assert!(text.contains('·') && text.ends_with("41 rows (40 shown)\n"), "{text}");
     }
 
     #[test]
@@ -590,14 +497,10 @@ mod tests {
         );
         for columns in 1..12 {
             for width in 30..200 {
-                for line in print(vec![wide(columns)], Format::Table, Some(width))
-                    .lines()
-                    .filter(|l| !l.contains("row"))
+                for line in
+                    print(vec![wide(columns)], Format::Table, Some(width)).lines().filter(|l| !l.contains("row"))
                 {
-                    assert!(
-                        line.chars().count() <= usize::from(width),
-                        "{columns} columns, {width}:\n{line}"
-                    );
+                    assert!(line.chars().count() <= usize::from(width), "{columns} columns, {width}:\n{line}");
                 }
             }
         }
@@ -625,10 +528,7 @@ mod tests {
             }
         }
         for format in [Format::Table, Format::Csv, Format::Json] {
-            let result = Rows {
-                schema: long(10_000).schema(),
-                batches: Box::new(std::iter::once(Ok(long(10_000)))),
-            };
+            let result = Rows { schema: long(10_000).schema(), batches: Box::new(std::iter::once(Ok(long(10_000)))) };
             let stop = rows(&mut Closed, result, format, None).unwrap_err();
             assert!(
                 matches!(&stop, Stop::Output(error) if error.kind() == io::ErrorKind::BrokenPipe),

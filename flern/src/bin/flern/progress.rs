@@ -15,17 +15,14 @@ pub(crate) struct Progress {
 impl Progress {
     /// Shows nothing where the standard error is no terminal.
     pub(crate) fn new() -> Progress {
-        Progress {
-            bar: std::io::stderr().is_terminal().then(Mutex::default),
-        }
+        Progress { bar: std::io::stderr().is_terminal().then(Mutex::default) }
     }
 
     pub(crate) fn step(&self, step: Step) {
         let Some(bar) = &self.bar else { return };
         let Ok(mut bar) = bar.lock() else { return };
         let bar = bar.get_or_insert_with(|| {
-            let bar =
-                ProgressBar::with_draw_target(Some(step.total_rows), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(step.total_rows), ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
                 bar.set_style(style.progress_chars("━━╌"));
             }
@@ -49,13 +46,7 @@ impl Progress {
 const TEMPLATE: &str = "{bar:32.cyan/dim} {percent:>3} %  {msg}";
 
 fn message(step: Step, rows_per_second: f64) -> String {
-    format!(
-        "epoch {}/{}  loss {:.4}  {} rows/s",
-        step.epoch,
-        step.epochs,
-        step.loss,
-        rounded(rows_per_second)
-    )
+    format!("epoch {}/{}  loss {:.4}  {} rows/s", step.epoch, step.epochs, step.loss, rounded(rows_per_second))
 }
 
 /// "950", "12 k", "3.4 M"
@@ -73,17 +64,8 @@ mod tests {
 
     #[test]
     fn a_step_is_said_in_one_line() {
-        let step = Step {
-            epoch: 2,
-            epochs: 3,
-            rows: 300_000,
-            total_rows: 785_292,
-            loss: 0.481_26,
-        };
-        assert_eq!(
-            message(step, 2_345_678.0),
-            "epoch 2/3  loss 0.4813  2.3 M rows/s"
-        );
+        let step = Step { epoch: 2, epochs: 3, rows: 300_000, total_rows: 785_292, loss: 0.481_26 };
+        assert_eq!(message(step, 2_345_678.0), "epoch 2/3  loss 0.4813  2.3 M rows/s");
         assert_eq!(rounded(950.4), "950");
         assert_eq!(rounded(12_345.0), "12 k");
     }

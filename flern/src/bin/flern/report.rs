@@ -29,10 +29,7 @@ struct Report {
 
 impl Report {
     fn new(failure: &Failure, name: &str, script: &str) -> Report {
-        Report {
-            failure: failure.clone(),
-            source: NamedSource::new(name, script.to_string()),
-        }
+        Report { failure: failure.clone(), source: NamedSource::new(name, script.to_string()) }
     }
 
     /// The span, or where it is empty at the end of the text, the last sign before it.
@@ -40,10 +37,7 @@ impl Report {
         let script = self.source.inner();
         let text = script.trim_end();
         match text.char_indices().next_back() {
-            Some((start, c)) if span.start >= text.len() => Span {
-                start,
-                end: start + c.len_utf8(),
-            },
+            Some((start, c)) if span.start >= text.len() => Span { start, end: start + c.len_utf8() },
             _ => span,
         }
     }
@@ -71,9 +65,10 @@ impl Diagnostic for Report {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let span = self.visible(self.failure.span?);
         let here = LabeledSpan::new_primary_with_span(None, (span.start, span.end - span.start));
-        let related = self.failure.related.map(|(span, label)| {
-            LabeledSpan::new(Some(label.to_string()), span.start, span.end - span.start)
-        });
+        let related = self
+            .failure
+            .related
+            .map(|(span, label)| LabeledSpan::new(Some(label.to_string()), span.start, span.end - span.start));
         Some(Box::new(std::iter::once(here).chain(related)))
     }
 }

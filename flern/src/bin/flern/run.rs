@@ -69,12 +69,7 @@ impl<H: Host> Runner<H> {
     }
 
     /// Runs one statement and prints what it returns.
-    pub(crate) fn statement(
-        &mut self,
-        name: &str,
-        script: &str,
-        statement: &Statement,
-    ) -> Result<Took, Ended> {
+    pub(crate) fn statement(&mut self, name: &str, script: &str, statement: &Statement) -> Result<Took, Ended> {
         let progress = Progress::new();
         let watch = |step| progress.step(step);
         let start = Instant::now();
@@ -83,12 +78,8 @@ impl<H: Host> Runner<H> {
             let answer = self.host.run(script, statement, &watch);
             progress.clear();
             match answer {
-                Ok(Answer::Rows(rows)) => {
-                    output::rows(&mut *self.out, rows, self.format, self.width)
-                }
-                Ok(Answer::Text(text)) => {
-                    writeln!(self.out, "{}", text.trim_end()).map_err(Stop::from)
-                }
+                Ok(Answer::Rows(rows)) => output::rows(&mut *self.out, rows, self.format, self.width),
+                Ok(Answer::Text(text)) => writeln!(self.out, "{}", text.trim_end()).map_err(Stop::from),
                 // Programs that read results are not told what was done.
                 Ok(Answer::Done(_)) if self.format != Format::Table => Ok(()),
                 Ok(Answer::Done(text)) => writeln!(self.out, "{text}").map_err(Stop::from),
@@ -102,10 +93,7 @@ impl<H: Host> Runner<H> {
             Err(Stop::Output(error)) => return Err(Ended::Output(error)),
         }
         self.out.flush()?;
-        Ok(Took {
-            time: start.elapsed(),
-            stats: self.host.stats(),
-        })
+        Ok(Took { time: start.elapsed(), stats: self.host.stats() })
     }
 
     pub(crate) fn failed(&mut self, failure: &Failure, name: &str, script: &str) -> Ended {
@@ -128,17 +116,13 @@ mod tests {
     use super::*;
     use crate::host::fake::runner;
 
-    const TABLE: &str = "┌────────┐\n│    n   │\n│ bigint │\n├────────┤\n│      1 │\n│      2 │\n│      3 │\n└────────┘\n";
+    const TABLE: &str =
+        "┌────────┐\n│    n   │\n│ bigint │\n├────────┤\n│      1 │\n│      2 │\n│      3 │\n└────────┘\n";
 
     #[test]
     fn a_script_runs_in_order() {
         let (mut runner, out, err) = runner(Format::Table);
-        runner
-            .script(
-                "x",
-                "CREATE TABLE t AS SELECT 1; SELECT 2; EXPLAIN SELECT 3",
-            )
-            .unwrap();
+        runner.script("x", "CREATE TABLE t AS SELECT 1; SELECT 2; EXPLAIN SELECT 3").unwrap();
         assert_eq!(out.take(), format!("created table\n{TABLE}scan numbers\n"));
         assert_eq!(err.take(), "");
     }
@@ -146,9 +130,7 @@ mod tests {
     #[test]
     fn only_results_go_to_programs() {
         let (mut runner, out, _) = runner(Format::Csv);
-        runner
-            .script("x", "CREATE TABLE t AS SELECT 1; SELECT 2")
-            .unwrap();
+        runner.script("x", "CREATE TABLE t AS SELECT 1; SELECT 2").unwrap();
         assert_eq!(out.take(), "n\n1\n2\n3\n");
     }
 
@@ -160,19 +142,13 @@ mod tests {
         assert_eq!(runner.host.ran, ["SELECT 1", "SELECT * FROM nowhere"]);
         assert_eq!(out.take(), "n\n1\n2\n3\n");
         let err = err.take();
-        assert!(
-            err.contains("no table 'nowhere'") && err.contains("x.sql:2:15"),
-            "{err}"
-        );
+        assert!(err.contains("no table 'nowhere'") && err.contains("x.sql:2:15"), "{err}");
     }
 
     #[test]
     fn nothing_of_an_ill_formed_script_runs() {
         let (mut runner, _, err) = runner(Format::Csv);
-        assert!(matches!(
-            runner.script("x", "SELECT 1; SELECT FROM WHERE )"),
-            Err(Ended::Failed)
-        ));
+        assert!(matches!(runner.script("x", "SELECT 1; SELECT FROM WHERE )"), Err(Ended::Failed)));
         assert!(runner.host.ran.is_empty());
         assert!(!err.take().is_empty());
     }
@@ -183,9 +159,6 @@ mod tests {
         runner.timer = true;
         runner.script("x", "EXPLAIN SELECT 1").unwrap();
         let out = out.take();
-        assert!(
-            out.starts_with("scan numbers\ntime: 0.") && out.ends_with("compilation 0.000 s\n"),
-            "{out}"
-        );
+        assert!(out.starts_with("scan numbers\ntime: 0.") && out.ends_with("compilation 0.000 s\n"), "{out}");
     }
 }

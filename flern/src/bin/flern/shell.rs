@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use reedline::{
-    ColumnarMenu, Emacs, FileBackedHistory, KeyCode, KeyModifiers, MenuBuilder, Prompt,
-    PromptEditMode, PromptHistorySearch, PromptHistorySearchStatus, Reedline, ReedlineEvent,
-    ReedlineMenu, Signal, ValidationResult, Validator, default_emacs_keybindings,
+    ColumnarMenu, Emacs, FileBackedHistory, KeyCode, KeyModifiers, MenuBuilder, Prompt, PromptEditMode,
+    PromptHistorySearch, PromptHistorySearchStatus, Reedline, ReedlineEvent, ReedlineMenu, Signal, ValidationResult,
+    Validator, default_emacs_keybindings,
 };
 
 use crate::complete::{DOT_COMMANDS, Names, SharedNames, SqlCompleter};
@@ -42,11 +42,7 @@ enum Next {
 pub(crate) fn interact<H: Host>(runner: &mut Runner<H>) -> Result<(), Ended> {
     let names = SharedNames::default();
     let mut editor = editor(names.clone());
-    writeln!(
-        runner.out,
-        "flern {}: .help for help, .quit to leave",
-        env!("CARGO_PKG_VERSION")
-    )?;
+    writeln!(runner.out, "flern {}: .help for help, .quit to leave", env!("CARGO_PKG_VERSION"))?;
     runner.out.flush()?;
     loop {
         *names.lock().unwrap_or_else(PoisonError::into_inner) = names_of(&runner.host);
@@ -68,10 +64,7 @@ fn editor(names: SharedNames) -> Reedline {
     keys.add_binding(
         KeyModifiers::NONE,
         KeyCode::Tab,
-        ReedlineEvent::UntilFound(vec![
-            ReedlineEvent::Menu("completion".to_string()),
-            ReedlineEvent::MenuNext,
-        ]),
+        ReedlineEvent::UntilFound(vec![ReedlineEvent::Menu("completion".to_string()), ReedlineEvent::MenuNext]),
     );
     let menu = ColumnarMenu::default().with_name("completion");
     let editor = Reedline::create()
@@ -88,11 +81,7 @@ fn editor(names: SharedNames) -> Reedline {
 }
 
 fn history_file() -> Option<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("FLERN_HISTORY").or_else(|| {
         let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
         Some(state.join("flern/history"))
@@ -101,19 +90,11 @@ fn history_file() -> Option<PathBuf> {
 
 fn names_of(host: &impl Host) -> Names {
     let tables = host.tables();
-    let mut columns: Vec<String> = tables
-        .iter()
-        .filter_map(|table| host.columns(table).ok())
-        .flatten()
-        .map(|column| column.name)
-        .collect();
+    let mut columns: Vec<String> =
+        tables.iter().filter_map(|table| host.columns(table).ok()).flatten().map(|column| column.name).collect();
     columns.sort();
     columns.dedup();
-    Names {
-        tables,
-        columns,
-        models: host.models(),
-    }
+    Names { tables, columns, models: host.models() }
 }
 
 /// Runs what was entered.
@@ -158,13 +139,8 @@ fn input<H: Host>(runner: &mut Runner<H>, text: &str) -> Result<Next, Ended> {
         }
         unknown => {
             let known = flern::sql::nearest(unknown, DOT_COMMANDS);
-            let help = known.map_or("see .help".to_string(), |known| {
-                format!("did you mean {known}?")
-            });
-            let failure = Failure {
-                help: Some(help),
-                ..Failure::new(format!("there is no command {unknown}"))
-            };
+            let help = known.map_or("see .help".to_string(), |known| format!("did you mean {known}?"));
+            let failure = Failure { help: Some(help), ..Failure::new(format!("there is no command {unknown}")) };
             return Err(runner.failed(&failure, "input", text));
         }
     }
@@ -187,11 +163,7 @@ fn schema<H: Host>(runner: &mut Runner<H>, table: &str) -> Result<(), Ended> {
             Err(failure) => return Err(runner.failed(&failure, "input", "")),
         };
         writeln!(runner.out, "{table} ({})", count(columns.len(), "column"))?;
-        let widest = columns
-            .iter()
-            .map(|column| column.name.chars().count())
-            .max()
-            .unwrap_or(0);
+        let widest = columns.iter().map(|column| column.name.chars().count()).max().unwrap_or(0);
         for column in columns {
             writeln!(runner.out, "  {:widest$}  {}", column.name, column.sql_type)?;
         }
@@ -298,11 +270,7 @@ mod tests {
         let names = names_of(&runner.host);
         assert_eq!(
             (names.tables, names.columns, names.models),
-            (
-                vec!["numbers".to_string()],
-                vec!["n".to_string()],
-                vec!["late".to_string()]
-            )
+            (vec!["numbers".to_string()], vec!["n".to_string()], vec!["late".to_string()])
         );
     }
 

@@ -12,14 +12,13 @@
 use super::helpers::Helper;
 use super::lanes;
 use crate::kernel::{
-    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, FunctionId, Inst, LoopKind,
-    MemFlags, Op, Region, RuntimeFn, Signature, TRAP_CODE_SLOT, TRAP_LOCATION_SLOT, Type, UnaryOp,
-    Value, eval,
+    BinaryOp, CheckedOp, Cmp, ConvertOp, Definition, Function, FunctionId, Inst, LoopKind, MemFlags, Op, Region,
+    RuntimeFn, Signature, TRAP_CODE_SLOT, TRAP_LOCATION_SLOT, Type, UnaryOp, Value, eval,
 };
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{
-    self, AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, InstBuilder, MemFlagsData,
-    StackSlotData, StackSlotKind, UserExternalName, types,
+    self, AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, InstBuilder, MemFlagsData, StackSlotData,
+    StackSlotKind, UserExternalName, types,
 };
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch};
@@ -97,14 +96,8 @@ pub(super) fn signature(signature: &Signature, call_conv: CallConv) -> ir::Signa
 /// The signature of a 128-bit helper.
 pub(super) fn helper_signature(helper: Helper, call_conv: CallConv) -> ir::Signature {
     let (params, result): (&[Type], Option<Type>) = match helper {
-        Helper::Mul => (
-            &[Type::I64, Type::I64, Type::I64, Type::I64, Type::Ptr],
-            Some(Type::I32),
-        ),
-        Helper::Div | Helper::Rem => (
-            &[Type::I64, Type::I64, Type::I64, Type::I64, Type::Ptr],
-            None,
-        ),
+        Helper::Mul => (&[Type::I64, Type::I64, Type::I64, Type::I64, Type::Ptr], Some(Type::I32)),
+        Helper::Div | Helper::Rem => (&[Type::I64, Type::I64, Type::I64, Type::I64, Type::Ptr], None),
         Helper::ToF64 => (&[Type::I64, Type::I64], Some(Type::F64)),
         Helper::ToF32 => (&[Type::I64, Type::I64], Some(Type::F32)),
         Helper::FromF64 => (&[Type::F64, Type::Ptr], None),
@@ -209,9 +202,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn block(&self) -> Block {
-        self.b
-            .current_block()
-            .expect("code is written into an open block")
+        self.b.current_block().expect("code is written into an open block")
     }
 
     fn constant(&mut self, value: Value, bits: u128) -> ir::Value {
@@ -272,8 +263,7 @@ impl Emitter<'_> {
     fn new_block(&mut self, params: &[Value]) -> Block {
         let block = self.b.create_block();
         for &param in params {
-            self.b
-                .append_block_param(block, clif_type(self.kernel.ty(param)));
+            self.b.append_block_param(block, clif_type(self.kernel.ty(param)));
         }
         block
     }
@@ -305,24 +295,11 @@ impl Emitter<'_> {
         let kernel = self.kernel;
         let data = kernel.inst(inst);
         match &data.op {
-            Op::If {
-                condition,
-                then_region,
-                else_region,
-            } => self.if_op(*condition, *then_region, *else_region, &data.results),
-            Op::Switch {
-                selector,
-                cases,
-                default,
-            } => self.switch_op(*selector, cases, *default, &data.results),
-            Op::For {
-                kind,
-                begin,
-                end,
-                step,
-                init,
-                body,
-            } => {
+            Op::If { condition, then_region, else_region } => {
+                self.if_op(*condition, *then_region, *else_region, &data.results)
+            }
+            Op::Switch { selector, cases, default } => self.switch_op(*selector, cases, *default, &data.results),
+            Op::For { kind, begin, end, step, init, body } => {
                 self.enter_loop(*body);
                 let results = self.for_op(*kind, *begin, *end, *step, init, *body);
                 self.leave_loop();
@@ -363,28 +340,13 @@ impl Emitter<'_> {
                 let (lo, hi) = (self.get(*lo), self.get(*hi));
                 vec![self.b.ins().iconcat(lo, hi)]
             }
-            Op::Offset {
-                base,
-                index,
-                scale,
-                displacement,
-            } => vec![self.offset(*base, *index, *scale, *displacement)],
-            Op::Load {
-                ty,
-                pointer,
-                offset,
-                flags,
-            } => {
+            Op::Offset { base, index, scale, displacement } => vec![self.offset(*base, *index, *scale, *displacement)],
+            Op::Load { ty, pointer, offset, flags } => {
                 let pointer = self.get(*pointer);
                 let flags = memory_flags(*flags);
                 vec![self.b.ins().load(clif_type(*ty), flags, pointer, *offset)]
             }
-            Op::Store {
-                value,
-                pointer,
-                offset,
-                flags,
-            } => {
+            Op::Store { value, pointer, offset, flags } => {
                 let (value, pointer) = (self.get(*value), self.get(*pointer));
                 let flags = memory_flags(*flags);
                 self.b.ins().store(flags, value, pointer, *offset);
@@ -398,11 +360,7 @@ impl Emitter<'_> {
                 let args = self.all(args);
                 self.call(Callee::Function(callee.id()), &args)
             }
-            Op::TrapIf {
-                condition,
-                code,
-                location,
-            } => {
+            Op::TrapIf { condition, code, location } => {
                 self.trap_if(*condition, code.0, *location);
                 Vec::new()
             }
@@ -460,22 +418,11 @@ impl Emitter<'_> {
     fn widened(&mut self, value: Value, signed: bool) -> ir::Value {
         let ty = self.ty(value);
         if let Some(bits) = self.kernel.constant(value) {
-            let number = if signed {
-                eval::signed(ty, bits) as i64
-            } else {
-                bits as i64
-            };
-            return self
-                .b
-                .ins()
-                .iconst(types::I32, i64::from(number as i32 as u32));
+            let number = if signed { eval::signed(ty, bits) as i64 } else { bits as i64 };
+            return self.b.ins().iconst(types::I32, i64::from(number as i32 as u32));
         }
         let x = self.get(value);
-        if signed {
-            self.b.ins().sextend(types::I32, x)
-        } else {
-            self.b.ins().uextend(types::I32, x)
-        }
+        if signed { self.b.ins().sextend(types::I32, x) } else { self.b.ins().uextend(types::I32, x) }
     }
 
     fn binary(&mut self, op: BinaryOp, a: Value, b: Value) -> ir::Value {
@@ -574,11 +521,7 @@ impl Emitter<'_> {
             BinaryOp::UShr => self.b.ins().ushr(x, y),
             _ => self.b.ins().rotl(x, y),
         };
-        if narrow {
-            self.b.ins().ireduce(clif_type(ty), shifted)
-        } else {
-            shifted
-        }
+        if narrow { self.b.ins().ireduce(clif_type(ty), shifted) } else { shifted }
     }
 
     fn checked(&mut self, op: CheckedOp, a: Value, b: Value) -> (ir::Value, ir::Value) {
@@ -657,13 +600,7 @@ impl Emitter<'_> {
         }
     }
 
-    pub(super) fn offset(
-        &mut self,
-        base: Value,
-        index: Value,
-        scale: i64,
-        displacement: i64,
-    ) -> ir::Value {
+    pub(super) fn offset(&mut self, base: Value, index: Value, scale: i64, displacement: i64) -> ir::Value {
         let mut place = self.get(base);
         if scale != 0 {
             let index = self.get(index);
@@ -701,9 +638,7 @@ impl Emitter<'_> {
     }
 
     fn two_words(&mut self) -> (ir::StackSlot, ir::Value) {
-        let slot =
-            self.b
-                .create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 16, 3));
+        let slot = self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 16, 3));
         let address = self.b.ins().stack_addr(types::I64, slot, 0);
         (slot, address)
     }
@@ -723,11 +658,7 @@ impl Emitter<'_> {
         short: impl FnOnce(&mut Self) -> Vec<ir::Value>,
         long: impl FnOnce(&mut Self) -> Vec<ir::Value>,
     ) -> Vec<ir::Value> {
-        let (near, far, join) = (
-            self.b.create_block(),
-            self.cold_block(),
-            self.b.create_block(),
-        );
+        let (near, far, join) = (self.b.create_block(), self.cold_block(), self.b.create_block());
         for &ty in results {
             self.b.append_block_param(join, ty);
         }
@@ -847,24 +778,12 @@ impl Emitter<'_> {
             Callee::Function(id) => self.imports.functions[id.index()].clone(),
             Callee::Runtime(function) => (
                 self.imports.runtime[&function],
-                signature(
-                    &Signature::new(function.params, function.result),
-                    self.call_conv,
-                ),
+                signature(&Signature::new(function.params, function.result), self.call_conv),
             ),
-            Callee::Helper(helper) => (
-                self.imports.helpers[&helper],
-                helper_signature(helper, self.call_conv),
-            ),
+            Callee::Helper(helper) => (self.imports.helpers[&helper], helper_signature(helper, self.call_conv)),
         };
         let signature = self.b.import_signature(signature);
-        let name = self
-            .b
-            .func
-            .declare_imported_user_function(UserExternalName {
-                namespace: 0,
-                index: id.as_u32(),
-            });
+        let name = self.b.func.declare_imported_user_function(UserExternalName { namespace: 0, index: id.as_u32() });
         let reference = self.b.import_function(ExtFuncData {
             name: ExternalName::user(name),
             signature,
@@ -909,12 +828,8 @@ impl Emitter<'_> {
         let worker = self.get(self.kernel.params()[worker]);
         let flags = MemFlagsData::trusted();
         let slot = |number: i32| number * 8;
-        self.b
-            .ins()
-            .store(flags, code, worker, slot(TRAP_CODE_SLOT));
-        self.b
-            .ins()
-            .store(flags, location, worker, slot(TRAP_LOCATION_SLOT));
+        self.b.ins().store(flags, code, worker, slot(TRAP_CODE_SLOT));
+        self.b.ins().store(flags, location, worker, slot(TRAP_LOCATION_SLOT));
         let status = self.b.ins().ireduce(types::I32, code);
         self.b.ins().return_(&[status]);
     }
@@ -946,13 +861,7 @@ impl Emitter<'_> {
         self.define_all(results, &values);
     }
 
-    fn switch_op(
-        &mut self,
-        selector: Value,
-        cases: &[(i64, Region)],
-        default: Region,
-        results: &[Value],
-    ) {
+    fn switch_op(&mut self, selector: Value, cases: &[(i64, Region)], default: Region, results: &[Value]) {
         let ty = self.ty(selector);
         let selector = match ty {
             Type::I8 | Type::I16 => self.widened(selector, false),
@@ -1026,8 +935,7 @@ impl Emitter<'_> {
         body: Region,
     ) -> Vec<ir::Value> {
         let init_values = self.all(init);
-        if let (Some(first), Some(last)) = (self.kernel.constant(begin), self.kernel.constant(end))
-        {
+        if let (Some(first), Some(last)) = (self.kernel.constant(begin), self.kernel.constant(end)) {
             let (first, last) = (first as u64 as i64, last as u64 as i64);
             if let LoopKind::Unrolled(times) = kind
                 && trip_count(first, last, step) <= i128::from(times)
@@ -1038,12 +946,9 @@ impl Emitter<'_> {
         let (begin, end) = (self.get(begin), self.get(end));
         match kind {
             LoopKind::Serial => self.serial(begin, end, step, init_values, body),
-            LoopKind::Unrolled(times) => {
-                self.unrolled(times.clamp(1, 64), begin, end, step, init_values, body)
-            }
+            LoopKind::Unrolled(times) => self.unrolled(times.clamp(1, 64), begin, end, step, init_values, body),
             LoopKind::Vector(_) => {
-                let (begin, carried) =
-                    lanes::vector_part(self, kind, begin, end, step, init_values, body);
+                let (begin, carried) = lanes::vector_part(self, kind, begin, end, step, init_values, body);
                 self.serial(begin, end, step, carried, body)
             }
         }

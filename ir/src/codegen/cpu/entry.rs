@@ -73,11 +73,7 @@ pub struct CompiledModule(Arc<Shared>);
 
 impl CompiledModule {
     pub(super) fn new(functions: Vec<Compiled>, memory: CodeMemory, wall: Duration) -> Self {
-        CompiledModule(Arc::new(Shared {
-            functions,
-            _memory: memory,
-            wall,
-        }))
+        CompiledModule(Arc::new(Shared { functions, _memory: memory, wall }))
     }
 
     /// How many modules' code is in memory in this process.
@@ -91,11 +87,7 @@ impl CompiledModule {
     /// If the id is of another module.
     pub fn entry(&self, id: FunctionId) -> Entry {
         let function = &self.0.functions[id.index()];
-        Entry {
-            address: function.address,
-            signature: function.signature.clone(),
-            _code: self.clone(),
-        }
+        Entry { address: function.address, signature: function.signature.clone(), _code: self.clone() }
     }
 
     /// What each function took and gave, in the order of the module.
@@ -124,12 +116,7 @@ impl CompiledModule {
 
 impl std::fmt::Debug for CompiledModule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "CompiledModule({} functions, {} bytes)",
-            self.0.functions.len(),
-            self.code_bytes()
-        )
+        write!(f, "CompiledModule({} functions, {} bytes)", self.0.functions.len(), self.code_bytes())
     }
 }
 

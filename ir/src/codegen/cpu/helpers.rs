@@ -77,14 +77,8 @@ pub(super) enum Helper {
 }
 
 impl Helper {
-    pub(super) const ALL: [Helper; 6] = [
-        Helper::Mul,
-        Helper::Div,
-        Helper::Rem,
-        Helper::ToF64,
-        Helper::ToF32,
-        Helper::FromF64,
-    ];
+    pub(super) const ALL: [Helper; 6] =
+        [Helper::Mul, Helper::Div, Helper::Rem, Helper::ToF64, Helper::ToF32, Helper::FromF64];
 
     pub(super) fn symbol(self) -> &'static str {
         match self {

@@ -92,14 +92,10 @@ fn isa(opt: OptLevel, verify: bool) -> Result<OwnedTargetIsa, CodegenError> {
         ("use_colocated_libcalls", "false"),
         ("probestack_strategy", "inline"),
     ] {
-        flags
-            .set(name, value)
-            .map_err(|error| machine(format!("{name}: {error}")))?;
+        flags.set(name, value).map_err(|error| machine(format!("{name}: {error}")))?;
     }
     let builder = cranelift_native::builder().map_err(|error| machine(error.to_string()))?;
-    builder
-        .finish(settings::Flags::new(flags))
-        .map_err(|error| machine(error.to_string()))
+    builder.finish(settings::Flags::new(flags)).map_err(|error| machine(error.to_string()))
 }
 
 impl Backend for CpuBackend {
@@ -125,13 +121,8 @@ impl Backend for CpuBackend {
         let imports = declare(jit, module, &called)?;
         let code = self.compile_functions(module, options, &imports)?;
         for (index, code) in code.iter().enumerate() {
-            jit.define_function_bytes(
-                imports.functions[index].0,
-                code.alignment,
-                &code.bytes,
-                &code.relocations,
-            )
-            .map_err(memory_error)?;
+            jit.define_function_bytes(imports.functions[index].0, code.alignment, &code.bytes, &code.relocations)
+                .map_err(memory_error)?;
         }
         jit.finalize_definitions().map_err(memory_error)?;
         let functions = code
@@ -173,11 +164,7 @@ fn called_functions(module: &Module) -> HashSet<RuntimeFn> {
     called
 }
 
-fn declare(
-    jit: &mut JITModule,
-    module: &Module,
-    called: &HashSet<RuntimeFn>,
-) -> Result<Imports, CodegenError> {
+fn declare(jit: &mut JITModule, module: &Module, called: &HashSet<RuntimeFn>) -> Result<Imports, CodegenError> {
     let call_conv = jit.isa().default_call_conv();
     let mut functions = Vec::new();
     for id in module.ids() {
@@ -198,11 +185,7 @@ fn declare(
         let declared = jit.declare_function(helper.symbol(), Linkage::Import, &signature);
         helpers.insert(helper, declared.map_err(memory_error)?);
     }
-    Ok(Imports {
-        functions,
-        runtime,
-        helpers,
-    })
+    Ok(Imports { functions, runtime, helpers })
 }
 
 /// One function's code before it has a place.
@@ -222,10 +205,8 @@ impl CpuBackend {
         options: &Options,
         imports: &Imports,
     ) -> Result<Vec<Code>, CodegenError> {
-        let mut order: Vec<(usize, &kernel::Function)> = module
-            .ids()
-            .filter_map(|id| Some((id.index(), module.function(id)?)))
-            .collect();
+        let mut order: Vec<(usize, &kernel::Function)> =
+            module.ids().filter_map(|id| Some((id.index(), module.function(id)?))).collect();
         let total: usize = order.iter().map(|(_, f)| f.inst_count()).sum();
         // The longest first, so that no thread is left with one at the end.
         order.sort_by_key(|(_, function)| std::cmp::Reverse(function.inst_count()));
@@ -237,13 +218,7 @@ impl CpuBackend {
             let mut mine = Vec::new();
             while let Some(&(index, function)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let own = imports.functions[index].0;
-                let code = self.compile_one(
-                    (own, function),
-                    options,
-                    imports,
-                    &mut builder_context,
-                    &mut context,
-                );
+                let code = self.compile_one((own, function), options, imports, &mut builder_context, &mut context);
                 mine.push((index, code));
             }
             match done.lock() {
@@ -281,23 +256,14 @@ impl CpuBackend {
         let opt = options.opt.unwrap_or(function.opt);
         let isa = self.isa(opt, options.verify);
         context.clear();
-        emit::emit(
-            function,
-            &**isa,
-            imports,
-            builder_context,
-            &mut context.func,
-        );
+        emit::emit(function, &**isa, imports, builder_context, &mut context.func);
         let mut text = FunctionText::default();
         if options.keep_text {
             text.backend = context.func.display().to_string();
         }
         let backend_insts = context.func.dfg.num_insts();
         if let Err(error) = context.compile(&**isa, &mut ControlPlane::default()) {
-            return Err(CodegenError::Function {
-                function: function.name.clone(),
-                why: error.inner.to_string(),
-            });
+            return Err(CodegenError::Function { function: function.name.clone(), why: error.inner.to_string() });
         }
         let Some(compiled) = context.take_compiled_code() else {
             return Err(CodegenError::Function {
@@ -319,13 +285,7 @@ impl CpuBackend {
             code_bytes: bytes.len(),
             time: start.elapsed(),
         };
-        Ok(Code {
-            alignment: u64::from(compiled.buffer.alignment),
-            bytes,
-            relocations,
-            stats,
-            text,
-        })
+        Ok(Code { alignment: u64::from(compiled.buffer.alignment), bytes, relocations, stats, text })
     }
 }
 
@@ -333,10 +293,8 @@ impl CpuBackend {
 #[cfg(target_arch = "x86_64")]
 fn disassemble(bytes: &[u8], called: &HashSet<RuntimeFn>) -> String {
     use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter, Mnemonic, OpKind};
-    let mut names: HashMap<u64, &str> = called
-        .iter()
-        .map(|function| ((function.address)() as u64, function.name))
-        .collect();
+    let mut names: HashMap<u64, &str> =
+        called.iter().map(|function| ((function.address)() as u64, function.name)).collect();
     for helper in Helper::ALL {
         names.insert(helper.address() as u64, helper.symbol());
     }
