@@ -27,8 +27,8 @@ use datafusion_expr::planner::{
 };
 use datafusion_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan,
-    PartitionEvaluator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableSource, Volatility,
-    WindowFunctionDefinition, WindowUDF, WindowUDFImpl,
+    PartitionEvaluator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableSource,
+    Volatility, WindowFunctionDefinition, WindowUDF, WindowUDFImpl,
 };
 use datafusion_optimizer::analyzer::AnalyzerRule;
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
@@ -261,7 +261,8 @@ impl ContextProvider for Context<'_> {
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
         if let Some(function) = self.catalog.function(name) {
-            let stub = RowStub { function: function.clone(), signature: Signature::variadic_any(Volatility::Immutable) };
+            let stub =
+                RowStub { function: function.clone(), signature: Signature::variadic_any(Volatility::Immutable) };
             return Some(Arc::new(ScalarUDF::from(stub)));
         }
         STUBS.scalars.get(name).cloned()
@@ -312,8 +313,8 @@ impl Context<'_> {
             return Err(external(Error::Limit(message)));
         }
         let query = sql::parse_query(text).map_err(external)?;
-        let plan = plan(&query, self.catalog, &[], self.depth + 1)
-            .map_err(|e| e.context(format!("in view \"{name}\"")))?;
+        let plan =
+            plan(&query, self.catalog, &[], self.depth + 1).map_err(|e| e.context(format!("in view \"{name}\"")))?;
         Ok(Arc::new(View { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
 }
@@ -333,7 +334,9 @@ impl ExprPlanner for Planner {
         };
         let is_decimal = |t: &DataType| matches!(t, DataType::Decimal128(..));
         match e.op {
-            BinaryOperator::Divide if (is_decimal(&left) || is_decimal(&right)) && left.is_numeric() && right.is_numeric() => {
+            BinaryOperator::Divide
+                if (is_decimal(&left) || is_decimal(&right)) && left.is_numeric() && right.is_numeric() =>
+            {
                 e.left = cast(e.left, DataType::Float64);
                 e.right = cast(e.right, DataType::Float64);
             }
@@ -362,7 +365,9 @@ impl ExprPlanner for Planner {
             {
                 return Ok(PlannerResult::Planned(call("power", vec![e.left, e.right])));
             }
-            BinaryOperator::DuckIntegerDivide if left.is_integer() && right.is_integer() => e.op = BinaryOperator::Divide,
+            BinaryOperator::DuckIntegerDivide if left.is_integer() && right.is_integer() => {
+                e.op = BinaryOperator::Divide
+            }
             BinaryOperator::Spaceship => return Err(external(Error::unsupported("the operator <=>"))),
             _ => {
                 fit_constant(&mut e.left, &right);
@@ -458,7 +463,9 @@ fn fit_constant(e: &mut Expr, other: &DataType) {
 fn scalar_types(types: &[DataType]) -> Result<Vec<Option<ScalarType>>, DataFusionError> {
     let one = |t: &DataType| match t {
         DataType::Null => Ok(None),
-        DataType::Interval(IntervalUnit::MonthDayNano) => Err(external(Error::unsupported("an interval as an argument"))),
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            Err(external(Error::unsupported("an interval as an argument")))
+        }
         t => from_arrow(t).map(Some).ok_or_else(|| external(Error::unsupported(format!("the type {t}")))),
     };
     types.iter().map(one).collect()
@@ -643,7 +650,9 @@ impl WindowUDFImpl for WindowStub {
         let argument = args.first().copied().flatten().unwrap_or(ScalarType::Text);
         let types: Vec<ScalarType> = (0..args.len())
             .map(|i| match (f.kind, i) {
-                (WindowKind::Ntile, _) | (WindowKind::Lag | WindowKind::Lead | WindowKind::NthValue, 1) => ScalarType::I64,
+                (WindowKind::Ntile, _) | (WindowKind::Lag | WindowKind::Lead | WindowKind::NthValue, 1) => {
+                    ScalarType::I64
+                }
                 _ => argument,
             })
             .collect();
@@ -703,9 +712,9 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         },
         DataFusionError::SchemaError(error, _) => schema_error(*error, lines),
         DataFusionError::NotImplemented(message) => Error::unsupported(message),
-        DataFusionError::Plan(message) | DataFusionError::Execution(message) | DataFusionError::Configuration(message) => {
-            Error::meaning(message)
-        }
+        DataFusionError::Plan(message)
+        | DataFusionError::Execution(message)
+        | DataFusionError::Configuration(message) => Error::meaning(message),
         DataFusionError::SQL(error, _) => Error::syntax(error.to_string()),
         DataFusionError::ArrowError(error, _) => Error::meaning(error.to_string()),
         DataFusionError::ResourcesExhausted(message) => Error::Limit(message),
@@ -735,8 +744,11 @@ fn schema_error(error: SchemaError, lines: &Lines) -> Error {
         }
         SchemaError::AmbiguousReference { field } => {
             let span = field.spans.first().and_then(|s| span_of(s, lines));
-            Error::meaning(format!("the column \"{}\" is in more than one table; put the table's name before it", field.name))
-                .at(span)
+            Error::meaning(format!(
+                "the column \"{}\" is in more than one table; put the table's name before it",
+                field.name
+            ))
+            .at(span)
         }
         other @ (SchemaError::DuplicateQualifiedField { .. } | SchemaError::DuplicateUnqualifiedField { .. }) => {
             Error::meaning(other.to_string())
@@ -779,12 +791,27 @@ mod tests {
 
     pub(crate) fn tpch() -> Catalog {
         let tables = [
-            ("part", "p_partkey i64, p_name text, p_mfgr text, p_brand text, p_type text, p_size i32, p_container text, p_retailprice decimal, p_comment text"),
-            ("supplier", "s_suppkey i64, s_name text, s_address text, s_nationkey i32, s_phone text, s_acctbal decimal, s_comment text"),
+            (
+                "part",
+                "p_partkey i64, p_name text, p_mfgr text, p_brand text, p_type text, p_size i32, p_container text, p_retailprice decimal, p_comment text",
+            ),
+            (
+                "supplier",
+                "s_suppkey i64, s_name text, s_address text, s_nationkey i32, s_phone text, s_acctbal decimal, s_comment text",
+            ),
             ("partsupp", "ps_partkey i64, ps_suppkey i64, ps_availqty i32, ps_supplycost decimal, ps_comment text"),
-            ("customer", "c_custkey i64, c_name text, c_address text, c_nationkey i32, c_phone text, c_acctbal decimal, c_mktsegment text, c_comment text"),
-            ("orders", "o_orderkey i64, o_custkey i64, o_orderstatus text, o_totalprice decimal, o_orderdate date, o_orderpriority text, o_clerk text, o_shippriority i32, o_comment text"),
-            ("lineitem", "l_orderkey i64, l_partkey i64, l_suppkey i64, l_linenumber i32, l_quantity decimal, l_extendedprice decimal, l_discount decimal, l_tax decimal, l_returnflag text, l_linestatus text, l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct text, l_shipmode text, l_comment text"),
+            (
+                "customer",
+                "c_custkey i64, c_name text, c_address text, c_nationkey i32, c_phone text, c_acctbal decimal, c_mktsegment text, c_comment text",
+            ),
+            (
+                "orders",
+                "o_orderkey i64, o_custkey i64, o_orderstatus text, o_totalprice decimal, o_orderdate date, o_orderpriority text, o_clerk text, o_shippriority i32, o_comment text",
+            ),
+            (
+                "lineitem",
+                "l_orderkey i64, l_partkey i64, l_suppkey i64, l_linenumber i32, l_quantity decimal, l_extendedprice decimal, l_discount decimal, l_tax decimal, l_returnflag text, l_linestatus text, l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct text, l_shipmode text, l_comment text",
+            ),
             ("nation", "n_nationkey i32, n_name text, n_regionkey i32, n_comment text"),
             ("region", "r_regionkey i32, r_name text, r_comment text"),
         ];
@@ -793,7 +820,10 @@ mod tests {
 
     fn flights() -> Catalog {
         let tables = [
-            ("flights", "year i64, month i64, day i64, dep_time f64?, sched_dep_time i64, arr_delay f64?, carrier text, flight i64, tailnum text?, origin text, dest text, distance i64, hour i64, minute i64"),
+            (
+                "flights",
+                "year i64, month i64, day i64, dep_time f64?, sched_dep_time i64, arr_delay f64?, carrier text, flight i64, tailnum text?, origin text, dest text, distance i64, hour i64, minute i64",
+            ),
             ("weather", "origin text, year i64, month i64, day i64, hour i64, temp f64?, wind_speed f64?, visib f64"),
             ("planes", "tailnum text, year f64?"),
             ("airports", "faa text, lat f64, alt i64"),

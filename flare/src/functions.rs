@@ -172,10 +172,15 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     build(&["nullif"], &[Same, Same], |t| t[0], null_if),
     build(&["greatest"], &[Same], |t| t[0], |c| extreme(c, ScalarOp::Max)).optional(&[Same]).variadic(),
     build(&["least"], &[Same], |t| t[0], |c| extreme(c, ScalarOp::Min)).optional(&[Same]).variadic(),
-    build(&["if", "iff"], &[Bool, Same, Same], |t| t[1], |c| {
-        let condition = c.arg(0)?;
-        c.if_else(condition, |c| c.arg(1), |c| c.arg(2))
-    }),
+    build(
+        &["if", "iff"],
+        &[Bool, Same, Same],
+        |t| t[1],
+        |c| {
+            let condition = c.arg(0)?;
+            c.if_else(condition, |c| c.arg(1), |c| c.arg(2))
+        },
+    ),
     // Text.
     op(&["length", "char_length", "character_length", "len"], &[Text], ScalarOp::Length),
     op(&["lower", "lcase"], &[Text], ScalarOp::Lower),
@@ -193,16 +198,26 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     op(&["contains"], &[Text, Text], ScalarOp::Contains),
     op(&["regexp_matches", "regexp_like"], &[Text, Text], ScalarOp::RegexMatch),
     // Dates and timestamps.
-    build(&["date_part", "datepart"], &[Text, Time], |_| S::I64, |c| {
-        let field = date_field(c, 0)?;
-        let time = c.arg(1)?;
-        c.op(ScalarOp::Extract(field), &[time])
-    }),
-    build(&["date_trunc", "datetrunc"], &[Text, Time], |t| t[1], |c| {
-        let field = date_field(c, 0)?;
-        let time = c.arg(1)?;
-        c.op(ScalarOp::DateTrunc(field), &[time])
-    }),
+    build(
+        &["date_part", "datepart"],
+        &[Text, Time],
+        |_| S::I64,
+        |c| {
+            let field = date_field(c, 0)?;
+            let time = c.arg(1)?;
+            c.op(ScalarOp::Extract(field), &[time])
+        },
+    ),
+    build(
+        &["date_trunc", "datetrunc"],
+        &[Text, Time],
+        |t| t[1],
+        |c| {
+            let field = date_field(c, 0)?;
+            let time = c.arg(1)?;
+            c.op(ScalarOp::DateTrunc(field), &[time])
+        },
+    ),
     build(&["date_diff", "datediff"], &[Text, Time, Time], |_| S::I64, date_diff),
     op(&["add_days"], &[Time, I32], ScalarOp::AddDays),
     op(&["add_months"], &[Time, I32], ScalarOp::AddMonths),

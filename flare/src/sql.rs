@@ -131,12 +131,8 @@ pub(crate) fn parse(text: &str) -> Result<Statement> {
         return Err(Error::Limit(format!("the statement has {} tokens, more than {MAX_TOKENS}", tokens.len())));
     }
     let parameters = number_placeholders(&mut tokens, &lines)?;
-    let mut reader = Reader {
-        parser: Parser::new(&DuckDbDialect {}).with_tokens_with_locations(tokens),
-        lines,
-        text,
-        parameters,
-    };
+    let mut reader =
+        Reader { parser: Parser::new(&DuckDbDialect {}).with_tokens_with_locations(tokens), lines, text, parameters };
     let statement = reader.statement()?;
     reader.end()?;
     Ok(statement)
@@ -167,7 +163,8 @@ fn number_placeholders(tokens: &mut [TokenWithSpan], lines: &Lines) -> Result<us
             marks += 1;
             token.token = Token::Placeholder(format!("${marks}"));
         } else {
-            let number = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=9999).contains(n));
+            let number =
+                name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=9999).contains(n));
             let Some(number) = number else {
                 return Err(Error::syntax(format!("{name} is no parameter: write $1, $2, ... or ?")).at(at));
             };
@@ -395,7 +392,10 @@ fn name_columns(query: &mut ast::Query) -> HashMap<String, String> {
             }
             continue;
         }
-        if is_column(&expr) && !plain && matches!(item, ast::SelectItem::UnnamedExpr(_)) && !taken.contains(&expr.to_string())
+        if is_column(&expr)
+            && !plain
+            && matches!(item, ast::SelectItem::UnnamedExpr(_))
+            && !taken.contains(&expr.to_string())
         {
             taken.insert(expr.to_string());
             continue;
@@ -484,7 +484,9 @@ mod tests {
 
     #[test]
     fn columns_get_unique_names() {
-        let Statement::Query(q) = parse("select a, a, 1 + 1, 1 + 1, b as a, t.c, u.c from t").unwrap() else { panic!() };
+        let Statement::Query(q) = parse("select a, a, 1 + 1, 1 + 1, b as a, t.c, u.c from t").unwrap() else {
+            panic!()
+        };
         assert_eq!(
             q.query.to_string(),
             "SELECT a, a AS \"a:1\", 1 + 1 AS \"1 + 1\", 1 + 1 AS \"1 + 1:1\", b AS \"a:2\", t.c, u.c FROM t"

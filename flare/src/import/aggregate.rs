@@ -4,8 +4,8 @@ use std::any::Any;
 
 use datafusion_common::DFSchemaRef;
 use datafusion_expr::expr::AggregateFunction;
-use datafusion_expr::logical_plan::{Aggregate, Distinct, DistinctOn};
 use datafusion_expr::expr::GroupingSet;
+use datafusion_expr::logical_plan::{Aggregate, Distinct, DistinctOn};
 use datafusion_expr::{Expr, utils};
 use ir::entity::ColumnId;
 use ir::graph::RelOp;
@@ -51,9 +51,8 @@ impl Importer {
             let filter = call.params.filter.as_ref().and_then(|_| ids.next());
             let reducer = if arg.is_none() { Reducer::CountAll } else { reducer_of(call)? };
             let distinct = call.params.distinct && !matches!(reducer, Reducer::Min | Reducer::Max);
-            let same = made.iter().find(|a| {
-                (a.reducer, a.arg, a.distinct, a.filter) == (reducer, arg, distinct, filter)
-            });
+            let same =
+                made.iter().find(|a| (a.reducer, a.arg, a.distinct, a.filter) == (reducer, arg, distinct, filter));
             if let Some(same) = same {
                 columns.push(same.out);
                 continue;
@@ -128,9 +127,9 @@ impl Importer {
         columns.push(id);
         columns.extend(&part.columns[set.len()..]);
         let ids: Vec<ColumnId> = added.iter().map(|(id, ..)| *id).collect();
-        let table = self.b.extend(part.table, &ids, |b| {
-            added.into_iter().map(|(_, value, ty)| b.literal(value, ty)).collect()
-        })?;
+        let table = self
+            .b
+            .extend(part.table, &ids, |b| added.into_iter().map(|(_, value, ty)| b.literal(value, ty)).collect())?;
         Ok(Rel { table, columns })
     }
 
@@ -174,7 +173,13 @@ impl Importer {
         for id in selected {
             let info = self.b.program().columns[id.index()].clone();
             let out = self.b.program_mut().new_column(info.name, info.ty);
-            aggregates.push(rel::Aggregate { reducer: Reducer::First, arg: Some(*id), distinct: false, filter: None, out });
+            aggregates.push(rel::Aggregate {
+                reducer: Reducer::First,
+                arg: Some(*id),
+                distinct: false,
+                filter: None,
+                out,
+            });
             columns.push(out);
         }
         let table = self.b.rel(RelOp::Group { keys, aggregates }, &[table], &[])?;
@@ -199,7 +204,9 @@ fn argument(call: &AggregateFunction) -> Result<Option<&Expr>> {
         return Err(Error::unsupported(format!("IGNORE NULLS in {}", call.func.name())));
     }
     match call.params.args.as_slice() {
-        [Expr::Literal(literal, _)] if reducer == Reducer::Count && !literal.is_null() && !call.params.distinct => Ok(None),
+        [Expr::Literal(literal, _)] if reducer == Reducer::Count && !literal.is_null() && !call.params.distinct => {
+            Ok(None)
+        }
         [arg] => Ok(Some(arg)),
         _ => Err(Error::meaning(format!("{} takes one argument", call.func.name()))),
     }
@@ -209,5 +216,6 @@ fn argument(call: &AggregateFunction) -> Result<Option<&Expr>> {
 fn reducer_of(call: &AggregateFunction) -> Result<Reducer> {
     let implementation: &dyn Any = call.func.inner().as_ref();
     let stub = implementation.downcast_ref::<AggregateStub>();
-    stub.map(|s| AGGREGATES[s.row].reducer).ok_or_else(|| Error::unsupported(format!("the aggregate {}", call.func.name())))
+    stub.map(|s| AGGREGATES[s.row].reducer)
+        .ok_or_else(|| Error::unsupported(format!("the aggregate {}", call.func.name())))
 }

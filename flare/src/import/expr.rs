@@ -196,8 +196,12 @@ impl Importer {
             }
             Expr::ScalarFunction(call) => self.call(call, scope),
             Expr::InList(list) => self.in_list(list, scope),
-            Expr::AggregateFunction(f) => Err(Error::meaning(format!("the aggregate {} cannot stand here", f.func.name()))),
-            Expr::WindowFunction(f) => Err(Error::meaning(format!("the window function {} cannot stand here", f.fun.name()))),
+            Expr::AggregateFunction(f) => {
+                Err(Error::meaning(format!("the aggregate {} cannot stand here", f.func.name())))
+            }
+            Expr::WindowFunction(f) => {
+                Err(Error::meaning(format!("the window function {} cannot stand here", f.fun.name())))
+            }
             Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
                 Err(Error::unsupported("a subquery at this place"))
             }
@@ -394,7 +398,9 @@ impl Importer {
         let (from, to) = (self.row_type(inner).ty, self.row_type(v).ty);
         let widening = match (from, to) {
             (S::I32, S::I64) => true,
-            (S::Decimal { precision: p, scale: s }, S::Decimal { precision, scale }) => s <= scale && p - s <= precision - scale,
+            (S::Decimal { precision: p, scale: s }, S::Decimal { precision, scale }) => {
+                s <= scale && p - s <= precision - scale
+            }
             _ => false,
         };
         match convert(&constant, self.row_type(other).ty, from) {
@@ -422,7 +428,13 @@ impl Importer {
     }
 
     /// `value op right`, where `right` is not evaluated where `value` decides, if it can raise.
-    pub(crate) fn logic_with(&mut self, op: ScalarOp, value: ValueId, right: &Expr, scope: Scope<'_>) -> Result<ValueId> {
+    pub(crate) fn logic_with(
+        &mut self,
+        op: ScalarOp,
+        value: ValueId,
+        right: &Expr,
+        scope: Scope<'_>,
+    ) -> Result<ValueId> {
         if !is_plain(right, scope.schema) {
             return self.guarded(op, value, right, scope);
         }
@@ -646,10 +658,7 @@ impl Write for Short {
 fn has_place(e: &Expr) -> bool {
     match e {
         Expr::BinaryExpr(e) => {
-            matches!(
-                e.op,
-                Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo
-            )
+            matches!(e.op, Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo)
         }
         Expr::Cast(cast) => !matches!(cast.expr.as_ref(), Expr::Literal(..)),
         Expr::ScalarFunction(_) | Expr::Negative(_) => true,
@@ -815,10 +824,16 @@ pub(crate) fn literal_of(literal: &ScalarValue) -> Result<(Value, ScalarType)> {
             (or_null(v.map(Value::Decimal)), S::Decimal { precision, scale })
         }
         ScalarValue::Date32(v) => (or_null(v.map(Value::Date)), S::Date),
-        ScalarValue::TimestampSecond(v, _) => (or_null(v.and_then(|v| v.checked_mul(1_000_000)).map(Value::Timestamp)), S::Timestamp),
-        ScalarValue::TimestampMillisecond(v, _) => (or_null(v.and_then(|v| v.checked_mul(1000)).map(Value::Timestamp)), S::Timestamp),
+        ScalarValue::TimestampSecond(v, _) => {
+            (or_null(v.and_then(|v| v.checked_mul(1_000_000)).map(Value::Timestamp)), S::Timestamp)
+        }
+        ScalarValue::TimestampMillisecond(v, _) => {
+            (or_null(v.and_then(|v| v.checked_mul(1000)).map(Value::Timestamp)), S::Timestamp)
+        }
         ScalarValue::TimestampMicrosecond(v, _) => (or_null(v.map(Value::Timestamp)), S::Timestamp),
-        ScalarValue::TimestampNanosecond(v, _) => (or_null(v.map(|v| Value::Timestamp(v.div_euclid(1000)))), S::Timestamp),
+        ScalarValue::TimestampNanosecond(v, _) => {
+            (or_null(v.map(|v| Value::Timestamp(v.div_euclid(1000)))), S::Timestamp)
+        }
         ScalarValue::Utf8(v) | ScalarValue::LargeUtf8(v) | ScalarValue::Utf8View(v) => {
             (or_null(v.as_deref().map(|v| Value::Text(v.into()))), S::Text)
         }
@@ -846,7 +861,9 @@ pub(crate) fn convert(value: &Value, from: ScalarType, to: ScalarType) -> Option
         (Value::I32(_) | Value::I64(_), _, S::I64) => i64::try_from(integer?).ok().map(Value::I64),
         (Value::I32(v), _, S::F64) => Some(Value::F64(f64::from(*v))),
         (Value::I64(v), _, S::F64) if v.unsigned_abs() <= 1 << 53 => Some(Value::F64(*v as f64)),
-        (Value::I32(_) | Value::I64(_), _, S::F32) if integer?.unsigned_abs() <= 1 << 24 => Some(Value::F32(integer? as f32)),
+        (Value::I32(_) | Value::I64(_), _, S::F32) if integer?.unsigned_abs() <= 1 << 24 => {
+            Some(Value::F32(integer? as f32))
+        }
         (Value::F32(v), _, S::F64) => Some(Value::F64(f64::from(*v))),
         (Value::I32(_) | Value::I64(_), _, S::Decimal { precision, scale }) => rescale(integer?, 0, precision, scale),
         (Value::Decimal(v), S::Decimal { scale: from, .. }, S::Decimal { precision, scale }) => {

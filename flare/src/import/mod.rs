@@ -147,7 +147,11 @@ impl Importer {
             LogicalPlan::TableScan(t) => self.scan(t),
             LogicalPlan::EmptyRelation(e) => {
                 let rows = usize::from(e.produce_one_row);
-                if e.schema.fields().is_empty() { self.rows(rows) } else { Err(Error::unsupported("an empty relation")) }
+                if e.schema.fields().is_empty() {
+                    self.rows(rows)
+                } else {
+                    Err(Error::unsupported("an empty relation"))
+                }
             }
             LogicalPlan::Subquery(s) => self.plan(&s.subquery),
             LogicalPlan::SubqueryAlias(a) => self.plan(&a.input),
@@ -169,11 +173,8 @@ impl Importer {
     fn finish(mut self, rel: Rel, schema: &DFSchemaRef, shown_names: &HashMap<String, String>) -> Result<Imported> {
         let (table, columns) = self.distinct_columns(rel.table, &rel.columns)?;
         let table = self.b.rel(RelOp::Project { columns: columns.clone() }, &[table], &[])?;
-        let names: Vec<String> = schema
-            .fields()
-            .iter()
-            .map(|f| shown_names.get(f.name()).unwrap_or(f.name()).clone())
-            .collect();
+        let names: Vec<String> =
+            schema.fields().iter().map(|f| shown_names.get(f.name()).unwrap_or(f.name()).clone()).collect();
         let types = self.table_type(table);
         let columns = names.iter().cloned().zip(types.columns.iter().map(|c| c.ty)).collect();
         let func = self.b.end_func("query", &[table]);
@@ -371,7 +372,8 @@ impl Importer {
     ) -> Result<(ValueId, Vec<SortKey>)> {
         let exprs: Vec<&Expr> = keys.iter().map(|k| &k.expr).collect();
         let (table, ids) = self.extend(table, schema, columns, &exprs)?;
-        let key = |(k, id): (&SortExpr, ColumnId)| SortKey { column: id, descending: !k.asc, nulls_first: k.nulls_first };
+        let key =
+            |(k, id): (&SortExpr, ColumnId)| SortKey { column: id, descending: !k.asc, nulls_first: k.nulls_first };
         Ok((table, keys.iter().zip(ids).map(key).collect()))
     }
 
@@ -665,4 +667,3 @@ fn name_of(e: &Expr) -> String {
         _ => String::new(),
     }
 }
-

@@ -11,7 +11,7 @@ use std::any::Any;
 
 use datafusion_common::DFSchemaRef;
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion_expr::expr::{SetQuantifier, SetComparison};
+use datafusion_expr::expr::{SetComparison, SetQuantifier};
 use datafusion_expr::{Expr, LogicalPlan, Operator};
 use ir::entity::{ColumnId, ValueId};
 use ir::graph::RelOp;

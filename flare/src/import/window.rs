@@ -55,7 +55,8 @@ impl Importer {
             let arg_type = arg.map(|id| self.b.program().columns[id.index()].ty);
             let func = function(call, arg_type)?;
             let frame = frame(&params.window_frame)?;
-            let ty = func.result_type(arg_type.map(|t| t.nullable(true))).map_err(|e| Error::meaning(e.to_string()))?.ty;
+            let ty =
+                func.result_type(arg_type.map(|t| t.nullable(true))).map_err(|e| Error::meaning(e.to_string()))?.ty;
             let out = self.b.program_mut().new_column(e.schema_name().to_string(), ty);
             outs.push(out);
             let column = WindowColumn { func, arg, frame, out };
@@ -119,7 +120,8 @@ fn function(call: &WindowFunction, arg: Option<ScalarType>) -> Result<WindowFunc
         WindowKind::Lag | WindowKind::Lead => {
             let offset = if args.len() > 1 { integer(args.get(1), call.fun.name())? } else { 1 };
             let offset = if kind == WindowKind::Lead { offset.checked_neg() } else { Some(offset) };
-            let offset = offset.ok_or_else(|| Error::meaning(format!("the offset of {} is too large", call.fun.name())))?;
+            let offset =
+                offset.ok_or_else(|| Error::meaning(format!("the offset of {} is too large", call.fun.name())))?;
             WindowFunc::Lag { offset, default: default_of(args.get(2), arg, call.fun.name())? }
         }
         WindowKind::FirstValue => WindowFunc::NthValue(1),
@@ -164,7 +166,8 @@ fn constant(e: &Expr) -> Option<(Value, ScalarType)> {
 fn default_of(e: Option<&Expr>, ty: Option<ScalarType>, name: &str) -> Result<Value> {
     let (Some(e), Some(ty)) = (e, ty) else { return Ok(Value::Null) };
     let converted = constant(e).and_then(|(value, from)| crate::import::expr::convert(&value, from, ty));
-    converted.ok_or_else(|| Error::unsupported(format!("{name} with a default that is not a constant of the column's type")))
+    converted
+        .ok_or_else(|| Error::unsupported(format!("{name} with a default that is not a constant of the column's type")))
 }
 
 fn frame(frame: &WindowFrame) -> Result<Frame> {

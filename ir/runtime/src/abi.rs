@@ -85,8 +85,7 @@ pub struct Signature {
 }
 
 /// A generated pipeline: shared slots, worker block, first row, end row; returns a status.
-pub type PipelineFn =
-    unsafe extern "C" fn(ctx: *const u64, worker: *mut u64, begin: i64, end: i64) -> i32;
+pub type PipelineFn = unsafe extern "C" fn(ctx: *const u64, worker: *mut u64, begin: i64, end: i64) -> i32;
 
 /// A generated merge of two rows of a state, with the same machine signature as a pipeline's: shared slots, worker block,
 /// address of the row that stays, address of the row that is merged into it; returns a status.
@@ -292,10 +291,7 @@ fn take<T: Abi>(function: RuntimeFn, args: &[AbiValue], next: &mut usize) -> Res
     let index = *next;
     *next += 1;
     let value = args.get(index).and_then(|&value| T::from_value(value));
-    value.ok_or(CallError {
-        function: function.name(),
-        index,
-    })
+    value.ok_or(CallError { function: function.name(), index })
 }
 
 impl RuntimeFn {
@@ -499,10 +495,7 @@ mod tests {
         let memory = QueryMemory::new(&pool, usize::MAX);
         let mut buffer = RowBuffer::new(SMALLEST_BLOCK, &memory);
         let mut block = WorkerBlock::new(&[], &CancelToken::new(), &memory);
-        let args = [
-            AbiValue::Ptr(block.as_mut_ptr().cast()),
-            AbiValue::Ptr(buffer.as_mut_ptr()),
-        ];
+        let args = [AbiValue::Ptr(block.as_mut_ptr().cast()), AbiValue::Ptr(buffer.as_mut_ptr())];
         // SAFETY: block and buffer live, and only this test uses them.
         unsafe {
             let Ok(AbiValue::Ptr(row)) = call(RuntimeFn::RowBufferGrow, &args) else {
@@ -511,13 +504,8 @@ mod tests {
             assert!(!row.is_null());
             assert_eq!(block.check(0), Ok(()));
             buffer.cur = buffer.end;
-            assert_eq!(
-                call(RuntimeFn::RowBufferGrow, &args),
-                Ok(AbiValue::Ptr(std::ptr::null_mut()))
-            );
-            let trap = block
-                .check(TrapCode::MemoryLimit.status())
-                .expect_err("full");
+            assert_eq!(call(RuntimeFn::RowBufferGrow, &args), Ok(AbiValue::Ptr(std::ptr::null_mut())));
+            let trap = block.check(TrapCode::MemoryLimit.status()).expect_err("full");
             assert_eq!(trap.code, TrapCode::MemoryLimit);
             assert!(trap.detail.is_some());
             let error = call(RuntimeFn::RowBufferGrow, &[AbiValue::I64(1), args[1]]);

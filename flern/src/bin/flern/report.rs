@@ -1,0 +1,121 @@
+//! Errors on the terminal, with the place in the SQL text that they are about.
+
+use std::fmt;
+use std::io::Write;
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+
+use flern::sql::Span;
+
+use crate::host::Failure;
+
+/// Prints a failure. `name` says where the script came from.
+pub(crate) fn print(out: &mut dyn Write, failure: &Failure, name: &str, script: &str) {
+    let report = miette::Report::new(Report::new(failure, name, script));
+    // Nobody is left to be told where the standard error is closed.
+    let _ = writeln!(out, "{report:?}");
+}
+
+/// Prints a failure that is about no text to the standard error.
+pub(crate) fn print_plain(message: &str) {
+    print(&mut std::io::stderr(), &Failure::new(message), "", "");
+}
+
+#[derive(Debug)]
+struct Report {
+    failure: Failure,
+    source: NamedSource<String>,
+}
+
+impl Report {
+    fn new(failure: &Failure, name: &str, script: &str) -> Report {
+        Report { failure: failure.clone(), source: NamedSource::new(name, script.to_string()) }
+    }
+
+    /// The span, or where it is empty at the end of the text, the last sign before it.
+    fn visible(&self, span: Span) -> Span {
+        let script = self.source.inner();
+        let text = script.trim_end();
+        match text.char_indices().next_back() {
+            Some((start, c)) if span.start >= text.len() => Span { start, end: start + c.len_utf8() },
+            _ => span,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.failure.message)
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl Diagnostic for Report {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.failure.help.as_ref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.failure.span?;
+        Some(&self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let span = self.visible(self.failure.span?);
+        let here = LabeledSpan::new_primary_with_span(None, (span.start, span.end - span.start));
+        let related = self
+            .failure
+            .related
+            .map(|(span, label)| LabeledSpan::new(Some(label.to_string()), span.start, span.end - span.start));
+        Some(Box::new(std::iter::once(here).chain(related)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use miette::{GraphicalReportHandler, GraphicalTheme};
+
+    use super::*;
+
+    fn render(script: &str) -> String {
+        let error = flern::sql::parse(script).unwrap_err();
+        let report = Report::new(&error.into(), "demo.sql", script);
+        let mut out = String::new();
+        GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+            .with_width(100)
+            .render_report(&mut out, &report)
+            .unwrap();
+        out
+    }
+
+    #[test]
+    fn an_error_shows_the_line_and_the_place() {
+        let script = "SELECT 1;\nCREATE MODEL größe\nOPTIONS (model_typ = 'linear_reg')\nAS SELECT 1 AS label";
+        expect_test::expect![[r#"
+              × there is no model option 'model_typ'
+               ╭─[demo.sql:3:10]
+             2 │ CREATE MODEL größe
+             3 │ OPTIONS (model_typ = 'linear_reg')
+               ·          ─────────
+             4 │ AS SELECT 1 AS label
+               ╰────
+              help: did you mean 'model_type'?
+        "#]]
+        .assert_eq(&render(script));
+    }
+
+    #[test]
+    fn an_error_at_the_end_shows_the_last_line() {
+        expect_test::expect![[r#"
+              × expected identifier, found the end
+               ╭─[demo.sql:2:4]
+             1 │ SELECT a
+             2 │ FROM
+               ·    ─
+               ╰────
+        "#]]
+        .assert_eq(&render("SELECT a\nFROM"));
+    }
+}
