@@ -786,7 +786,7 @@ mod tests {
             };
             ColumnDef { name: name.to_string(), ty: ty.nullable(nullable) }
         };
-        Relation::Table(Arc::new(Table::empty(columns.split(',').map(column).collect())))
+        Relation::Table(Arc::new(Table::empty(columns.split(',').map(column).collect()).unwrap()))
     }
 
     pub(crate) fn tpch() -> Catalog {

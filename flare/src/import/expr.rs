@@ -893,7 +893,7 @@ fn rescale(v: i128, from: u8, precision: u8, scale: u8) -> Option<Value> {
 }
 
 /// Days since 1970-01-01 of `YYYY-MM-DD` (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn parse_date(text: &str) -> Option<i32> {
+pub(crate) fn parse_date(text: &str) -> Option<i32> {
     let mut parts = text.trim().split('-');
     let (y, m, d) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() || y.len() != 4 || m.len() != 2 || d.len() != 2 {

@@ -1,10 +1,327 @@
-//! CSV files.
+//! CSV files: a header, then rows; `,` or `;`, tab or `|` between fields (whichever the header has most of); `"` quotes.
+//!
+//! The file is cut into fields when it is opened, and the type of a column is the narrowest that all its fields have: boolean,
+//! `i64`, `f64`, date, timestamp, else text. An empty field is NULL. So a value that does not fit its column cannot occur;
+//! a row with too few or too many fields is an error that names its line.
+
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, Result};
-use crate::ingest::Table;
+use arrow::array::{Array, AsArray};
+use arrow::csv::ReaderBuilder;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use ir::types::ScalarType;
 
-/// Opens a file: reads its schema.
+use crate::error::{Error, InputError, Result};
+use crate::ingest::{Builder, ColumnDef, Source, Table, Values, in_parallel};
+
+/// Rows that are cut at a time.
+const BATCH_ROWS: usize = 8192;
+/// A file is cut in parts of at least this many bytes, by several threads.
+const MIN_PART: usize = 1 << 20;
+
+/// The fields of a file.
+pub(crate) struct File {
+    batches: Vec<RecordBatch>,
+    types: Vec<ScalarType>,
+}
+
+/// Opens a file: cuts it into fields and infers the types.
 pub(crate) fn open(path: &Path) -> Result<Table> {
-    Err(Error::input(path, "not read yet"))
+    let bytes = std::fs::read(path).map_err(|e| Error::input(path, e))?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let header_end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |i| i + 1);
+    let delimiter = delimiter_of(&bytes[..header_end]);
+    let names = header(path, bytes, delimiter)?;
+    let fields: Vec<Field> = names.iter().map(|n| Field::new(n, DataType::Utf8, true)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let batches = cut(path, bytes, &schema, delimiter)?;
+    let rows = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut columns = vec![];
+    let mut types = vec![];
+    let inferred: Vec<Mutex<Inferred>> = names.iter().map(|_| Mutex::new(Inferred::Nothing)).collect();
+    in_parallel(names.len(), threads(), |i| {
+        let mut all = Inferred::Nothing;
+        for batch in &batches {
+            all = batch.column(i).as_string::<i32>().iter().flatten().fold(all, Inferred::with);
+        }
+        *inferred[i].lock().unwrap_or_else(PoisonError::into_inner) = all;
+        Ok(())
+    })?;
+    for (name, inferred) in names.into_iter().zip(inferred) {
+        let ty = inferred.into_inner().unwrap_or_else(PoisonError::into_inner).ty();
+        types.push(ty);
+        columns.push(ColumnDef { name, ty: ty.nullable(true) });
+    }
+    Table::from_source(path, columns, rows, Source::Csv(File { batches, types }))
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn delimiter_of(header: &[u8]) -> u8 {
+    let count = |d: u8| header.iter().filter(|b| **b == d).count();
+    let mut best = b',';
+    for d in [b';', b'\t', b'|'] {
+        if count(d) > count(best) {
+            best = d;
+        }
+    }
+    best
+}
+
+fn header(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Vec<String>> {
+    let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter);
+    let (schema, _) = format.infer_schema(bytes, Some(0)).map_err(|e| error(path, 0, &e.to_string()))?;
+    if schema.fields().is_empty() {
+        return Err(Error::input(path, "there is no header"));
+    }
+    Ok(schema.fields().iter().map(|f| f.name().trim().to_string()).collect())
+}
+
+/// Cuts the rows into fields. A file without quotes is cut in parts at line ends, at the same time.
+fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result<Vec<RecordBatch>> {
+    let mut starts = vec![0];
+    if !bytes.contains(&b'"') {
+        let parts = (bytes.len() / MIN_PART).clamp(1, 4 * threads());
+        for i in 1..parts {
+            let from = bytes.len() / parts * i;
+            let start = bytes[from..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| from + at + 1);
+            if Some(&start) != starts.last() && start < bytes.len() {
+                starts.push(start);
+            }
+        }
+    }
+    let parts: Vec<Mutex<Vec<RecordBatch>>> = starts.iter().map(|_| Mutex::new(vec![])).collect();
+    in_parallel(starts.len(), threads(), |i| {
+        let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
+        let reader = ReaderBuilder::new(schema.clone())
+            .with_header(i == 0)
+            .with_delimiter(delimiter)
+            .with_batch_size(BATCH_ROWS)
+            .build_buffered(&bytes[starts[i]..end]);
+        let lines_before = || bytes[..starts[i]].iter().filter(|b| **b == b'\n').count();
+        let mut out = vec![];
+        for batch in reader.map_err(|e| error(path, lines_before(), &e.to_string()))? {
+            out.push(batch.map_err(|e| error(path, lines_before(), &e.to_string()))?);
+        }
+        *parts[i].lock().unwrap_or_else(PoisonError::into_inner) = out;
+        Ok(())
+    })?;
+    Ok(parts.into_iter().flat_map(|p| p.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+}
+
+/// The reader says where in its message.
+fn error(path: &Path, lines_before: usize, message: &str) -> Error {
+    let digits = |from: &str| -> Option<u64> {
+        let at = message.find(from)? + from.len();
+        let rest = message[at..].trim_start();
+        rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
+    };
+    let line = digits("at line ").or_else(|| digits("for line ")).or_else(|| digits("line "));
+    let message = message.trim_start_matches("Csv error: ").trim_start_matches("Parser error: ");
+    Error::Input(Box::new(InputError {
+        path: path.to_path_buf(),
+        line: line.map(|l| l + lines_before as u64),
+        column: None,
+        message: message.to_string(),
+    }))
+}
+
+/// What all fields of a column seen so far are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Inferred {
+    Nothing,
+    Bool,
+    I64,
+    F64,
+    Date,
+    Timestamp,
+    Text,
+}
+
+impl Inferred {
+    /// With one more field.
+    fn with(self, field: &str) -> Self {
+        match self {
+            Self::Text => Self::Text,
+            Self::Nothing => Self::of(field),
+            Self::Bool if parse_bool(field).is_some() => self,
+            Self::I64 if parse_i64(field).is_some() => self,
+            Self::I64 | Self::F64 if parse_f64(field).is_some() => Self::F64,
+            Self::Date if parse_date(field).is_some() => self,
+            Self::Date | Self::Timestamp if parse_timestamp(field).is_some() => Self::Timestamp,
+            Self::Bool | Self::I64 | Self::F64 | Self::Date | Self::Timestamp => Self::Text,
+        }
+    }
+
+    fn of(field: &str) -> Self {
+        if parse_i64(field).is_some() {
+            Self::I64
+        } else if parse_f64(field).is_some() {
+            Self::F64
+        } else if parse_date(field).is_some() {
+            Self::Date
+        } else if parse_timestamp(field).is_some() {
+            Self::Timestamp
+        } else if parse_bool(field).is_some() {
+            Self::Bool
+        } else {
+            Self::Text
+        }
+    }
+
+    fn ty(self) -> ScalarType {
+        match self {
+            Self::Bool => ScalarType::Bool,
+            Self::I64 => ScalarType::I64,
+            Self::F64 => ScalarType::F64,
+            Self::Date => ScalarType::Date,
+            Self::Timestamp => ScalarType::Timestamp,
+            Self::Nothing | Self::Text => ScalarType::Text,
+        }
+    }
+}
+
+impl File {
+    /// Reads the fields of column `i` as values.
+    pub(crate) fn read(&self, i: usize, builder: &mut Builder) {
+        for batch in &self.batches {
+            let fields = batch.column(i).as_string::<i32>();
+            builder.nulls += fields.null_count();
+            builder.validity.extend((0..fields.len()).map(|row| u8::from(fields.is_valid(row))));
+            // The types were inferred over all fields, so each field parses.
+            match &mut builder.values {
+                Values::Bool(out) => out.extend(fields.iter().map(|f| f.and_then(parse_bool).unwrap_or_default())),
+                Values::I32(out) => out.extend(fields.iter().map(|f| f.and_then(parse_date).unwrap_or_default())),
+                Values::I64(out) if self.types[i] == ScalarType::Timestamp => {
+                    out.extend(fields.iter().map(|f| f.and_then(parse_timestamp).unwrap_or_default()));
+                }
+                Values::I64(out) => out.extend(fields.iter().map(|f| f.and_then(parse_i64).unwrap_or_default())),
+                Values::F64(out) => out.extend(fields.iter().map(|f| f.and_then(parse_f64).unwrap_or_default())),
+                Values::Text(out) => fields.iter().for_each(|f| out.push(f)),
+                Values::I128(_) | Values::F32(_) => {}
+            }
+        }
+    }
+}
+
+fn parse_bool(field: &str) -> Option<bool> {
+    if field.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else if field.eq_ignore_ascii_case("false") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+fn parse_i64(field: &str) -> Option<i64> {
+    if field.starts_with('+') {
+        return None;
+    }
+    field.parse().ok()
+}
+
+fn parse_f64(field: &str) -> Option<f64> {
+    let number = field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'));
+    if number { field.parse().ok() } else { None }
+}
+
+/// Days since 1970-01-01 of `YYYY-MM-DD`.
+fn parse_date(field: &str) -> Option<i32> {
+    crate::import::expr::parse_date(field)
+}
+
+/// Microseconds since 1970-01-01 of `YYYY-MM-DD HH:MM:SS`, with `T` for the blank, up to 6 digits of a fraction, and `Z`.
+fn parse_timestamp(field: &str) -> Option<i64> {
+    let (date, time) = field.split_once([' ', 'T'])?;
+    let days = parse_date(date)?;
+    let time = time.strip_suffix('Z').unwrap_or(time);
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let mut parts = clock.split(':');
+    let mut next = |limit: i64| -> Option<i64> {
+        let part = parts.next()?;
+        let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+        part.parse::<i64>().ok().filter(|v| digits && *v < limit)
+    };
+    let seconds = next(24)? * 3600 + next(60)? * 60 + next(60)?;
+    if parts.next().is_some() || fraction.len() > 6 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let micros = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse::<i64>().ok()? * 10i64.pow(6 - fraction.len() as u32)
+    };
+    Some((i64::from(days) * 86_400 + seconds) * 1_000_000 + micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn types_are_the_narrowest_of_all_rows() {
+        let text = "a,b,c,d,e,f\n1,1,2013-01-01,2013-01-01,true,x7\n,2.5,2013-01-02,2013-01-01 05:00:00,FALSE,8\n";
+        let file = write(text);
+        let table = open(file.path()).unwrap();
+        let types: Vec<ScalarType> = table.columns().iter().map(|c| c.ty.ty).collect();
+        use ScalarType as S;
+        assert_eq!(types, [S::I64, S::F64, S::Date, S::Timestamp, S::Bool, S::Text]);
+        let columns = table.load(&[0, 1, 2, 3, 5], 2).unwrap();
+        assert_eq!((columns[0].get_i64(0), columns[0].get_i64(1)), (Some(1), None));
+        assert_eq!(columns[1].get_f64(1), Some(2.5));
+        assert_eq!(columns[2].get_i64(0), Some(15_706));
+        assert_eq!(columns[3].get_i64(1), Some((15_706 * 86_400 + 5 * 3600) * 1_000_000));
+        assert_eq!(columns[4].get_text(0), Some("x7"));
+        assert!(table.column_type(0).nullable && !table.column_type(1).nullable);
+    }
+
+    #[test]
+    fn quotes_and_other_delimiters() {
+        let file = write("a;b\n\"x;\ny\";1\n\"say \"\"hi\"\"\";2\n");
+        let table = open(file.path()).unwrap();
+        let columns = table.load(&[0, 1], 1).unwrap();
+        assert_eq!(columns[0].get_text(0), Some("x;\ny"));
+        assert_eq!(columns[0].get_text(1), Some("say \"hi\""));
+        assert_eq!(columns[1].get_i64(1), Some(2));
+    }
+
+    #[test]
+    fn malformed_files_name_their_line() {
+        let file = write("a,b\n1,2\n3\n");
+        let Error::Input(e) = open(file.path()).unwrap_err() else { panic!() };
+        assert_eq!(e.line, Some(3), "{e}");
+        let file = write("");
+        assert!(open(file.path()).is_err());
+        let file = write("a,a\n1,2\n");
+        assert!(open(file.path()).unwrap_err().to_string().contains("another column of this name"));
+        assert!(open(Path::new("/no/such/file.csv")).is_err());
+    }
+
+    #[test]
+    fn large_files_are_cut_in_parts() {
+        let mut text = String::from("n,t\n");
+        for i in 0..400_000 {
+            text += &format!("{i},row {i}\n");
+        }
+        let file = write(&text);
+        let table = open(file.path()).unwrap();
+        assert_eq!(table.rows(), 400_000);
+        let columns = table.load(&[0, 1], 3).unwrap();
+        assert!((0..400_000).step_by(997).all(|i| columns[0].get_i64(i) == Some(i as i64)));
+        assert_eq!(columns[1].get_text(399_999), Some("row 399999"));
+        text += "1,2,3\n";
+        let Error::Input(e) = open(write(&text).path()).unwrap_err() else { panic!() };
+        assert_eq!(e.line, Some(400_002), "{e}");
+    }
 }

@@ -1,38 +1,228 @@
-//! Tables from files and from record batches.
+//! Tables: from files and from record batches to columns of the runtime.
+//!
+//! What holds:
+//! - A table's names and types are known when it is opened; its columns are decoded when they are first asked for, once, and
+//!   kept. A file that changes in between is an error, not a mixture.
+//! - Opening reads a Parquet file's footer, and a CSV file whole (types are inferred over all rows).
+//! - Whether NULL occurs is known once a column is loaded: a column without a NULL is not nullable then.
 
-use ir::types::RowType;
+mod arrow;
+pub(crate) mod csv;
+pub(crate) mod parquet;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ::arrow::record_batch::RecordBatch;
+use ir::types::{RowType, ScalarType};
+use runtime::column::{Column, ColumnKind};
+
+use crate::error::{Error, Result};
 
 /// A column's name and type.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ColumnDef {
     /// Its name.
     pub name: String,
-    /// Its type and whether NULL may occur.
+    /// Its type, and whether NULL may occur.
     pub ty: RowType,
 }
 
-/// A table.
-#[derive(Debug)]
+/// A table: names and types, and columns that are loaded when they are needed.
 pub struct Table {
+    /// The file, or the name of the table where it came from memory.
+    origin: PathBuf,
     columns: Vec<ColumnDef>,
+    rows: usize,
+    source: Source,
+    loaded: Vec<OnceLock<Arc<Column>>>,
+}
+
+/// Where columns come from.
+enum Source {
+    /// They are all loaded.
+    Memory,
+    Parquet(parquet::File),
+    Csv(csv::File),
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("origin", &self.origin)
+            .field("columns", &self.columns)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Table {
-    /// A table that has these columns and no rows.
-    pub fn empty(columns: Vec<ColumnDef>) -> Self {
-        Self { columns }
+    fn from_source(origin: &Path, columns: Vec<ColumnDef>, rows: usize, source: Source) -> Result<Self> {
+        for (i, c) in columns.iter().enumerate() {
+            if columns[..i].iter().any(|other| other.name == c.name) {
+                return Err(Error::input_column(origin, &c.name, "there is another column of this name"));
+            }
+        }
+        let loaded = columns.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self { origin: origin.to_path_buf(), columns, rows, source, loaded })
     }
 
-    /// The columns, in order.
+    /// A table of these columns without rows.
+    ///
+    /// # Errors
+    /// Two columns of one name.
+    pub fn empty(columns: Vec<ColumnDef>) -> Result<Self> {
+        let table = Self::from_source(Path::new(""), columns, 0, Source::Memory)?;
+        for (slot, def) in table.loaded.iter().zip(&table.columns) {
+            // The slot is empty: the table was made here.
+            let _ = slot.set(Arc::new(Builder::new(def.ty.ty).finish()));
+        }
+        Ok(table)
+    }
+
+    /// A table of columns in memory.
+    ///
+    /// # Errors
+    /// Two columns of one name, or columns of different lengths.
+    pub fn from_columns(name: &str, columns: Vec<(String, Arc<Column>)>, rows: usize) -> Result<Self> {
+        let mut defs = vec![];
+        for (column_name, column) in &columns {
+            if column.len() != rows {
+                let message = format!("has {} rows, not {rows}", column.len());
+                return Err(Error::input_column(name.as_ref(), column_name, message));
+            }
+            let ty = scalar_type(column.kind()).nullable(column.validity().is_some());
+            defs.push(ColumnDef { name: column_name.clone(), ty });
+        }
+        let table = Self::from_source(name.as_ref(), defs, rows, Source::Memory)?;
+        for (slot, (_, column)) in table.loaded.iter().zip(columns) {
+            // The slot is empty: the table was made here.
+            let _ = slot.set(column);
+        }
+        Ok(table)
+    }
+
+    /// A table of the rows of record batches, which share one schema.
+    ///
+    /// # Errors
+    /// A column whose type has no counterpart, or a value that does not fit.
+    pub fn from_batches(name: &str, schema: &::arrow::datatypes::Schema, batches: &[RecordBatch]) -> Result<Self> {
+        let origin = Path::new(name);
+        let mut columns = vec![];
+        for (i, field) in schema.fields().iter().enumerate() {
+            let ty = arrow::column_type(origin, field)?;
+            let mut builder = Builder::new(ty);
+            for batch in batches {
+                let array = batch.columns().get(i).filter(|a| a.data_type() == field.data_type());
+                let array = array.ok_or_else(|| Error::input(origin, "the record batches have different schemas"))?;
+                arrow::append(&mut builder, array.as_ref()).map_err(|e| Error::input_column(origin, field.name(), e))?;
+            }
+            columns.push((field.name().clone(), Arc::new(builder.finish())));
+        }
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        Self::from_columns(name, columns, rows)
+    }
+
+    /// The columns, in order. A column of a file is called nullable until it is loaded.
     pub fn columns(&self) -> &[ColumnDef] {
         &self.columns
     }
+
+    /// The type of a column as far as it is known now.
+    pub fn column_type(&self, i: usize) -> RowType {
+        let declared = self.columns[i].ty;
+        match self.loaded[i].get() {
+            Some(column) => declared.ty.nullable(column.validity().is_some()),
+            None => declared,
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// A column that has been loaded.
+    pub fn loaded(&self, i: usize) -> Option<&Arc<Column>> {
+        self.loaded[i].get()
+    }
+
+    /// These columns, loaded on first use.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a value that does not fit its column.
+    pub fn load(&self, columns: &[usize], threads: usize) -> Result<Vec<Arc<Column>>> {
+        load_all(&[(self, columns)], threads)?;
+        columns.iter().map(|i| self.load_one(*i)).collect()
+    }
+
+    fn load_one(&self, i: usize) -> Result<Arc<Column>> {
+        if let Some(column) = self.loaded[i].get() {
+            return Ok(column.clone());
+        }
+        let def = &self.columns[i];
+        let mut builder = Builder::new(def.ty.ty);
+        match &self.source {
+            Source::Memory => return Err(Error::Bug(format!("column {} is not in memory", def.name))),
+            Source::Parquet(file) => file.read(&self.origin, i, &def.name, &mut builder)?,
+            Source::Csv(file) => file.read(i, &mut builder),
+        }
+        let column = builder.finish();
+        if column.len() != self.rows {
+            let message = format!("has {} rows where the file promised {}", column.len(), self.rows);
+            return Err(Error::input_column(&self.origin, &def.name, message));
+        }
+        Ok(self.loaded[i].get_or_init(|| Arc::new(column)).clone())
+    }
 }
 
-pub(crate) mod csv;
-pub(crate) mod parquet;
+/// Loads columns of several tables, as many at a time as there are threads.
+pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<()> {
+    let mut tasks: Vec<(&Table, usize)> = vec![];
+    for (table, columns) in wanted {
+        let missing = columns.iter().filter(|i| table.loaded[**i].get().is_none());
+        tasks.extend(missing.map(|i| (*table, *i)));
+    }
+    in_parallel(tasks.len(), threads, |i| {
+        let (table, column) = tasks[i];
+        table.load_one(column).map(|_| ())
+    })
+}
 
-use crate::error::Result;
+/// Runs tasks `0..n`, as many at a time as there are threads; the first error in task order.
+pub(crate) fn in_parallel(n: usize, threads: usize, task: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    if n <= 1 || threads <= 1 {
+        return (0..n).try_for_each(task);
+    }
+    let next = AtomicUsize::new(0);
+    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= n {
+                break;
+            }
+            if let Err(e) = task(i) {
+                let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+                if first.as_ref().is_none_or(|(j, _)| i < *j) {
+                    *first = Some((i, e));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(n) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, e)) => Err(e),
+        None => Ok(()),
+    }
+}
 
 /// The table in a file that a statement names by its path; `None` where the name does not look like a file's.
 pub(crate) fn open_by_extension(name: &str) -> Option<Result<Table>> {
@@ -40,5 +230,84 @@ pub(crate) fn open_by_extension(name: &str) -> Option<Result<Table>> {
         "parquet" => Some(parquet::open(name.as_ref())),
         "csv" => Some(csv::open(name.as_ref())),
         _ => None,
+    }
+}
+
+/// The runtime's name of a type.
+pub(crate) fn column_kind(ty: ScalarType) -> ColumnKind {
+    match ty {
+        ScalarType::Bool => ColumnKind::Bool,
+        ScalarType::I32 => ColumnKind::I32,
+        ScalarType::I64 => ColumnKind::I64,
+        ScalarType::F32 => ColumnKind::F32,
+        ScalarType::F64 => ColumnKind::F64,
+        ScalarType::Decimal { precision, scale } => ColumnKind::Decimal { precision, scale },
+        ScalarType::Date => ColumnKind::Date,
+        ScalarType::Timestamp => ColumnKind::Timestamp,
+        ScalarType::Text => ColumnKind::Text,
+    }
+}
+
+/// The type of a column of the runtime.
+pub(crate) fn scalar_type(kind: ColumnKind) -> ScalarType {
+    match kind {
+        ColumnKind::Bool => ScalarType::Bool,
+        ColumnKind::I32 => ScalarType::I32,
+        ColumnKind::I64 => ScalarType::I64,
+        ColumnKind::F32 => ScalarType::F32,
+        ColumnKind::F64 => ScalarType::F64,
+        ColumnKind::Decimal { precision, scale } => ScalarType::Decimal { precision, scale },
+        ColumnKind::Date => ScalarType::Date,
+        ColumnKind::Timestamp => ScalarType::Timestamp,
+        ColumnKind::Text => ScalarType::Text,
+    }
+}
+
+/// Collects the values of one column.
+pub(crate) struct Builder {
+    ty: ScalarType,
+    values: Values,
+    /// 1 for a value, 0 for NULL. The texts keep their own.
+    validity: Vec<u8>,
+    nulls: usize,
+}
+
+pub(crate) enum Values {
+    Bool(Vec<bool>),
+    I32(Vec<i32>),
+    I64(Vec<i64>),
+    I128(Vec<i128>),
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    Text(runtime::column::TextBuilder),
+}
+
+impl Builder {
+    pub(crate) fn new(ty: ScalarType) -> Self {
+        let values = match ty {
+            ScalarType::Bool => Values::Bool(vec![]),
+            ScalarType::I32 | ScalarType::Date => Values::I32(vec![]),
+            ScalarType::I64 | ScalarType::Timestamp => Values::I64(vec![]),
+            ScalarType::F32 => Values::F32(vec![]),
+            ScalarType::F64 => Values::F64(vec![]),
+            ScalarType::Decimal { .. } => Values::I128(vec![]),
+            ScalarType::Text => Values::Text(runtime::column::TextBuilder::new()),
+        };
+        Self { ty, values, validity: vec![], nulls: 0 }
+    }
+
+    /// The column.
+    pub(crate) fn finish(self) -> Column {
+        let kind = column_kind(self.ty);
+        let validity = (self.nulls > 0).then_some(self.validity);
+        match self.values {
+            Values::Bool(v) => Column::from_bool(&v, validity),
+            Values::I32(v) => Column::from_i32(kind, &v, validity),
+            Values::I64(v) => Column::from_i64(kind, &v, validity),
+            Values::I128(v) => Column::from_i128(kind, &v, validity),
+            Values::F32(v) => Column::from_f32(&v, validity),
+            Values::F64(v) => Column::from_f64(&v, validity),
+            Values::Text(v) => v.finish(),
+        }
     }
 }
