@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_compare_as_sql_does() {
+    fn fields_compare_with_null_and_nan() {
         let fields = [
             Field::nullable(0, FieldKind::F64, 8),
             Field::new(9, FieldKind::I8),
