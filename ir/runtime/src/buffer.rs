@@ -63,20 +63,12 @@ pub struct Field {
 impl Field {
     /// A field that is never NULL.
     pub fn new(offset: u32, kind: FieldKind) -> Self {
-        Self {
-            offset,
-            kind,
-            valid: None,
-        }
+        Self { offset, kind, valid: None }
     }
 
     /// A field that may be NULL.
     pub fn nullable(offset: u32, kind: FieldKind, valid: u32) -> Self {
-        Self {
-            offset,
-            kind,
-            valid: Some(valid),
-        }
+        Self { offset, kind, valid: Some(valid) }
     }
 
     /// Whether the field of this row is NULL.
@@ -113,12 +105,8 @@ impl Field {
                 FieldKind::I32 => *a.cast::<i32>() == *b.cast::<i32>(),
                 FieldKind::I64 => *a.cast::<i64>() == *b.cast::<i64>(),
                 FieldKind::I128 => *a.cast::<i128>() == *b.cast::<i128>(),
-                FieldKind::F32 => {
-                    hash::f32_word(*a.cast::<f32>()) == hash::f32_word(*b.cast::<f32>())
-                }
-                FieldKind::F64 => {
-                    hash::f64_word(*a.cast::<f64>()) == hash::f64_word(*b.cast::<f64>())
-                }
+                FieldKind::F32 => hash::f32_word(*a.cast::<f32>()) == hash::f32_word(*b.cast::<f32>()),
+                FieldKind::F64 => hash::f64_word(*a.cast::<f64>()) == hash::f64_word(*b.cast::<f64>()),
                 FieldKind::Text => *a.cast::<TextView>() == *b.cast::<TextView>(),
             }
         }
@@ -139,9 +127,7 @@ impl Field {
                 FieldKind::I32 => (*a.cast::<i32>()).cmp(&*b.cast::<i32>()),
                 FieldKind::I64 => (*a.cast::<i64>()).cmp(&*b.cast::<i64>()),
                 FieldKind::I128 => (*a.cast::<i128>()).cmp(&*b.cast::<i128>()),
-                FieldKind::F32 => {
-                    compare_f64(f64::from(*a.cast::<f32>()), f64::from(*b.cast::<f32>()))
-                }
+                FieldKind::F32 => compare_f64(f64::from(*a.cast::<f32>()), f64::from(*b.cast::<f32>())),
                 FieldKind::F64 => compare_f64(*a.cast::<f64>(), *b.cast::<f64>()),
                 FieldKind::Text => (*a.cast::<TextView>()).cmp(&*b.cast::<TextView>()),
             }
@@ -235,10 +221,7 @@ impl RowBuffer {
 
     /// As `new`, with room for at most `first_rows` rows in the first chunk, so that tests see growth.
     pub fn with_first_rows(row_size: usize, first_rows: usize, memory: &Arc<QueryMemory>) -> Self {
-        assert!(
-            row_size > 0 && row_size.is_multiple_of(8),
-            "a row is a positive multiple of 8 bytes"
-        );
+        assert!(row_size > 0 && row_size.is_multiple_of(8), "a row is a positive multiple of 8 bytes");
         Self {
             cur: std::ptr::null_mut(),
             end: std::ptr::null_mut(),
@@ -300,11 +283,7 @@ impl RowBuffer {
         }
         self.cur = block.as_ptr();
         self.end = self.cur.wrapping_add(capacity * self.row_size);
-        self.chunks.push(Chunk {
-            block,
-            first,
-            capacity,
-        });
+        self.chunks.push(Chunk { block, first, capacity });
         Ok(self.cur)
     }
 
@@ -340,9 +319,7 @@ impl RowBuffer {
 
     /// The rows' addresses in order.
     pub fn rows(&self) -> impl Iterator<Item = *mut u8> + '_ {
-        self.chunks().flat_map(move |(start, rows)| {
-            (0..rows).map(move |i| start.wrapping_add(i * self.row_size))
-        })
+        self.chunks().flat_map(move |(start, rows)| (0..rows).map(move |i| start.wrapping_add(i * self.row_size)))
     }
 
     /// Forgets all rows; the first chunk is kept for reuse.
@@ -375,20 +352,12 @@ impl RowList {
             rows.extend(buffer.rows());
         }
         let row_size = buffers.first().map_or(8, RowBuffer::row_size);
-        Self {
-            rows,
-            buffers,
-            row_size,
-        }
+        Self { rows, buffers, row_size }
     }
 
     /// Chosen rows in a chosen order. Each must point into one of the buffers.
     pub(crate) fn from_parts(rows: Vec<*mut u8>, buffers: Vec<RowBuffer>, row_size: usize) -> Self {
-        Self {
-            rows,
-            buffers,
-            row_size,
-        }
+        Self { rows, buffers, row_size }
     }
 
     /// The addresses, in order: a generated scan loads row `i` from element `i`.
@@ -438,12 +407,7 @@ unsafe impl Sync for TextArena {}
 impl TextArena {
     /// An empty arena. Allocates nothing yet.
     pub fn new(memory: &Arc<QueryMemory>) -> Self {
-        Self {
-            cur: std::ptr::null_mut(),
-            end: std::ptr::null_mut(),
-            blocks: Vec::new(),
-            memory: Arc::clone(memory),
-        }
+        Self { cur: std::ptr::null_mut(), end: std::ptr::null_mut(), blocks: Vec::new(), memory: Arc::clone(memory) }
     }
 
     /// Room for `bytes` bytes, contents undefined, valid until the arena is dropped.
@@ -562,11 +526,8 @@ mod tests {
 
     #[test]
     fn fields_compare_as_sql_does() {
-        let fields = [
-            Field::nullable(0, FieldKind::F64, 8),
-            Field::new(9, FieldKind::I8),
-            Field::new(16, FieldKind::Text),
-        ];
+        let fields =
+            [Field::nullable(0, FieldKind::F64, 8), Field::new(9, FieldKind::I8), Field::new(16, FieldKind::Text)];
         let row = |number: Option<f64>, text: &str| {
             let mut row = [0u128; 2];
             let base = row.as_mut_ptr().cast::<u8>();
@@ -574,8 +535,7 @@ mod tests {
             unsafe {
                 *base.cast::<f64>() = number.unwrap_or(77.0);
                 *base.add(8) = number.is_some().into();
-                *base.add(16).cast::<TextView>() =
-                    TextView::inline(text.as_bytes()).expect("short");
+                *base.add(16).cast::<TextView>() = TextView::inline(text.as_bytes()).expect("short");
             }
             row
         };
@@ -583,11 +543,7 @@ mod tests {
             // SAFETY: both are rows as made above.
             let (same, ha, hb) = unsafe {
                 let (a, b) = (a.as_ptr().cast(), b.as_ptr().cast());
-                (
-                    keys_equal(&fields, a, b),
-                    hash_keys(&fields, a),
-                    hash_keys(&fields, b),
-                )
+                (keys_equal(&fields, a, b), hash_keys(&fields, a), hash_keys(&fields, b))
             };
             if same {
                 assert_eq!(ha, hb);
@@ -605,13 +561,8 @@ mod tests {
     fn arena_texts_stay() {
         let memory = QueryMemory::unlimited();
         let mut arena = TextArena::new(&memory);
-        let texts: Vec<String> = (0..3000)
-            .map(|i| "x".repeat(i % 40) + &i.to_string())
-            .collect();
-        let views: Vec<TextView> = texts
-            .iter()
-            .map(|t| arena.copy(t.as_bytes()).expect("no limit"))
-            .collect();
+        let texts: Vec<String> = (0..3000).map(|i| "x".repeat(i % 40) + &i.to_string()).collect();
+        let views: Vec<TextView> = texts.iter().map(|t| arena.copy(t.as_bytes()).expect("no limit")).collect();
         for (text, view) in texts.iter().zip(&views) {
             // SAFETY: the arena lives.
             assert_eq!(unsafe { view.as_bytes() }, text.as_bytes());

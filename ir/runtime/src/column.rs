@@ -56,10 +56,7 @@ impl TextView {
         bytes[0] = text.len() as u8;
         bytes[4..4 + text.len()].copy_from_slice(text);
         let value = u128::from_le_bytes(bytes);
-        Some(Self {
-            lo: value as u64,
-            hi: (value >> 64) as u64,
-        })
+        Some(Self { lo: value as u64, hi: (value >> 64) as u64 })
     }
 
     /// A view of `len` bytes at `start`. Texts beyond 4 GB are cut to the length's 32 bits.
@@ -75,10 +72,7 @@ impl TextView {
         }
         let mut prefix = [0; 4];
         prefix.copy_from_slice(&bytes[..4]);
-        Self {
-            lo: len as u64 | u64::from(u32::from_le_bytes(prefix)) << 32,
-            hi: start.expose_provenance() as u64,
-        }
+        Self { lo: len as u64 | u64::from(u32::from_le_bytes(prefix)) << 32, hi: start.expose_provenance() as u64 }
     }
 
     /// A view from its two words.
@@ -219,12 +213,7 @@ pub(crate) unsafe fn text_hash(hash: i64, lo: i64, hi: i64) -> i64 {
 
 unsafe fn views(a_lo: i64, a_hi: i64, b_lo: i64, b_hi: i64) -> (TextView, TextView) {
     // SAFETY: promised by the callers.
-    unsafe {
-        (
-            TextView::from_words(a_lo as u64, a_hi as u64),
-            TextView::from_words(b_lo as u64, b_hi as u64),
-        )
-    }
+    unsafe { (TextView::from_words(a_lo as u64, a_hi as u64), TextView::from_words(b_lo as u64, b_hi as u64)) }
 }
 
 /// What a column's values mean.
@@ -375,11 +364,7 @@ unsafe impl Sync for AlignedBytes {}
 
 impl AlignedBytes {
     fn zeroed(bytes: usize) -> Self {
-        let align = if bytes >= LARGE_BLOCK {
-            LARGE_BLOCK
-        } else {
-            64
-        };
+        let align = if bytes >= LARGE_BLOCK { LARGE_BLOCK } else { 64 };
         let layout = match Layout::from_size_align(bytes.max(64), align) {
             Ok(layout) => layout,
             Err(_) => panic!("a column of {bytes} bytes"),
@@ -466,9 +451,8 @@ impl TextHeap {
         }
         let fits = |chunk: &Vec<u8>| chunk.capacity() - chunk.len() >= text.len();
         if !self.chunks.last().is_some_and(fits) {
-            let next = self.chunks.last().map_or(Self::FIRST_CHUNK, |chunk| {
-                (chunk.capacity() * 2).min(Self::LARGEST_CHUNK)
-            });
+            let next =
+                self.chunks.last().map_or(Self::FIRST_CHUNK, |chunk| (chunk.capacity() * 2).min(Self::LARGEST_CHUNK));
             self.chunks.push(Vec::with_capacity(next.max(text.len())));
         }
         let last = self.chunks.len() - 1;
@@ -531,8 +515,7 @@ impl Dictionary {
     /// The text is not a value.
     pub fn find(&self, text: &str) -> Result<usize, usize> {
         // SAFETY: the views stand in this dictionary, and its heap lives as long as it does.
-        self.views()
-            .binary_search_by(|view| unsafe { view.as_bytes() }.cmp(text.as_bytes()))
+        self.views().binary_search_by(|view| unsafe { view.as_bytes() }.cmp(text.as_bytes()))
     }
 }
 
@@ -580,10 +563,7 @@ impl Column {
 
     /// Integers of kind I64, Timestamp or Decimal (scaled, any precision).
     pub fn from_i64(kind: ColumnKind, values: &[i64], validity: Validity) -> Self {
-        assert!(
-            matches!(kind.plain(), PhysicalType::I64 | PhysicalType::I128),
-            "the kind's register"
-        );
+        assert!(matches!(kind.plain(), PhysicalType::I64 | PhysicalType::I128), "the kind's register");
         Self::integers(kind, values, validity)
     }
 
@@ -594,13 +574,7 @@ impl Column {
         let narrow: Option<Vec<i64>> = values
             .iter()
             .enumerate()
-            .map(|(i, &v)| {
-                if validity.is_valid(i) {
-                    i64::try_from(v).ok()
-                } else {
-                    Some(0)
-                }
-            })
+            .map(|(i, &v)| if validity.is_valid(i) { i64::try_from(v).ok() } else { Some(0) })
             .collect();
         if let Some(values) = narrow {
             return Self::integers(kind, &values, validity.bytes);
@@ -613,14 +587,7 @@ impl Column {
         }
         let lanes = validity.lanes(values.iter().copied(), 0);
         let data = AlignedBytes::from_iter(values.len(), lanes);
-        Self::assemble(
-            kind,
-            PhysicalType::I128,
-            data,
-            validity,
-            zones,
-            (distinct.estimate(), false),
-        )
+        Self::assemble(kind, PhysicalType::I128, data, validity, zones, (distinct.estimate(), false))
     }
 
     /// 32-bit floats.
@@ -630,14 +597,7 @@ impl Column {
         let (zones, distinct) = float_statistics(values, &validity, wide);
         let lanes = validity.lanes(values.iter().copied(), 0.0);
         let data = AlignedBytes::from_iter(values.len(), lanes);
-        Self::assemble(
-            ColumnKind::F32,
-            PhysicalType::F32,
-            data,
-            validity,
-            zones,
-            (distinct, false),
-        )
+        Self::assemble(ColumnKind::F32, PhysicalType::F32, data, validity, zones, (distinct, false))
     }
 
     /// 64-bit floats.
@@ -646,14 +606,7 @@ impl Column {
         let (zones, distinct) = float_statistics(values, &validity, |&v| v);
         let lanes = validity.lanes(values.iter().copied(), 0.0);
         let data = AlignedBytes::from_iter(values.len(), lanes);
-        Self::assemble(
-            ColumnKind::F64,
-            PhysicalType::F64,
-            data,
-            validity,
-            zones,
-            (distinct, false),
-        )
+        Self::assemble(ColumnKind::F64, PhysicalType::F64, data, validity, zones, (distinct, false))
     }
 
     /// Texts.
@@ -675,31 +628,19 @@ impl Column {
         unsafe fn gather<T: Copy>(rows: &[*mut u8], field: Field) -> Vec<T> {
             let offset = field.offset as usize;
             // SAFETY: promised by the caller.
-            rows.iter()
-                .map(|row| unsafe { *row.add(offset).cast::<T>() })
-                .collect()
+            rows.iter().map(|row| unsafe { *row.add(offset).cast::<T>() }).collect()
         }
         // SAFETY: promised by the caller.
         unsafe {
-            let validity = field.valid.map(|_| {
-                rows.iter()
-                    .map(|&row| u8::from(!field.is_null(row)))
-                    .collect::<Vec<u8>>()
-            });
+            let validity =
+                field.valid.map(|_| rows.iter().map(|&row| u8::from(!field.is_null(row))).collect::<Vec<u8>>());
             match (kind, field.kind) {
                 (ColumnKind::Bool, _) => {
-                    let values: Vec<bool> = gather::<u8>(rows, field)
-                        .into_iter()
-                        .map(|v| v != 0)
-                        .collect();
+                    let values: Vec<bool> = gather::<u8>(rows, field).into_iter().map(|v| v != 0).collect();
                     Self::from_bool(&values, validity)
                 }
-                (ColumnKind::I32 | ColumnKind::Date, _) => {
-                    Self::from_i32(kind, &gather(rows, field), validity)
-                }
-                (ColumnKind::Decimal { .. }, FieldKind::I128) => {
-                    Self::from_i128(kind, &gather(rows, field), validity)
-                }
+                (ColumnKind::I32 | ColumnKind::Date, _) => Self::from_i32(kind, &gather(rows, field), validity),
+                (ColumnKind::Decimal { .. }, FieldKind::I128) => Self::from_i128(kind, &gather(rows, field), validity),
                 (ColumnKind::I64 | ColumnKind::Timestamp | ColumnKind::Decimal { .. }, _) => {
                     Self::from_i64(kind, &gather(rows, field), validity)
                 }
@@ -720,13 +661,7 @@ impl Column {
 
     fn integers<T: Integer>(kind: ColumnKind, values: &[T], validity: Validity) -> Self {
         let validity = Nulls::new(validity, values.len());
-        let zones = zones_of(
-            values,
-            &validity,
-            |v| v.wide(),
-            Ord::cmp,
-            |v| Bound::Int(v.into()),
-        );
+        let zones = zones_of(values, &validity, |v| v.wide(), Ord::cmp, |v| Bound::Int(v.into()));
         let (min, max) = integer_range(&zones);
         let distinct = distinct_integers(values, &validity, min, max);
         let register = kind.plain();
@@ -770,9 +705,7 @@ impl Column {
             distinct,
             distinct_exact,
         };
-        let validity = validity
-            .bytes
-            .map(|bytes| AlignedBytes::from_iter(bytes.len(), bytes.into_iter()));
+        let validity = validity.bytes.map(|bytes| AlignedBytes::from_iter(bytes.len(), bytes.into_iter()));
         Self {
             kind,
             rows,
@@ -840,8 +773,7 @@ impl Column {
     /// Bytes in memory, texts included.
     pub fn bytes(&self) -> usize {
         let heap = |heap: &Arc<TextHeap>| heap.chunks.iter().map(Vec::capacity).sum();
-        let dictionary =
-            |d: &Arc<Dictionary>| d.views.layout.size() + d.words.layout.size() + heap(&d._heap);
+        let dictionary = |d: &Arc<Dictionary>| d.views.layout.size() + d.words.layout.size() + heap(&d._heap);
         self.data.layout.size()
             + self.validity.as_ref().map_or(0, |v| v.layout.size())
             + self.heap.as_ref().map_or(0, heap)
@@ -963,12 +895,8 @@ impl Column {
             PhysicalType::I32 => AlignedBytes::from_iter(self.rows, rows.map(|r| ints(r) as i32)),
             PhysicalType::I64 => AlignedBytes::from_iter(self.rows, rows.map(|r| ints(r) as i64)),
             PhysicalType::I128 => AlignedBytes::from_iter(self.rows, rows.map(ints)),
-            PhysicalType::F32 => {
-                AlignedBytes::from_iter(self.rows, rows.map(|r| self.element::<f32>(r)))
-            }
-            PhysicalType::F64 => {
-                AlignedBytes::from_iter(self.rows, rows.map(|r| self.element::<f64>(r)))
-            }
+            PhysicalType::F32 => AlignedBytes::from_iter(self.rows, rows.map(|r| self.element::<f32>(r))),
+            PhysicalType::F64 => AlignedBytes::from_iter(self.rows, rows.map(|r| self.element::<f64>(r))),
             _ => AlignedBytes::from_iter(self.rows, rows.map(|r| self.get_view(r))),
         };
         Self {
@@ -977,9 +905,7 @@ impl Column {
             physical: plain,
             encoding: Encoding::Plain,
             data,
-            validity: self
-                .validity()
-                .map(|v| AlignedBytes::from_iter(v.len(), v.iter().copied())),
+            validity: self.validity().map(|v| AlignedBytes::from_iter(v.len(), v.iter().copied())),
             dictionary: None,
             // The views point into the heap of the dictionary, or of the column itself.
             heap: match &self.dictionary {
@@ -1005,10 +931,7 @@ impl Nulls {
             bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
             bytes
         });
-        Self {
-            bytes: bytes.filter(|bytes| bytes.contains(&0)),
-            rows,
-        }
+        Self { bytes: bytes.filter(|bytes| bytes.contains(&0)), rows }
     }
 
     fn is_valid(&self, row: usize) -> bool {
@@ -1026,9 +949,7 @@ impl Nulls {
         values: impl Iterator<Item = T> + 'a,
         harmless: T,
     ) -> impl Iterator<Item = T> + 'a {
-        values
-            .enumerate()
-            .map(move |(i, v)| if self.is_valid(i) { v } else { harmless })
+        values.enumerate().map(move |(i, v)| if self.is_valid(i) { v } else { harmless })
     }
 }
 
@@ -1074,16 +995,9 @@ fn zones_of<T, V: Copy>(
             let (min, max) = range.unwrap_or((value, value));
             let less = compare(&value, &min).is_lt();
             let greater = compare(&value, &max).is_gt();
-            range = Some((
-                if less { value } else { min },
-                if greater { value } else { max },
-            ));
+            range = Some((if less { value } else { min }, if greater { value } else { max }));
         }
-        Zone {
-            nulls,
-            min: range.map(|(min, _)| bound(min)),
-            max: range.map(|(_, max)| bound(max)),
-        }
+        Zone { nulls, min: range.map(|(min, _)| bound(min)), max: range.map(|(_, max)| bound(max)) }
     };
     values.chunks(MORSEL_ROWS).enumerate().map(zone).collect()
 }
@@ -1097,18 +1011,8 @@ fn compare_bounds(a: &Bound, b: &Bound) -> Ordering {
     }
 }
 
-fn float_statistics<T>(
-    values: &[T],
-    validity: &Nulls,
-    get: impl Fn(&T) -> f64 + Copy,
-) -> (Vec<Zone>, u64) {
-    let zones = zones_of(
-        values,
-        validity,
-        get,
-        |a, b| compare_f64(*a, *b),
-        Bound::Float,
-    );
+fn float_statistics<T>(values: &[T], validity: &Nulls, get: impl Fn(&T) -> f64 + Copy) -> (Vec<Zone>, u64) {
+    let zones = zones_of(values, validity, get, |a, b| compare_f64(*a, *b), Bound::Float);
     let mut distinct = DistinctSketch::new();
     for (_, value) in validity.values(values) {
         distinct.add(hash::f64_word(get(value)));
@@ -1148,21 +1052,12 @@ fn narrowest(min: i64, max: i64, register: PhysicalType) -> (PhysicalType, i64) 
             return (physical, base);
         }
     }
-    let widest = if register == PhysicalType::I128 {
-        PhysicalType::I64
-    } else {
-        register
-    };
+    let widest = if register == PhysicalType::I128 { PhysicalType::I64 } else { register };
     (widest, 0)
 }
 
 /// Distinct values, and whether the number is exact: a bitmap where the range is small, a sketch otherwise.
-fn distinct_integers<T: Integer>(
-    values: &[T],
-    validity: &Nulls,
-    min: i64,
-    max: i64,
-) -> (u64, bool) {
+fn distinct_integers<T: Integer>(values: &[T], validity: &Nulls, min: i64, max: i64) -> (u64, bool) {
     let span = max.abs_diff(min);
     if span / 16 <= values.len() as u64 {
         let mut seen = vec![0u64; span as usize / 64 + 1];
@@ -1190,9 +1085,7 @@ impl DistinctSketch {
     const BITS: u32 = 12;
 
     fn new() -> Self {
-        Self {
-            registers: Box::new([0; 1 << Self::BITS]),
-        }
+        Self { registers: Box::new([0; 1 << Self::BITS]) }
     }
 
     fn add(&mut self, word: u64) {
@@ -1319,11 +1212,7 @@ impl TextBuilder {
 
     fn give_up_dictionary(&mut self) {
         let view = |code: &u32| self.distinct.get(*code as usize).copied();
-        self.views = self
-            .codes
-            .iter()
-            .map(|c| view(c).unwrap_or(TextView::EMPTY))
-            .collect();
+        self.views = self.codes.iter().map(|c| view(c).unwrap_or(TextView::EMPTY)).collect();
         self.codes = Vec::new();
         self.slots = Vec::new();
         self.plain = true;
@@ -1356,14 +1245,8 @@ impl TextBuilder {
         let min = validity.values(&self.views).map(|(_, view)| *view).min();
         let max = validity.values(&self.views).map(|(_, view)| *view).max();
         let data = AlignedBytes::from_iter(rows, self.views.iter().copied());
-        let mut column = Column::assemble(
-            ColumnKind::Text,
-            PhysicalType::Text,
-            data,
-            validity,
-            zones,
-            (distinct, exact),
-        );
+        let mut column =
+            Column::assemble(ColumnKind::Text, PhysicalType::Text, data, validity, zones, (distinct, exact));
         column.stats.min = min.map(text_bound);
         column.stats.max = max.map(text_bound);
         column.heap = Some(Arc::new(self.heap));
@@ -1385,10 +1268,7 @@ impl TextBuilder {
             views.push(TextView::EMPTY);
         }
         let rows = self.codes.len();
-        let codes = self
-            .codes
-            .iter()
-            .map(|&old| new_codes.get(old as usize).copied().unwrap_or(0));
+        let codes = self.codes.iter().map(|&old| new_codes.get(old as usize).copied().unwrap_or(0));
         let (physical, data) = match views.len() {
             ..=0x100 => {
                 let codes = codes.map(|c| c as u8);
@@ -1420,11 +1300,7 @@ fn zones_of_text(validity: &Nulls) -> Vec<Zone> {
         .map(|zone| {
             let begin = zone * MORSEL_ROWS;
             let end = (begin + MORSEL_ROWS).min(validity.rows);
-            Zone {
-                nulls: (begin..end).filter(|&row| !validity.is_valid(row)).count(),
-                min: None,
-                max: None,
-            }
+            Zone { nulls: (begin..end).filter(|&row| !validity.is_valid(row)).count(), min: None, max: None }
         })
         .collect()
 }
@@ -1577,10 +1453,7 @@ mod tests {
         assert_eq!(width(&[1000, 1256]), (PhysicalType::I16, narrowed(0)));
         assert_eq!(width(&[0, 1 << 31]), (PhysicalType::I32, narrowed(1 << 31)));
         assert_eq!(width(&[0, 1 << 32]), (PhysicalType::I64, Encoding::Plain));
-        assert_eq!(
-            width(&[i64::MAX - 1, i64::MAX]),
-            (PhysicalType::I64, Encoding::Plain)
-        );
+        assert_eq!(width(&[i64::MAX - 1, i64::MAX]), (PhysicalType::I64, Encoding::Plain));
         let dates = Column::from_i32(ColumnKind::Date, &[8035, 10_591], None);
         assert_eq!(dates.physical(), PhysicalType::I16);
         let small = Column::from_i32(ColumnKind::I32, &[i32::MIN, i32::MAX], None);
@@ -1590,10 +1463,7 @@ mod tests {
 
     #[test]
     fn decimals_beyond_64_bits_stay_wide_and_others_do_not() {
-        let kind = ColumnKind::Decimal {
-            precision: 38,
-            scale: 2,
-        };
+        let kind = ColumnKind::Decimal { precision: 38, scale: 2 };
         let big = 10i128.pow(30);
         let wide = Column::from_i128(kind, &[big, -big, 5], Some(vec![1, 1, 0]));
         assert_eq!(wide.physical(), PhysicalType::I128);
@@ -1648,9 +1518,7 @@ mod tests {
         assert_eq!(column.stats().distinct, 150_000);
         assert!(column.stats().distinct_exact);
         let spread: Vec<i64> = values.iter().map(|v| v * 1_000_003).collect();
-        let distinct = Column::from_i64(ColumnKind::I64, &spread, None)
-            .stats()
-            .distinct;
+        let distinct = Column::from_i64(ColumnKind::I64, &spread, None).stats().distinct;
         assert!(distinct.abs_diff(150_000) < 7_500, "{distinct}");
     }
 
@@ -1673,17 +1541,10 @@ mod tests {
         let (text, number) = unsafe {
             (
                 Column::from_rows(ColumnKind::Text, &rows, Field::new(0, FieldKind::Text)),
-                Column::from_rows(
-                    ColumnKind::I64,
-                    &rows,
-                    Field::nullable(16, FieldKind::I64, 24),
-                ),
+                Column::from_rows(ColumnKind::I64, &rows, Field::nullable(16, FieldKind::I64, 24)),
             )
         };
         assert_eq!(text.get_text(1), Some(texts[1]));
-        assert_eq!(
-            [number.get_i64(0), number.get_i64(1), number.get_i64(2)],
-            [Some(0), None, Some(2)]
-        );
+        assert_eq!([number.get_i64(0), number.get_i64(1), number.get_i64(2)], [Some(0), None, Some(2)]);
     }
 }

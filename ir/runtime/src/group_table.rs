@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use crate::buffer::{Field, RowBuffer, RowList, keys_equal};
+use crate::kernels::hash::{self, PARTITIONS};
 use crate::pool::{Block, MemoryLimitError, QueryMemory};
 use crate::scheduler::WorkerPool;
 use crate::trap::{CancelToken, Trap, raise_null};
@@ -54,7 +55,6 @@ pub const FIRST_CAPACITY: usize = 1024;
 
 /// Below this number of rows a merge is one task; above it, one task a partition.
 const SERIAL_MERGE_ROWS: usize = 16 << 10;
-const PARTITIONS: usize = 64;
 
 impl GroupTable {
     /// An empty table of rows of `row_size` bytes, hash included.
@@ -76,11 +76,7 @@ impl GroupTable {
     ) -> Result<Self, MemoryLimitError> {
         let capacity = capacity.max(2).next_power_of_two();
         let entry_block = empty_entries(capacity, memory)?;
-        let first_rows = if capacity < FIRST_CAPACITY {
-            capacity
-        } else {
-            usize::MAX
-        };
+        let first_rows = if capacity < FIRST_CAPACITY { capacity } else { usize::MAX };
         let mut table = Self {
             entries: std::ptr::null_mut(),
             shift: 0,
@@ -101,11 +97,7 @@ impl GroupTable {
     ///
     /// # Errors
     /// [`MemoryLimitError`].
-    pub fn direct(
-        row_size: usize,
-        codes: usize,
-        memory: &Arc<QueryMemory>,
-    ) -> Result<Self, MemoryLimitError> {
+    pub fn direct(row_size: usize, codes: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
         let mut table = Self::with_capacity(row_size, 2, memory)?;
         table.rows = RowBuffer::new(row_size, memory);
         let bytes = codes.max(1) * size_of::<*mut u8>();
@@ -225,8 +217,7 @@ impl GroupTable {
         self.point_at_entries(capacity);
         self.len = 0;
         // SAFETY: the old block holds `old_capacity` initialized entries.
-        let entries =
-            unsafe { std::slice::from_raw_parts(old.as_ptr().cast::<GroupEntry>(), old_capacity) };
+        let entries = unsafe { std::slice::from_raw_parts(old.as_ptr().cast::<GroupEntry>(), old_capacity) };
         for entry in entries.iter().filter(|entry| !entry.row.is_null()) {
             self.place(entry.hash, entry.row);
         }
@@ -265,9 +256,7 @@ pub unsafe fn merge_groups(
 ) -> Result<RowList, Trap> {
     let mut tables: Vec<GroupTable> = tables.into_iter().filter(|t| !t.is_empty()).collect();
     if tables.len() <= 1 {
-        return Ok(tables
-            .pop()
-            .map_or_else(|| RowList::new(Vec::new()), GroupTable::into_rows));
+        return Ok(tables.pop().map_or_else(|| RowList::new(Vec::new()), GroupTable::into_rows));
     }
     let total: usize = tables.iter().map(GroupTable::len).sum();
     let row_size = tables[0].rows.row_size();
@@ -300,7 +289,8 @@ impl Index {
     unsafe fn find_or_enter(&mut self, keys: &[Field], row: *mut u8) -> Option<*mut u8> {
         // SAFETY: promised by the caller; rows begin with their hash.
         unsafe {
-            let hash = *row.cast::<u64>();
+            // Rows of one partition agree in some bits of their hashes: another round makes slots of the others.
+            let hash = hash::mix(*row.cast::<u64>());
             let found = self.table.find(keys, hash, row);
             if found.is_none() {
                 self.table.place(hash, row);
@@ -342,7 +332,7 @@ unsafe impl Sync for Buckets {}
 impl Buckets {
     fn new(buffer: &RowBuffer) -> Self {
         // SAFETY: rows of a group table begin with their hash.
-        let partition = |row: *mut u8| unsafe { *row.cast::<u64>() } as usize % PARTITIONS;
+        let partition = |row: *mut u8| hash::partition(unsafe { *row.cast::<u64>() });
         let mut starts = vec![0; PARTITIONS + 1];
         for row in buffer.rows() {
             starts[partition(row) + 1] += 1;
@@ -402,13 +392,7 @@ unsafe fn merge_partitions(
     }
     let mut rows = Vec::with_capacity(left);
     for (buffer, alive) in buffers.iter().zip(&alive) {
-        rows.extend(
-            buffer
-                .rows()
-                .zip(alive)
-                .filter(|(_, a)| **a)
-                .map(|(r, _)| r),
-        );
+        rows.extend(buffer.rows().zip(alive).filter(|(_, a)| **a).map(|(r, _)| r));
     }
     Ok(rows)
 }
@@ -431,12 +415,7 @@ pub(crate) unsafe fn group_table_insert(worker: *mut u8, table: *mut u8, hash: i
 ///
 /// # Safety
 /// As for [`group_table_insert`].
-pub(crate) unsafe fn group_table_insert_direct(
-    worker: *mut u8,
-    table: *mut u8,
-    code: i64,
-    hash: i64,
-) -> *mut u8 {
+pub(crate) unsafe fn group_table_insert_direct(worker: *mut u8, table: *mut u8, code: i64, hash: i64) -> *mut u8 {
     // SAFETY: promised by the caller.
     unsafe {
         match (*table.cast::<GroupTable>()).insert_direct(code as usize, hash as u64) {
@@ -462,11 +441,7 @@ mod tests {
     }
 
     /// What generated code does for one input row.
-    fn update(
-        table: &mut GroupTable,
-        key: Option<i64>,
-        value: i64,
-    ) -> Result<(), MemoryLimitError> {
+    fn update(table: &mut GroupTable, key: Option<i64>, value: i64) -> Result<(), MemoryLimitError> {
         let mut probe = [0u64; ROW / 8];
         let row = probe.as_mut_ptr().cast::<u8>();
         // SAFETY: the probe row and the table's rows have the layout above.
@@ -516,17 +491,12 @@ mod tests {
         groups
     }
 
-    fn grouped(
-        ranges: &[Vec<(Option<i64>, i64)>],
-        capacity: usize,
-        threads: usize,
-    ) -> Vec<(Option<i64>, i64)> {
+    fn grouped(ranges: &[Vec<(Option<i64>, i64)>], capacity: usize, threads: usize) -> Vec<(Option<i64>, i64)> {
         let memory = QueryMemory::unlimited();
         let tables = ranges
             .iter()
             .map(|range| {
-                let mut table =
-                    GroupTable::with_capacity(ROW, capacity, &memory).expect("no limit");
+                let mut table = GroupTable::with_capacity(ROW, capacity, &memory).expect("no limit");
                 for &(key, value) in range {
                     update(&mut table, key, value).expect("no limit");
                 }
@@ -586,18 +556,12 @@ mod tests {
                     *row.add(16).cast::<i64>() += 1;
                 }
             }
-            assert_eq!(
-                table.insert_direct(5, 0).map_err(|t| t.code),
-                Err(TrapCode::Internal)
-            );
+            assert_eq!(table.insert_direct(5, 0).map_err(|t| t.code), Err(TrapCode::Internal));
             tables.push(table);
         }
         // SAFETY: all rows have the layout above.
         let rows = unsafe { merge_groups(tables, &keys(), &add, &WorkerPool::new(1), &cancel) };
-        assert_eq!(
-            read(&rows.expect("no trap")),
-            [(Some(3), 4), (Some(0), 1), (Some(1), 1)]
-        );
+        assert_eq!(read(&rows.expect("no trap")), [(Some(3), 4), (Some(0), 1), (Some(1), 1)]);
     }
 
     #[test]

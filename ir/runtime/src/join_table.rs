@@ -102,10 +102,7 @@ impl JoinTable {
         let buffers: Vec<RowBuffer> = buffers.into_iter().filter(|b| !b.is_empty()).collect();
         let total: usize = buffers.iter().map(RowBuffer::len).sum();
         if u32::try_from(total).is_err() {
-            return Err(Trap::with_detail(
-                TrapCode::TooManyRows,
-                format!("{total} rows in a join table"),
-            ));
+            return Err(Trap::with_detail(TrapCode::TooManyRows, format!("{total} rows in a join table")));
         }
         let build = Build {
             buffers: &buffers,
@@ -320,10 +317,7 @@ impl Build<'_> {
             }
             Ok(range)
         })?;
-        let range = ranges
-            .into_iter()
-            .flatten()
-            .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        let range = ranges.into_iter().flatten().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
         Ok(range.map(|(min, max)| (min, max.wrapping_sub(min) as u64)))
     }
 
@@ -337,13 +331,7 @@ impl Build<'_> {
         partition_of: impl Fn(*const u8) -> usize + Sync,
     ) -> Result<Partitioned, Trap> {
         // SAFETY: called with rows of the build.
-        let bucket_of = |row: *const u8| unsafe {
-            if self.has_null_key(row) {
-                partitions
-            } else {
-                partition_of(row)
-            }
-        };
+        let bucket_of = |row: *const u8| unsafe { if self.has_null_key(row) { partitions } else { partition_of(row) } };
         let counts = self.pool.map(self.buffers.len(), |range, _| {
             self.cancel.check()?;
             let mut counts = vec![0usize; partitions + 1];
@@ -377,19 +365,11 @@ impl Build<'_> {
         })?;
         let null_rows = starts[partitions + 1] - starts[partitions];
         starts.truncate(partitions + 1);
-        Ok(Partitioned {
-            rows,
-            starts,
-            null_rows,
-        })
+        Ok(Partitioned { rows, starts, null_rows })
     }
 
     fn partition_bits(&self) -> u32 {
-        if self.total <= SERIAL_ROWS {
-            0
-        } else {
-            PARTITION_BITS
-        }
+        if self.total <= SERIAL_ROWS { 0 } else { PARTITION_BITS }
     }
 
     /// The rows' array with the rows without keys in place, all others still to be written.
@@ -423,8 +403,7 @@ impl Build<'_> {
         let distance = |row| unsafe { read_integer(key, row).wrapping_sub(min) as u64 };
         // A span of at most 2^62 (4 times the rows) makes the difference exact and the shift less than 64.
         // SAFETY: a distance is at most `span`, which has `shift + bits` bits at most.
-        let partitioned =
-            unsafe { self.partition(1 << bits, |row| (distance(row) >> shift) as usize)? };
+        let partitioned = unsafe { self.partition(1 << bits, |row| (distance(row) >> shift) as usize)? };
         let len = span as usize + 1;
         let dense = PoolArray::<DenseEntry>::new(len, self.memory)?;
         let rows = self.row_array(&partitioned)?;
@@ -433,8 +412,7 @@ impl Build<'_> {
             let begin = (p << shift).min(len);
             let end = ((p + 1) << shift).min(len);
             // SAFETY: the elements `begin..end` belong to the keys of this partition alone.
-            let entries =
-                unsafe { std::slice::from_raw_parts_mut(dense.as_ptr().add(begin), end - begin) };
+            let entries = unsafe { std::slice::from_raw_parts_mut(dense.as_ptr().add(begin), end - begin) };
             entries.fill(DenseEntry { start: 0, count: 0 });
             for &row in partitioned.partition(p) {
                 entries[distance(row) as usize - begin].count += 1;
@@ -473,11 +451,7 @@ impl Build<'_> {
         let partition_of = |row| {
             // SAFETY: called with rows of the build.
             let hash = unsafe { row_hash(row) };
-            if bits == 0 {
-                0
-            } else {
-                (hash >> (64 - bits)) as usize
-            }
+            if bits == 0 { 0 } else { (hash >> (64 - bits)) as usize }
         };
         // SAFETY: a number of `bits` bits is below `1 << bits`.
         let partitioned = unsafe { self.partition(1 << bits, partition_of)? };
@@ -521,11 +495,7 @@ impl Build<'_> {
     ///
     /// # Safety
     /// As for [`JoinTable::build`].
-    unsafe fn try_hashed(
-        &self,
-        partitioned: &Partitioned,
-        capacity: usize,
-    ) -> Result<Option<JoinTable>, Trap> {
+    unsafe fn try_hashed(&self, partitioned: &Partitioned, capacity: usize) -> Result<Option<JoinTable>, Trap> {
         let entries = PoolArray::<JoinEntry>::new(capacity, self.memory)?;
         let shift = 64 - capacity.ilog2();
         let region = capacity / partitioned.count();
@@ -657,10 +627,7 @@ impl PartBuild<'_> {
     /// # Safety
     /// The slots from the partition's first up to `end` are initialized and this task's alone; all rows have the keys.
     unsafe fn insert(self, end: usize) -> PartResult {
-        let mut result = PartResult {
-            distinct: 0,
-            left_over: Vec::new(),
-        };
+        let mut result = PartResult { distinct: 0, left_over: Vec::new() };
         for (i, &row) in self.rows.iter().enumerate() {
             // SAFETY: promised by the caller; the home slot of a row lies in its partition's region.
             unsafe {
@@ -673,15 +640,9 @@ impl PartBuild<'_> {
                     }
                     let entry = &mut *self.entries.add(slot);
                     if entry.count == 0 {
-                        *entry = JoinEntry {
-                            hash,
-                            start: i as u32,
-                            count: 1,
-                        };
+                        *entry = JoinEntry { hash, start: i as u32, count: 1 };
                         result.distinct += 1;
-                    } else if entry.hash == hash
-                        && keys_equal(self.keys, self.rows[entry.start as usize], row)
-                    {
+                    } else if entry.hash == hash && keys_equal(self.keys, self.rows[entry.start as usize], row) {
                         entry.count += 1;
                     } else {
                         slot += 1;
@@ -720,16 +681,12 @@ impl LeftOver<'_> {
             loop {
                 let entry = &mut *entries.add(slot);
                 if entry.count == 0 {
-                    *entry = JoinEntry {
-                        hash,
-                        start: self.index,
-                        count: 1,
-                    };
+                    *entry = JoinEntry { hash, start: self.index, count: 1 };
                     return (slot, true);
                 }
                 // Another partition's entry has another hash, so `start` is looked up in this partition's rows only.
-                let same_partition = self.partition_bits == 0
-                    || (entry.hash >> (64 - self.partition_bits)) as usize == self.partition;
+                let same_partition =
+                    self.partition_bits == 0 || (entry.hash >> (64 - self.partition_bits)) as usize == self.partition;
                 if same_partition
                     && entry.hash == hash
                     && keys_equal(keys, self.rows[entry.start as usize], self.first_row)
@@ -793,36 +750,17 @@ mod tests {
             .collect();
         let pool = WorkerPool::new(threads);
         // SAFETY: all rows have the layout above.
-        unsafe {
-            JoinTable::build(
-                buffers,
-                &keys(),
-                options,
-                &memory,
-                &pool,
-                &CancelToken::new(),
-            )
-            .expect("no limit")
-        }
+        unsafe { JoinTable::build(buffers, &keys(), options, &memory, &pool, &CancelToken::new()).expect("no limit") }
     }
 
     /// Every key finds its rows in input order, no other key finds any, and NULL rows stand last.
-    fn check(
-        ranges: &[Vec<Option<i64>>],
-        table: &JoinTable,
-        options: JoinOptions,
-        hash: impl Fn(u64) -> u64 + Copy,
-    ) {
+    fn check(ranges: &[Vec<Option<i64>>], table: &JoinTable, options: JoinOptions, hash: impl Fn(u64) -> u64 + Copy) {
         let all: Vec<Option<i64>> = ranges.iter().flatten().copied().collect();
         let mut expected = std::collections::BTreeMap::<Option<i64>, Vec<i64>>::new();
         for (number, &key) in all.iter().enumerate() {
             expected.entry(key).or_default().push(number as i64);
         }
-        let null_rows = if options.null_equal {
-            Vec::new()
-        } else {
-            expected.remove(&None).unwrap_or_default()
-        };
+        let null_rows = if options.null_equal { Vec::new() } else { expected.remove(&None).unwrap_or_default() };
         assert_eq!(table.distinct_keys(), expected.len());
         assert_eq!(table.len() + table.null_rows(), all.len());
         let find = |key: Option<i64>| -> Vec<i64> {
@@ -831,9 +769,7 @@ mod tests {
             write(row, key, -1, hash);
             // SAFETY: the probe row has the layout above.
             let (start, count) = unsafe { table.probe(&keys(), row_hash(row), row) };
-            (start..start + count)
-                .map(|i| number(table.row(i)))
-                .collect()
+            (start..start + count).map(|i| number(table.row(i))).collect()
         };
         for (&key, rows) in &expected {
             assert_eq!(&find(key), rows, "key {key:?}");
@@ -843,29 +779,15 @@ mod tests {
                 assert_eq!(find(Some(absent)), []);
             }
         }
-        let found: Vec<i64> = (table.len()..table.len() + table.null_rows())
-            .map(|i| number(table.row(i)))
-            .collect();
+        let found: Vec<i64> = (table.len()..table.len() + table.null_rows()).map(|i| number(table.row(i))).collect();
         assert_eq!(found, null_rows);
     }
 
     const ALL_OPTIONS: [JoinOptions; 4] = [
-        JoinOptions {
-            null_equal: false,
-            allow_dense: false,
-        },
-        JoinOptions {
-            null_equal: false,
-            allow_dense: true,
-        },
-        JoinOptions {
-            null_equal: true,
-            allow_dense: false,
-        },
-        JoinOptions {
-            null_equal: true,
-            allow_dense: true,
-        },
+        JoinOptions { null_equal: false, allow_dense: false },
+        JoinOptions { null_equal: false, allow_dense: true },
+        JoinOptions { null_equal: true, allow_dense: false },
+        JoinOptions { null_equal: true, allow_dense: true },
     ];
 
     proptest! {
@@ -905,17 +827,13 @@ mod tests {
     fn large_builds_are_the_same_with_any_number_of_threads() {
         for (step, dense) in [(1, true), (1_000_003, false)] {
             let ranges = large(step);
-            let options = JoinOptions {
-                null_equal: false,
-                allow_dense: true,
-            };
+            let options = JoinOptions { null_equal: false, allow_dense: true };
             let one = build(&ranges, options, 1, |h| h);
             let three = build(&ranges, options, 3, |h| h);
             assert_eq!(one.is_dense(), dense);
             check(&ranges, &one, options, |h| h);
             check(&ranges, &three, options, |h| h);
-            let order =
-                |t: &JoinTable| -> Vec<i64> { (0..t.len()).map(|i| number(t.row(i))).collect() };
+            let order = |t: &JoinTable| -> Vec<i64> { (0..t.len()).map(|i| number(t.row(i))).collect() };
             assert_eq!(order(&one), order(&three));
         }
     }
@@ -925,17 +843,13 @@ mod tests {
         let ranges = large(1_000_003);
         let options = JoinOptions::default();
         // All hashes in the last slots of the partitions 10 and 63.
-        let hash =
-            |h: u64| (if h & 1 == 0 { 10 << 58 } else { 63 << 58 }) | (!0 >> 6 & !0xff) | (h >> 56);
+        let hash = |h: u64| (if h & 1 == 0 { 10 << 58 } else { 63 << 58 }) | (!0 >> 6 & !0xff) | (h >> 56);
         check(&ranges, &build(&ranges, options, 3, hash), options, hash);
     }
 
     #[test]
     fn empty_and_limited() {
-        let options = JoinOptions {
-            null_equal: false,
-            allow_dense: true,
-        };
+        let options = JoinOptions { null_equal: false, allow_dense: true };
         for ranges in [vec![], vec![vec![]], vec![vec![None, None]]] {
             let table = build(&ranges, options, 1, |h| h);
             assert!(table.is_empty());
@@ -949,14 +863,7 @@ mod tests {
         }
         // SAFETY: all rows have the layout above.
         let table = unsafe {
-            JoinTable::build(
-                vec![buffer],
-                &keys(),
-                options,
-                &memory,
-                &WorkerPool::new(1),
-                &CancelToken::new(),
-            )
+            JoinTable::build(vec![buffer], &keys(), options, &memory, &WorkerPool::new(1), &CancelToken::new())
         };
         assert_eq!(table.err().map(|t| t.code), Some(TrapCode::MemoryLimit));
         assert_eq!(memory.used(), 0);

@@ -80,13 +80,7 @@ impl MemoryPool {
     /// A pool of its own, with a limit in bytes (`usize::MAX` for none).
     pub fn new(limit: usize) -> Arc<Self> {
         let free = (0..CLASSES).map(|_| Vec::new()).collect();
-        Arc::new(Self {
-            state: Mutex::new(PoolState {
-                free,
-                usage: PoolUsage::default(),
-                limit,
-            }),
-        })
+        Arc::new(Self { state: Mutex::new(PoolState { free, usage: PoolUsage::default(), limit }) })
     }
 
     /// The pool of this process, without a limit until [`MemoryPool::set_limit`].
@@ -155,12 +149,7 @@ impl PoolState {
     fn charge(&mut self, bytes: usize) -> Result<(), MemoryLimitError> {
         let used = self.usage.used;
         if bytes > self.limit.saturating_sub(used) {
-            return Err(MemoryLimitError {
-                requested: bytes,
-                used,
-                limit: self.limit,
-                scope: LimitScope::Process,
-            });
+            return Err(MemoryLimitError { requested: bytes, used, limit: self.limit, scope: LimitScope::Process });
         }
         self.usage.used += bytes;
         self.usage.peak = self.usage.peak.max(self.usage.used);
@@ -229,11 +218,7 @@ impl SizeClass {
     }
 
     fn layout(self) -> Layout {
-        let align = if self.bytes >= LARGE_BLOCK {
-            LARGE_BLOCK
-        } else {
-            SMALL_ALIGNMENT
-        };
+        let align = if self.bytes >= LARGE_BLOCK { LARGE_BLOCK } else { SMALL_ALIGNMENT };
         match Layout::from_size_align(self.bytes, align) {
             Ok(layout) => layout,
             Err(_) => unreachable!("size classes end at 2^47 bytes"),
@@ -272,12 +257,7 @@ impl QueryMemory {
 
     /// An account on `pool` that holds at most `limit` bytes.
     pub fn new(pool: &Arc<MemoryPool>, limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            pool: Arc::clone(pool),
-            limit,
-            used: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-        })
+        Arc::new(Self { pool: Arc::clone(pool), limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0) })
     }
 
     /// Bytes held now.
@@ -310,11 +290,7 @@ impl QueryMemory {
         };
         self.charge(class.bytes)?;
         match self.pool.take(class) {
-            Ok(start) => Ok(Block {
-                start,
-                class,
-                memory: Arc::clone(self),
-            }),
+            Ok(start) => Ok(Block { start, class, memory: Arc::clone(self) }),
             Err(error) => {
                 self.used.fetch_sub(class.bytes, Ordering::Relaxed);
                 Err(error)
@@ -336,29 +312,19 @@ impl QueryMemory {
         let room = state.limit - state.usage.used;
         state.evict_to(room);
         drop(state);
-        Ok(Reservation {
-            bytes,
-            memory: Arc::clone(self),
-        })
+        Ok(Reservation { bytes, memory: Arc::clone(self) })
     }
 
     fn charge(&self, bytes: usize) -> Result<(), MemoryLimitError> {
-        let charged = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|&sum| sum <= self.limit)
-            });
+        let charged = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+        });
         match charged {
             Ok(before) => {
                 self.peak.fetch_max(before + bytes, Ordering::Relaxed);
                 Ok(())
             }
-            Err(used) => Err(MemoryLimitError {
-                requested: bytes,
-                used,
-                limit: self.limit,
-                scope: LimitScope::Query,
-            }),
+            Err(used) => Err(MemoryLimitError { requested: bytes, used, limit: self.limit, scope: LimitScope::Query }),
         }
     }
 }
@@ -396,9 +362,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.memory
-            .used
-            .fetch_sub(self.class.bytes, Ordering::Relaxed);
+        self.memory.used.fetch_sub(self.class.bytes, Ordering::Relaxed);
         self.memory.pool.give(self.start, self.class);
     }
 }
@@ -416,11 +380,7 @@ impl<T: Copy> PoolArray<T> {
     pub(crate) fn new(len: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
         const { assert!(align_of::<T>() <= SMALL_ALIGNMENT) };
         let bytes = len.saturating_mul(size_of::<T>());
-        Ok(Self {
-            block: memory.allocate(bytes.max(1))?,
-            len,
-            element: std::marker::PhantomData,
-        })
+        Ok(Self { block: memory.allocate(bytes.max(1))?, len, element: std::marker::PhantomData })
     }
 
     /// As `new`, all bytes zero.
@@ -512,14 +472,7 @@ mod tests {
         assert_eq!(second.as_ptr(), address);
         drop(second);
         pool.trim();
-        assert_eq!(
-            pool.usage(),
-            PoolUsage {
-                used: 0,
-                cached: 0,
-                peak: LARGE_BLOCK
-            }
-        );
+        assert_eq!(pool.usage(), PoolUsage { used: 0, cached: 0, peak: LARGE_BLOCK });
     }
 
     #[test]
@@ -535,10 +488,7 @@ mod tests {
         assert_eq!(error.scope, LimitScope::Process);
         assert_eq!(other.used(), 0);
         let reservation = other.reserve(3 * LARGE_BLOCK).expect("exactly full");
-        assert_eq!(
-            other.reserve(1).err().map(|e| e.scope),
-            Some(LimitScope::Process)
-        );
+        assert_eq!(other.reserve(1).err().map(|e| e.scope), Some(LimitScope::Process));
         drop(reservation);
         assert_eq!(pool.usage().used, LARGE_BLOCK);
     }

@@ -41,10 +41,7 @@ impl Ranges {
     /// As `new` with another morsel, so that tests see many ranges.
     pub fn with_morsel(rows: usize, morsel: usize) -> Self {
         let morsels = rows.div_ceil(morsel.max(1));
-        Self {
-            rows,
-            step: morsels.div_ceil(MAX_RANGES).max(1) * morsel.max(1),
-        }
+        Self { rows, step: morsels.div_ceil(MAX_RANGES).max(1) * morsel.max(1) }
     }
 
     /// The number of ranges; 0 for no rows.
@@ -134,25 +131,15 @@ impl WorkerPool {
     /// A pool in which `threads` threads work, the caller of [`WorkerPool::run`] among them; at least 1.
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
-        let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue::default()),
-            wake: Condvar::new(),
-            epoch: AtomicUsize::new(0),
-        });
+        let shared =
+            Arc::new(Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new(), epoch: AtomicUsize::new(0) });
         let spawn = |worker| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new()
-                .name(format!("flern-worker-{worker}"))
-                .spawn(move || shared.work(worker))
-                .ok()
+            std::thread::Builder::new().name(format!("flern-worker-{worker}")).spawn(move || shared.work(worker)).ok()
         };
         let handles: Vec<_> = (1..threads).map_while(spawn).collect();
         let threads = handles.len() + 1;
-        Self {
-            shared,
-            handles,
-            threads,
-        }
+        Self { shared, handles, threads }
     }
 
     /// A pool with a thread for each CPU.
@@ -265,10 +252,7 @@ impl Shared {
             if queue.stop {
                 return None;
             }
-            queue = self
-                .wake
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -302,10 +286,7 @@ impl Job {
         let mut state = lock(&self.state);
         state.done += done;
         if let Some((task, trap)) = failure
-            && state
-                .failure
-                .as_ref()
-                .is_none_or(|(first, _)| task < *first)
+            && state.failure.as_ref().is_none_or(|(first, _)| task < *first)
         {
             state.failure = Some((task, trap));
         }
@@ -317,10 +298,7 @@ impl Job {
     fn wait(&self) -> Result<(), Trap> {
         let mut state = lock(&self.state);
         while state.done < self.tasks {
-            state = self
-                .finished
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         match state.failure.take() {
             Some((_, trap)) => Err(trap),
@@ -333,12 +311,7 @@ fn run_task(body: &Body<'_>, task: usize, worker: usize) -> Result<(), Trap> {
     let outer = IN_TASK.replace(true);
     let result = catch_unwind(AssertUnwindSafe(|| body(task, worker)));
     IN_TASK.set(outer);
-    result.unwrap_or_else(|payload| {
-        Err(Trap::with_detail(
-            TrapCode::Panic,
-            panic_message(payload.as_ref()),
-        ))
-    })
+    result.unwrap_or_else(|payload| Err(Trap::with_detail(TrapCode::Panic, panic_message(payload.as_ref()))))
 }
 
 #[cfg(test)]
@@ -347,14 +320,7 @@ mod tests {
 
     #[test]
     fn ranges_cover_the_rows_once_and_depend_on_nothing_else() {
-        for rows in [
-            0,
-            1,
-            MORSEL_ROWS,
-            MORSEL_ROWS + 1,
-            10_000_000,
-            64 * MORSEL_ROWS + 1,
-        ] {
+        for rows in [0, 1, MORSEL_ROWS, MORSEL_ROWS + 1, 10_000_000, 64 * MORSEL_ROWS + 1] {
             let ranges = Ranges::new(rows);
             assert!(ranges.len() <= MAX_RANGES);
             assert_eq!(ranges.is_empty(), rows == 0);
@@ -385,10 +351,7 @@ mod tests {
                 assert_eq!(run, Ok(()));
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
             }
-            assert_eq!(
-                pool.map(5, |task, _| Ok(task * task)),
-                Ok(vec![0, 1, 4, 9, 16])
-            );
+            assert_eq!(pool.map(5, |task, _| Ok(task * task)), Ok(vec![0, 1, 4, 9, 16]));
         }
     }
 

@@ -73,11 +73,7 @@ impl<'a> Normalizer<'a> {
             bits += value_bits(key.field.kind);
             complete &= key.field.kind != FieldKind::Text && bits <= 128;
         }
-        Self {
-            keys,
-            bits: bits.min(128),
-            complete,
-        }
+        Self { keys, bits: bits.min(128), complete }
     }
 
     /// # Safety
@@ -100,11 +96,7 @@ impl<'a> Normalizer<'a> {
             if !null && used < 128 {
                 // SAFETY: promised by the caller; the field is not NULL.
                 let value = unsafe { ordered_bits(key.field, row) };
-                let value = if key.descending {
-                    !value & (!0 << (128 - width))
-                } else {
-                    value
-                };
+                let value = if key.descending { !value & (!0 << (128 - width)) } else { value };
                 normalized |= value >> used;
             }
             used += width;
@@ -140,11 +132,7 @@ unsafe fn ordered_bits(field: Field, row: *const u8) -> u128 {
             FieldKind::F32 => {
                 let value = *at.cast::<f32>();
                 // One NaN, and 0.0 for -0.0.
-                let value = if value.is_nan() {
-                    f32::NAN.abs()
-                } else {
-                    value + 0.0
-                };
+                let value = if value.is_nan() { f32::NAN.abs() } else { value + 0.0 };
                 let bits = value.to_bits();
                 let flip = if bits >> 31 == 0 { 1 << 31 } else { !0 };
                 word(u64::from(bits ^ flip), 32)
@@ -213,21 +201,9 @@ pub unsafe fn sort_rows(
 ) -> Result<RowList, Trap> {
     let row_size = rows.row_size();
     let (rows, buffers) = rows.into_parts();
-    let sort = Sort {
-        normalizer: Normalizer::new(keys),
-        limit: limit.unwrap_or(usize::MAX),
-        memory,
-        pool,
-        cancel,
-    };
+    let sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
     // SAFETY: promised by the caller.
-    let sorted = unsafe {
-        if sort.normalizer.bits <= 64 {
-            sort.run::<u64>(rows)?
-        } else {
-            sort.run::<u128>(rows)?
-        }
-    };
+    let sorted = unsafe { if sort.normalizer.bits <= 64 { sort.run::<u64>(rows)? } else { sort.run::<u128>(rows)? } };
     Ok(RowList::from_parts(sorted, buffers, row_size))
 }
 
@@ -288,10 +264,8 @@ impl Sort<'_> {
         let parts = self.split(&runs);
         let merged = self.pool.map(parts.len() - 1, |part, _| {
             self.cancel.check()?;
-            let slices = runs
-                .iter()
-                .zip(parts[part].iter().zip(&parts[part + 1]))
-                .map(|(run, (&begin, &end))| &run[begin..end]);
+            let slices =
+                runs.iter().zip(parts[part].iter().zip(&parts[part + 1])).map(|(run, (&begin, &end))| &run[begin..end]);
             let mut items: Vec<Item<K>> = slices.flatten().copied().collect();
             // The sort of the standard library is stable and finds and merges the runs that it is made of.
             self.sort(&mut items);
@@ -307,17 +281,12 @@ impl Sort<'_> {
         let total: usize = runs.iter().map(Vec::len).sum();
         let parts = (total / RUN_ROWS).clamp(1, 64);
         let step = (total / (parts * 16)).max(1);
-        let mut sample: Vec<&Item<K>> = runs
-            .iter()
-            .flat_map(|run| run.iter().step_by(step))
-            .collect();
+        let mut sample: Vec<&Item<K>> = runs.iter().flat_map(|run| run.iter().step_by(step)).collect();
         sample.sort_by(|a, b| self.compare(a, b));
         let mut cuts = vec![vec![0; runs.len()]];
         for part in 1..parts {
             let splitter = sample[sample.len() * part / parts];
-            let cut = |run: &Vec<Item<K>>| {
-                run.partition_point(|item| self.compare(item, splitter).is_lt())
-            };
+            let cut = |run: &Vec<Item<K>>| run.partition_point(|item| self.compare(item, splitter).is_lt());
             cuts.push(runs.iter().map(cut).collect());
         }
         cuts.push(runs.iter().map(Vec::len).collect());
@@ -343,11 +312,7 @@ const TOP_K_SLACK: usize = 4;
 impl TopK {
     /// An empty state that keeps `limit` rows.
     pub fn new(row_size: usize, keys: &[SortKey], limit: usize, memory: &Arc<QueryMemory>) -> Self {
-        Self {
-            rows: RowBuffer::new(row_size, memory),
-            keys: keys.to_vec(),
-            limit,
-        }
+        Self { rows: RowBuffer::new(row_size, memory), keys: keys.to_vec(), limit }
     }
 
     /// The address that generated code gets.
@@ -446,26 +411,8 @@ mod tests {
     }
 
     fn record() -> impl Strategy<Value = Record> {
-        let texts = vec![
-            "",
-            "a",
-            "a\0",
-            "ab",
-            "abcdefghijklm",
-            "abcdefghijklmnopq",
-            "abcdefghijklmnopr",
-            "b",
-        ];
-        let floats = vec![
-            0.0,
-            -0.0,
-            1.5,
-            -1.5,
-            f64::NAN,
-            -f64::NAN,
-            f64::INFINITY,
-            f64::NEG_INFINITY,
-        ];
+        let texts = vec!["", "a", "a\0", "ab", "abcdefghijklm", "abcdefghijklmnopq", "abcdefghijklmnopr", "b"];
+        let floats = vec![0.0, -0.0, 1.5, -1.5, f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
         let ints = prop_oneof![-3i64..3, Just(i64::MIN), Just(i64::MAX)];
         let text = prop::option::weighted(0.8, prop::sample::select(texts));
         let float = prop::option::weighted(0.8, prop::sample::select(floats));
@@ -499,21 +446,12 @@ mod tests {
         rows.iter().map(position).collect()
     }
 
-    fn nulls<T>(
-        a: Option<T>,
-        b: Option<T>,
-        nulls_first: bool,
-        values: impl Fn(T, T) -> Ordering,
-    ) -> Ordering {
+    fn nulls<T>(a: Option<T>, b: Option<T>, nulls_first: bool, values: impl Fn(T, T) -> Ordering) -> Ordering {
         match (a, b) {
             (Some(a), Some(b)) => values(a, b),
             (None, None) => Ordering::Equal,
             (a, _) => {
-                let order = if a.is_none() {
-                    Ordering::Less
-                } else {
-                    Ordering::Greater
-                };
+                let order = if a.is_none() { Ordering::Less } else { Ordering::Greater };
                 if nulls_first { order } else { order.reverse() }
             }
         }
@@ -524,19 +462,12 @@ mod tests {
             let (a, b) = (&records[a], &records[b]);
             for key in keys {
                 let turn = |order: Ordering| {
-                    if key.descending {
-                        order.reverse()
-                    } else {
-                        order
-                    }
+                    if key.descending { order.reverse() } else { order }
                 };
                 let order = match key.field.offset {
                     0 => nulls(a.text, b.text, key.nulls_first, |a, b| turn(a.cmp(b))),
                     16 => nulls(a.float, b.float, key.nulls_first, |a, b| {
-                        turn(
-                            a.partial_cmp(&b)
-                                .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())),
-                        )
+                        turn(a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())))
                     }),
                     _ => turn(a.int.cmp(&b.int)),
                 };
@@ -551,12 +482,7 @@ mod tests {
         order
     }
 
-    fn sorted(
-        records: &[Record],
-        keys: &[SortKey],
-        limit: Option<usize>,
-        threads: usize,
-    ) -> Vec<usize> {
+    fn sorted(records: &[Record], keys: &[SortKey], limit: Option<usize>, threads: usize) -> Vec<usize> {
         let memory = QueryMemory::unlimited();
         let mut buffers = Vec::new();
         for (i, part) in records.chunks(records.len().div_ceil(3).max(1)).enumerate() {
@@ -570,20 +496,16 @@ mod tests {
         let pool = WorkerPool::new(threads);
         let cancel = CancelToken::new();
         // SAFETY: the rows have the layout above.
-        let rows =
-            unsafe { sort_rows(RowList::new(buffers), keys, limit, &memory, &pool, &cancel) };
+        let rows = unsafe { sort_rows(RowList::new(buffers), keys, limit, &memory, &pool, &cancel) };
         positions(rows.expect("no limit").rows())
     }
 
     fn any_keys() -> impl Strategy<Value = Vec<SortKey>> {
-        let key =
-            (0..3usize, any::<bool>(), any::<bool>()).prop_map(|(i, descending, nulls_first)| {
-                SortKey {
-                    field: fields()[i],
-                    descending,
-                    nulls_first,
-                }
-            });
+        let key = (0..3usize, any::<bool>(), any::<bool>()).prop_map(|(i, descending, nulls_first)| SortKey {
+            field: fields()[i],
+            descending,
+            nulls_first,
+        });
         prop::collection::vec(key, 0..4)
     }
 
@@ -638,22 +560,13 @@ mod tests {
     fn large_sorts_are_the_same_with_any_number_of_threads() {
         let records: Vec<Record> = (0..70_000i64)
             .map(|i| Record {
-                text: (i % 11 != 0)
-                    .then_some(["x", "abcdefghijklmnopq", "abcdefghijklmnopr"][(i % 3) as usize]),
+                text: (i % 11 != 0).then_some(["x", "abcdefghijklmnopq", "abcdefghijklmnopr"][(i % 3) as usize]),
                 float: Some(((i * 7919) % 1009) as f64),
                 int: (i * 104_729) % 50,
             })
             .collect();
-        let key = |i: usize, descending| SortKey {
-            field: fields()[i],
-            descending,
-            nulls_first: false,
-        };
-        for keys in [
-            vec![key(2, true)],
-            vec![key(0, false), key(1, true)],
-            vec![key(1, false), key(2, false)],
-        ] {
+        let key = |i: usize, descending| SortKey { field: fields()[i], descending, nulls_first: false };
+        for keys in [vec![key(2, true)], vec![key(0, false), key(1, true)], vec![key(1, false), key(2, false)]] {
             let expected = naive(&records, &keys);
             assert_eq!(sorted(&records, &keys, None, 1), expected);
             assert_eq!(sorted(&records, &keys, None, 3), expected);
@@ -667,33 +580,15 @@ mod tests {
         let memory = QueryMemory::new(&pool, usize::MAX);
         let mut buffer = RowBuffer::new(ROW, &memory);
         for i in 0..15_000 {
-            let record = Record {
-                text: None,
-                float: None,
-                int: i,
-            };
+            let record = Record { text: None, float: None, int: i };
             write(buffer.push().expect("fits"), &record, i as usize);
         }
-        let key = SortKey {
-            field: fields()[2],
-            descending: false,
-            nulls_first: false,
-        };
+        let key = SortKey { field: fields()[2], descending: false, nulls_first: false };
         // SAFETY: the rows have the layout above.
         let sorted = unsafe {
-            sort_rows(
-                RowList::new(vec![buffer]),
-                &[key],
-                None,
-                &memory,
-                &WorkerPool::new(1),
-                &CancelToken::new(),
-            )
+            sort_rows(RowList::new(vec![buffer]), &[key], None, &memory, &WorkerPool::new(1), &CancelToken::new())
         };
-        assert_eq!(
-            sorted.err().map(|t| t.code),
-            Some(crate::trap::TrapCode::MemoryLimit)
-        );
+        assert_eq!(sorted.err().map(|t| t.code), Some(crate::trap::TrapCode::MemoryLimit));
         assert_eq!(memory.used(), 0);
     }
 }

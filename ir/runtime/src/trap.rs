@@ -104,20 +104,12 @@ pub struct Trap {
 impl Trap {
     /// A trap without a place.
     pub fn new(code: TrapCode) -> Self {
-        Self {
-            code,
-            location: 0,
-            detail: None,
-        }
+        Self { code, location: 0, detail: None }
     }
 
     /// A trap without a place, with more words.
     pub fn with_detail(code: TrapCode, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            location: 0,
-            detail: Some(detail.into()),
-        }
+        Self { code, location: 0, detail: Some(detail.into()) }
     }
 }
 
@@ -159,8 +151,7 @@ impl CancelToken {
 
     /// Asks to stop.
     pub fn cancel(&self) {
-        self.flag
-            .store(TrapCode::Cancelled as u32, Ordering::Relaxed);
+        self.flag.store(TrapCode::Cancelled as u32, Ordering::Relaxed);
     }
 
     /// Whether someone asked to stop.
@@ -261,11 +252,7 @@ impl WorkerBlock {
         for (slot, state) in slots[WORKER_HEAD_SLOTS..].iter_mut().zip(states) {
             *slot = state.expose_provenance() as u64;
         }
-        Self {
-            slots,
-            scratch,
-            cancel: cancel.clone(),
-        }
+        Self { slots, scratch, cancel: cancel.clone() }
     }
 
     /// The address that a pipeline function gets.
@@ -302,18 +289,10 @@ impl WorkerBlock {
         head.depth = 0;
         let detail = scratch.detail.take();
         if let Some(message) = panic {
-            return Err(Trap {
-                code: TrapCode::Panic,
-                location,
-                detail: Some(message),
-            });
+            return Err(Trap { code: TrapCode::Panic, location, detail: Some(message) });
         }
         let code = TrapCode::from_status(status).unwrap_or(TrapCode::Internal);
-        Err(Trap {
-            code,
-            location,
-            detail,
-        })
+        Err(Trap { code, location, detail })
     }
 }
 
@@ -377,10 +356,7 @@ mod tests {
         // SAFETY: the block lives, and the test alone uses it; slot 8 holds the address of `state`.
         unsafe {
             assert_eq!(*(*head.add(8) as *const u64), 7);
-            let status = raise(
-                head.cast(),
-                Trap::with_detail(TrapCode::InvalidCast, "'abc'"),
-            );
+            let status = raise(head.cast(), Trap::with_detail(TrapCode::InvalidCast, "'abc'"));
             (*head.cast::<Worker>()).trap_location = 5;
             let trap = block.check(status).expect_err("raised");
             assert_eq!(trap.code, TrapCode::InvalidCast);
