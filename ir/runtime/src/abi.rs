@@ -323,6 +323,79 @@ runtime_functions! {
     TextHash = text_hash(hash: I64, lo: I64, hi: I64) -> I64, Pure, Never => crate::column::text_hash;
     /// Room for the bytes of a new text, alive as long as the worker block.
     TextAllocate = text_allocate(worker: Ptr, bytes: I64) -> Ptr, Writes, Null => crate::buffer::text_allocate;
+
+    // Filters over columns; see `kernels::filter` for ranges and modes.
+
+    /// Tests `low <= x <= high` for each i8 element, into a byte mask.
+    FilterRangeI8 = filter_range_i8(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_i8;
+    /// Tests `low <= x <= high` for each i16 element, into a byte mask.
+    FilterRangeI16 = filter_range_i16(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_i16;
+    /// Tests `low <= x <= high` for each i32 element, into a byte mask.
+    FilterRangeI32 = filter_range_i32(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_i32;
+    /// Tests `low <= x <= high` for each i64 element, into a byte mask.
+    FilterRangeI64 = filter_range_i64(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_i64;
+    /// Tests `low <= x <= high` for each u8 element, into a byte mask.
+    FilterRangeU8 = filter_range_u8(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_u8;
+    /// Tests `low <= x <= high` for each u16 element, into a byte mask.
+    FilterRangeU16 = filter_range_u16(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_u16;
+    /// Tests `low <= x <= high` for each u32 element, into a byte mask.
+    FilterRangeU32 = filter_range_u32(data: Ptr, rows: I64, low: I64, high: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_u32;
+    /// Tests a range for each f32 element, into a byte mask; the mode says which ends are open and whether NaN is in.
+    FilterRangeF32 = filter_range_f32(data: Ptr, rows: I64, low: F32, high: F32, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_f32;
+    /// Tests a range for each f64 element, into a byte mask; the mode says which ends are open and whether NaN is in.
+    FilterRangeF64 = filter_range_f64(data: Ptr, rows: I64, low: F64, high: F64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_range_f64;
+    /// Tests `table[code]` for each u8 code, into a byte mask; `values` is the table's length.
+    FilterLookupU8 = filter_lookup_u8(codes: Ptr, rows: I64, table: Ptr, values: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_lookup_u8;
+    /// Tests `table[code]` for each u16 code, into a byte mask; `values` is the table's length.
+    FilterLookupU16 = filter_lookup_u16(codes: Ptr, rows: I64, table: Ptr, values: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_lookup_u16;
+    /// Tests `table[code]` for each u32 code, into a byte mask; `values` is the table's length.
+    FilterLookupU32 = filter_lookup_u32(codes: Ptr, rows: I64, table: Ptr, values: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_lookup_u32;
+    /// Compares two integer columns, `a + delta` with `b`, into a byte mask; elements have 1, 2, 4 or 8 bytes, `delta` is the difference of the bases. The comparison is one of `kernels::filter::comparison`.
+    FilterCompare = filter_compare(a: Ptr, a_bytes: I32, b: Ptr, b_bytes: I32, rows: I64, delta: I64, comparison: I32, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::filter::filter_compare;
+
+    // Masks.
+
+    /// `target &= other`, byte by byte.
+    MaskAnd = mask_and(target: Ptr, other: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::mask::mask_and;
+    /// `target &= !other`: with validity bytes, keeps the rows that are NULL.
+    MaskAndNot = mask_and_not(target: Ptr, other: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::mask::mask_and_not;
+    /// `target |= other`, byte by byte.
+    MaskOr = mask_or(target: Ptr, other: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::mask::mask_or;
+    /// `target = !target`, byte by byte.
+    MaskNot = mask_not(target: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::mask::mask_not;
+    /// The number of rows whose byte is 1.
+    MaskCount = mask_count(mask: Ptr, rows: I64) -> I64, Writes, Never => crate::kernels::mask::mask_count;
+    /// Writes the indices (u16, ascending) of the rows whose byte is 1, and returns their number; at most 65,536 rows.
+    MaskToSelection = mask_to_selection(mask: Ptr, rows: I64, selection: Ptr) -> I64, Writes, Never => crate::kernels::mask::mask_to_selection;
+
+    // Hashes of key columns, folded column by column into one u64 a row. `first` other than 0 begins with 0 instead of what `hashes` holds; `valid` may be null.
+
+    /// Folds `base + x` of each i8 element into the rows' hashes.
+    HashI8 = hash_i8(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, base: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_i8;
+    /// Folds `base + x` of each i16 element into the rows' hashes.
+    HashI16 = hash_i16(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, base: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_i16;
+    /// Folds `base + x` of each i32 element into the rows' hashes.
+    HashI32 = hash_i32(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, base: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_i32;
+    /// Folds `base + x` of each i64 element into the rows' hashes.
+    HashI64 = hash_i64(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, base: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_i64;
+    /// Folds each f32 element into the rows' hashes.
+    HashF32 = hash_f32(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_f32;
+    /// Folds each f64 element into the rows' hashes.
+    HashF64 = hash_f64(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_f64;
+    /// Folds each text view into the rows' hashes.
+    HashText = hash_text(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_text;
+    /// Folds the value of each u8 dictionary code into the rows' hashes; `words` are the dictionary's hash words, `values` their number.
+    HashCodesU8 = hash_codes_u8(codes: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, words: Ptr, values: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_codes_u8;
+    /// Folds the value of each u16 dictionary code into the rows' hashes; `words` are the dictionary's hash words, `values` their number.
+    HashCodesU16 = hash_codes_u16(codes: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, words: Ptr, values: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_codes_u16;
+    /// Folds the value of each u32 dictionary code into the rows' hashes; `words` are the dictionary's hash words, `values` their number.
+    HashCodesU32 = hash_codes_u32(codes: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32, words: Ptr, values: I64) -> Unit, Writes, Never => crate::kernels::hash::hash_codes_u32;
+    /// Asks for the home slots of hashes in a join table, where the table is too large for a core's cache. Goes ahead of the probes of a block of rows.
+    JoinTablePrefetch = join_table_prefetch(table: Ptr, hashes: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::hash::join_table_prefetch;
+    /// Asks for the home slots of hashes in a group table, as `join_table_prefetch` does.
+    GroupTablePrefetch = group_table_prefetch(table: Ptr, hashes: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::hash::group_table_prefetch;
+    /// Tests hashes against a Bloom filter, into a byte mask; the mode is 0 (set) or 1 (and).
+    BloomTest = bloom_test(filter: Ptr, hashes: Ptr, rows: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::bloom::bloom_test;
 }
 
 /// A field of a shared structure.
@@ -431,6 +504,17 @@ layouts! {
         JOIN_ENTRY_START = crate::join_table::JoinEntry, start: I32;
         /// The number of rows of a slot's key, 0 for an empty slot.
         JOIN_ENTRY_COUNT = crate::join_table::JoinEntry, count: I32;
+        /// The mask: one byte a row.
+        TILE_MASK = crate::tile::Tile, mask: I8;
+        /// The selection: u16 indices.
+        TILE_SELECTION = crate::tile::Tile, selection: I16;
+        /// One hash a row.
+        TILE_HASHES = crate::tile::Tile, hashes: I64;
+        /// The number of rows.
+        TILE_ROWS = crate::tile::Tile, rows: I64;
+        /// The number of indices in the selection.
+        TILE_SELECTED = crate::tile::Tile, selected: I64;
+
         /// The index of the first row of a dense element's key.
         DENSE_ENTRY_START = crate::join_table::DenseEntry, start: I32;
         /// The number of rows of a dense element's key.

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use crate::buffer::{Field, RowBuffer, RowList, keys_equal};
+use crate::kernels::hash::{self, PARTITIONS};
 use crate::pool::{Block, MemoryLimitError, QueryMemory};
 use crate::scheduler::WorkerPool;
 use crate::trap::{CancelToken, Trap, raise_null};
@@ -54,7 +55,6 @@ pub const FIRST_CAPACITY: usize = 1024;
 
 /// Below this number of rows a merge is one task; above it, one task a partition.
 const SERIAL_MERGE_ROWS: usize = 16 << 10;
-const PARTITIONS: usize = 64;
 
 impl GroupTable {
     /// An empty table of rows of `row_size` bytes, hash included.
@@ -289,7 +289,8 @@ impl Index {
     unsafe fn find_or_enter(&mut self, keys: &[Field], row: *mut u8) -> Option<*mut u8> {
         // SAFETY: promised by the caller; rows begin with their hash.
         unsafe {
-            let hash = *row.cast::<u64>();
+            // Rows of one partition agree in some bits of their hashes: another round makes slots of the others.
+            let hash = hash::mix(*row.cast::<u64>());
             let found = self.table.find(keys, hash, row);
             if found.is_none() {
                 self.table.place(hash, row);
@@ -331,7 +332,7 @@ unsafe impl Sync for Buckets {}
 impl Buckets {
     fn new(buffer: &RowBuffer) -> Self {
         // SAFETY: rows of a group table begin with their hash.
-        let partition = |row: *mut u8| unsafe { *row.cast::<u64>() } as usize % PARTITIONS;
+        let partition = |row: *mut u8| hash::partition(unsafe { *row.cast::<u64>() });
         let mut starts = vec![0; PARTITIONS + 1];
         for row in buffer.rows() {
             starts[partition(row) + 1] += 1;

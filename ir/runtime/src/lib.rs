@@ -15,6 +15,8 @@ pub mod kernels;
 pub mod pool;
 pub mod scheduler;
 pub mod sort;
+pub mod stats;
+pub mod tile;
 pub mod trap;
 
 pub use cpu::{SimdLevel, simd_level};
