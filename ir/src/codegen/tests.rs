@@ -4,7 +4,7 @@ use super::{Backend, CompiledModule, CpuBackend, Options};
 use crate::interp;
 use crate::kernel::{
     BinaryOp, Builder, CheckedOp, Cmp, ConvertOp, Function, FunctionId, LoopKind, Module, OptLevel, RuntimeFn,
-    Signature, TrapCode, Type, UnaryOp, Value, eval,
+    Signature, TrapCode, Type, UnaryOp, Value, eval, simplify_module,
 };
 use proptest::prelude::*;
 use runtime::abi::layout;
@@ -1231,6 +1231,13 @@ proptest! {
     fn random_programs_run_the_same(seed in 0u64..1 << 40, budget in 5usize..120) {
         let (module, id) = one(Program::function(seed, budget));
         let input = random_input(seed);
-        same(&module, id, &input, OUTPUTS as usize, (seed as i64 % 5, seed as i64 % 11));
+        let range = (seed as i64 % 5, seed as i64 % 11);
+        let outcome = same(&module, id, &input, OUTPUTS as usize, range);
+        let mut simplified = module.clone();
+        simplify_module(&mut simplified).unwrap();
+        let again = interpret(&simplified, id, &input, OUTPUTS as usize, range);
+        assert_eq!(again, outcome, "before {module} after {simplified}");
+        let insts = |module: &Module| module.function(id).unwrap().inst_count();
+        assert!(insts(&simplified) <= insts(&module));
     }
 }

@@ -768,8 +768,17 @@ impl Builder {
                 return None;
             }
         };
-        self.append(Op::FailIf { condition, status, location }, &[]);
+        self.fail_if(condition, status, location);
         result
+    }
+
+    /// Leaves the function if the condition is not 0, because a runtime function has failed and left its trap in the worker block:
+    /// with the status, or without one with the code from the block.
+    pub fn fail_if(&mut self, condition: Value, status: Option<Value>, location: u32) {
+        if self.bits(condition) == Some(0) {
+            return;
+        }
+        self.append(Op::FailIf { condition, status, location }, &[]);
     }
 
     /// Calls a function of this module (also this one).

@@ -15,6 +15,7 @@
 pub mod build;
 pub mod eval;
 pub mod print;
+pub mod simplify;
 pub mod verify;
 
 use runtime::abi::{AbiType, Effect};
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use build::Builder;
 pub use runtime::abi::RuntimeFn;
 pub use runtime::trap::TrapCode;
+pub use simplify::{simplify, simplify_module};
 pub use verify::{KernelError, verify_function, verify_module};
 
 /// The type of a value in a register.
@@ -880,6 +882,10 @@ impl Module {
     /// Gives a declared function its body; an earlier one is replaced.
     pub fn define(&mut self, function: &FunctionRef, body: Function) {
         self.functions[function.id.index()].function = Some(body);
+    }
+
+    pub(crate) fn replace(&mut self, id: FunctionId, body: Function) {
+        self.functions[id.index()].function = Some(body);
     }
 
     /// Declares and defines in one step.
