@@ -142,16 +142,11 @@ pub const fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u32;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    } as u32;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 } as u32;
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }
@@ -197,11 +192,7 @@ pub fn date_to_timestamp(days: i32) -> Option<i64> {
 pub fn extract_date(part: DatePart, days: i32) -> i64 {
     let days = i64::from(days);
     match part {
-        DatePart::Microsecond
-        | DatePart::Millisecond
-        | DatePart::Second
-        | DatePart::Minute
-        | DatePart::Hour => 0,
+        DatePart::Microsecond | DatePart::Millisecond | DatePart::Second | DatePart::Minute | DatePart::Hour => 0,
         DatePart::Day => i64::from(civil_from_days(days).2),
         DatePart::Week => iso_week(days).1,
         DatePart::Month => i64::from(civil_from_days(days).1),
@@ -235,11 +226,7 @@ pub fn extract_timestamp(part: DatePart, micros: i64) -> i64 {
 
 /// Century or millennium: the first begins with the year 1, and there is none with the number 0.
 fn numbered_from_one(year: i64, span: i64) -> i64 {
-    if year > 0 {
-        (year + span - 1) / span
-    } else {
-        -((span - year) / span)
-    }
+    if year > 0 { (year + span - 1) / span } else { -((span - year) / span) }
 }
 
 /// ISO 8601 year and week: a week belongs to the year that its Thursday is in.
@@ -274,12 +261,8 @@ pub fn trunc_date(part: DatePart, days: i32) -> Option<i32> {
         }
         DatePart::Year => days_from_civil(civil_from_days(d).0, 1, 1),
         DatePart::Decade => days_from_civil(civil_from_days(d).0.div_euclid(10) * 10, 1, 1),
-        DatePart::Century => {
-            days_from_civil((civil_from_days(d).0 - 1).div_euclid(100) * 100 + 1, 1, 1)
-        }
-        DatePart::Millennium => {
-            days_from_civil((civil_from_days(d).0 - 1).div_euclid(1000) * 1000 + 1, 1, 1)
-        }
+        DatePart::Century => days_from_civil((civil_from_days(d).0 - 1).div_euclid(100) * 100 + 1, 1, 1),
+        DatePart::Millennium => days_from_civil((civil_from_days(d).0 - 1).div_euclid(1000) * 1000 + 1, 1, 1),
         DatePart::IsoYear => {
             // The first ISO week is the one with the fourth of January.
             let fourth = days_from_civil(iso_week(d).0, 1, 4);
@@ -307,10 +290,7 @@ pub fn trunc_timestamp(part: DatePart, micros: i64) -> Option<i64> {
 pub fn add_months(days: i32, months: i64) -> Option<i32> {
     let (year, month, day) = civil_from_days(i64::from(days));
     let month_number = (year * 12 + i64::from(month) - 1).checked_add(months)?;
-    let (year, month) = (
-        month_number.div_euclid(12),
-        month_number.rem_euclid(12) as u32 + 1,
-    );
+    let (year, month) = (month_number.div_euclid(12), month_number.rem_euclid(12) as u32 + 1);
     if !(-6_000_000..=6_000_000).contains(&year) {
         return None;
     }
@@ -331,9 +311,7 @@ pub fn timestamp_add_months(micros: i64, months: i64) -> Option<i64> {
 
 /// A timestamp plus an interval; months are added first, then days, then microseconds.
 pub fn timestamp_add_interval(micros: i64, months: i64, days: i64, more: i64) -> Option<i64> {
-    timestamp_add_months(micros, months)?
-        .checked_add(days.checked_mul(MICROS_PER_DAY)?)?
-        .checked_add(more)
+    timestamp_add_months(micros, months)?.checked_add(days.checked_mul(MICROS_PER_DAY)?)?.checked_add(more)
 }
 
 /// How many boundaries of `part` lie between two dates: negative where `b` is earlier, 1 from 31 December to 1 January in
@@ -414,17 +392,9 @@ pub fn print_timestamp(micros: i64, out: &mut String) {
     out.push(' ');
     push_padded(out, (of_day / MICROS_PER_HOUR) as u64, 2);
     out.push(':');
-    push_padded(
-        out,
-        (of_day % MICROS_PER_HOUR / MICROS_PER_MINUTE) as u64,
-        2,
-    );
+    push_padded(out, (of_day % MICROS_PER_HOUR / MICROS_PER_MINUTE) as u64, 2);
     out.push(':');
-    push_padded(
-        out,
-        (of_day % MICROS_PER_MINUTE / MICROS_PER_SECOND) as u64,
-        2,
-    );
+    push_padded(out, (of_day % MICROS_PER_MINUTE / MICROS_PER_SECOND) as u64, 2);
     let fraction = of_day % MICROS_PER_SECOND;
     if fraction != 0 {
         out.push('.');
@@ -491,9 +461,7 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn new(text: &'a str) -> Self {
-        Cursor {
-            rest: text.trim().as_bytes(),
-        }
+        Cursor { rest: text.trim().as_bytes() }
     }
 
     fn eat(&mut self, byte: u8) -> bool {
@@ -505,12 +473,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self, max_digits: usize) -> Option<i64> {
-        let digits = self
-            .rest
-            .iter()
-            .take(max_digits)
-            .take_while(|b| b.is_ascii_digit())
-            .count();
+        let digits = self.rest.iter().take(max_digits).take_while(|b| b.is_ascii_digit()).count();
         if digits == 0 {
             return None;
         }
@@ -538,10 +501,7 @@ impl<'a> Cursor<'a> {
     fn at_time(&self) -> bool {
         match self.rest {
             [b'T' | b't', ..] => true,
-            [b' ', rest @ ..] => rest
-                .iter()
-                .find(|&&b| b != b' ')
-                .is_some_and(u8::is_ascii_digit),
+            [b' ', rest @ ..] => rest.iter().find(|&&b| b != b' ').is_some_and(u8::is_ascii_digit),
             _ => false,
         }
     }
@@ -561,13 +521,7 @@ impl<'a> Cursor<'a> {
         }
         let fraction = if self.eat(b'.') { self.fraction()? } else { 0 };
         let offset = self.offset()?;
-        Some(
-            hour * MICROS_PER_HOUR
-                + minute * MICROS_PER_MINUTE
-                + second * MICROS_PER_SECOND
-                + fraction
-                - offset,
-        )
+        Some(hour * MICROS_PER_HOUR + minute * MICROS_PER_MINUTE + second * MICROS_PER_SECOND + fraction - offset)
     }
 
     fn fraction(&mut self) -> Option<i64> {
@@ -595,8 +549,7 @@ impl<'a> Cursor<'a> {
         let hours = self.number(2)?;
         let more = self.eat(b':') || self.rest.first().is_some_and(u8::is_ascii_digit);
         let minutes = if more { self.number(2)? } else { 0 };
-        (hours <= 15 && minutes <= 59)
-            .then_some(sign * (hours * MICROS_PER_HOUR + minutes * MICROS_PER_MINUTE))
+        (hours <= 15 && minutes <= 59).then_some(sign * (hours * MICROS_PER_HOUR + minutes * MICROS_PER_MINUTE))
     }
 
     /// The day, once the text has ended, with ` BC` or ` (BC)` before its end.
@@ -681,30 +634,15 @@ mod tests {
         ] {
             assert_eq!(parse_date(bad), None, "{bad}");
         }
-        for text in [
-            "2013-01-05 00:00:00",
-            "2013-01-05 23:59:59.25",
-            "1969-12-31 23:59:59.999999",
-            "0044-03-15 01:02:03 BC",
-        ] {
+        for text in
+            ["2013-01-05 00:00:00", "2013-01-05 23:59:59.25", "1969-12-31 23:59:59.999999", "0044-03-15 01:02:03 BC"]
+        {
             assert_eq!(shown_timestamp(timestamp(text)), text);
         }
-        assert_eq!(
-            timestamp("2013-01-05T10:00:00Z"),
-            timestamp("2013-01-05 10:00")
-        );
-        assert_eq!(
-            timestamp("2013-01-05 10:00:00+02"),
-            timestamp("2013-01-05 08:00:00")
-        );
-        assert_eq!(
-            timestamp("2013-01-05 10:00:00-05:30"),
-            timestamp("2013-01-05 15:30:00")
-        );
-        assert_eq!(
-            timestamp("2013-01-05 10:00:00.1234567"),
-            timestamp("2013-01-05 10:00:00.123457")
-        );
+        assert_eq!(timestamp("2013-01-05T10:00:00Z"), timestamp("2013-01-05 10:00"));
+        assert_eq!(timestamp("2013-01-05 10:00:00+02"), timestamp("2013-01-05 08:00:00"));
+        assert_eq!(timestamp("2013-01-05 10:00:00-05:30"), timestamp("2013-01-05 15:30:00"));
+        assert_eq!(timestamp("2013-01-05 10:00:00.1234567"), timestamp("2013-01-05 10:00:00.123457"));
         assert_eq!(timestamp("2013-01-05"), timestamp("2013-01-05 00:00:00"));
         for bad in [
             "2013-01-05 24:00:00",
@@ -793,11 +731,7 @@ mod tests {
             (DatePart::Millennium, "2001-01-01"),
             (DatePart::IsoYear, "2012-12-31"),
         ] {
-            assert_eq!(
-                trunc_date(part, day).map(shown).as_deref(),
-                Some(text),
-                "{part:?}"
-            );
+            assert_eq!(trunc_date(part, day).map(shown).as_deref(), Some(text), "{part:?}");
         }
         let time = timestamp("1969-08-31 17:45:06.789123");
         for (part, text) in [
@@ -809,11 +743,7 @@ mod tests {
             (DatePart::Day, "1969-08-31 00:00:00"),
             (DatePart::Month, "1969-08-01 00:00:00"),
         ] {
-            assert_eq!(
-                trunc_timestamp(part, time).map(shown_timestamp).as_deref(),
-                Some(text),
-                "{part:?}"
-            );
+            assert_eq!(trunc_timestamp(part, time).map(shown_timestamp).as_deref(), Some(text), "{part:?}");
         }
         assert_eq!(trunc_timestamp(DatePart::Year, i64::MIN), None);
         assert_eq!(trunc_date(DatePart::Year, i32::MIN), None);
@@ -829,136 +759,42 @@ mod tests {
             ("1995-01-01", 12, "1996-01-01"),
             ("2000-02-29", 1200, "2100-02-28"),
         ] {
-            assert_eq!(
-                add_months(date(from), months).map(shown).as_deref(),
-                Some(to)
-            );
+            assert_eq!(add_months(date(from), months).map(shown).as_deref(), Some(to));
         }
         assert_eq!(add_months(0, i64::MAX), None);
         assert_eq!(add_months(i32::MAX, 1), None);
         assert_eq!(add_days(i32::MAX, 1), None);
-        assert_eq!(
-            add_days(date("1998-12-01"), -90).map(shown).as_deref(),
-            Some("1998-09-02")
-        );
+        assert_eq!(add_days(date("1998-12-01"), -90).map(shown).as_deref(), Some("1998-09-02"));
         let at = timestamp("2013-01-31 10:00:00");
-        assert_eq!(
-            timestamp_add_interval(at, 1, 1, -MICROS_PER_HOUR),
-            Some(timestamp("2013-03-01 09:00:00"))
-        );
+        assert_eq!(timestamp_add_interval(at, 1, 1, -MICROS_PER_HOUR), Some(timestamp("2013-03-01 09:00:00")));
         assert_eq!(timestamp_add_interval(i64::MAX, 0, 1, 0), None);
     }
 
     #[test]
     fn counts_boundaries() {
         for (part, a, b, count) in [
-            (
-                DatePart::Year,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Quarter,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Month,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Day,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Hour,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Minute,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Second,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Microsecond,
-                "2012-12-31 23:59:59",
-                "2013-01-01 00:00:00",
-                1_000_000,
-            ),
-            (
-                DatePart::Week,
-                "2013-01-06 10:00:00",
-                "2013-01-07 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Week,
-                "2013-01-07 00:00:00",
-                "2013-01-13 23:00:00",
-                0,
-            ),
-            (
-                DatePart::Hour,
-                "2013-01-01 10:00:00",
-                "2013-01-01 10:59:59",
-                0,
-            ),
-            (
-                DatePart::Hour,
-                "2013-01-01 11:00:00",
-                "2013-01-01 10:59:59",
-                -1,
-            ),
-            (
-                DatePart::Month,
-                "2013-01-01 00:00:00",
-                "2013-12-31 00:00:00",
-                11,
-            ),
-            (
-                DatePart::Decade,
-                "2009-12-31 00:00:00",
-                "2010-01-01 00:00:00",
-                1,
-            ),
-            (
-                DatePart::Century,
-                "2000-12-31 00:00:00",
-                "2001-01-01 00:00:00",
-                1,
-            ),
+            (DatePart::Year, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Quarter, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Month, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Day, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Hour, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Minute, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Second, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1),
+            (DatePart::Microsecond, "2012-12-31 23:59:59", "2013-01-01 00:00:00", 1_000_000),
+            (DatePart::Week, "2013-01-06 10:00:00", "2013-01-07 00:00:00", 1),
+            (DatePart::Week, "2013-01-07 00:00:00", "2013-01-13 23:00:00", 0),
+            (DatePart::Hour, "2013-01-01 10:00:00", "2013-01-01 10:59:59", 0),
+            (DatePart::Hour, "2013-01-01 11:00:00", "2013-01-01 10:59:59", -1),
+            (DatePart::Month, "2013-01-01 00:00:00", "2013-12-31 00:00:00", 11),
+            (DatePart::Decade, "2009-12-31 00:00:00", "2010-01-01 00:00:00", 1),
+            (DatePart::Century, "2000-12-31 00:00:00", "2001-01-01 00:00:00", 1),
         ] {
-            assert_eq!(
-                diff_timestamp(part, timestamp(a), timestamp(b)),
-                Some(count),
-                "{part:?} {a} {b}"
-            );
+            assert_eq!(diff_timestamp(part, timestamp(a), timestamp(b)), Some(count), "{part:?} {a} {b}");
         }
         assert_eq!(diff_date(DatePart::Hour, 0, 2), Some(48));
-        assert_eq!(
-            diff_date(DatePart::Day, i32::MIN, i32::MAX),
-            Some((1 << 32) - 1)
-        );
+        assert_eq!(diff_date(DatePart::Day, i32::MIN, i32::MAX), Some((1 << 32) - 1));
         assert_eq!(diff_date(DatePart::Microsecond, i32::MIN, i32::MAX), None);
-        assert_eq!(
-            diff_timestamp(DatePart::Microsecond, i64::MIN, i64::MAX),
-            None
-        );
+        assert_eq!(diff_timestamp(DatePart::Microsecond, i64::MIN, i64::MAX), None);
     }
 
     #[test]

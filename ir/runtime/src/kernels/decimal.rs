@@ -221,20 +221,10 @@ pub fn parse(text: &str, scale: u32, precision: u32) -> Result<i128, ParseDecima
         [b'+', rest @ ..] => (false, rest),
         _ => (false, bytes),
     };
-    let mantissa_len = bytes
-        .iter()
-        .position(|b| matches!(b, b'e' | b'E'))
-        .unwrap_or(bytes.len());
+    let mantissa_len = bytes.iter().position(|b| matches!(b, b'e' | b'E')).unwrap_or(bytes.len());
     let (mantissa, exponent) = bytes.split_at(mantissa_len);
-    let exponent = if exponent.is_empty() {
-        0
-    } else {
-        parse_exponent(&exponent[1..])?
-    };
-    let point = mantissa
-        .iter()
-        .position(|&b| b == b'.')
-        .unwrap_or(mantissa.len());
+    let exponent = if exponent.is_empty() { 0 } else { parse_exponent(&exponent[1..])? };
+    let point = mantissa.iter().position(|&b| b == b'.').unwrap_or(mantissa.len());
     let fraction = mantissa.get(point + 1..).unwrap_or(&[]);
     let digits = || mantissa[..point].iter().chain(fraction);
     if digits().next().is_none() || !digits().all(u8::is_ascii_digit) {
@@ -257,9 +247,7 @@ pub fn parse(text: &str, scale: u32, precision: u32) -> Result<i128, ParseDecima
     }
     if seen < kept && value != 0 {
         let missing = u32::try_from(kept - seen).ok().and_then(power_of_ten);
-        value = missing
-            .and_then(|factor| value.checked_mul(factor))
-            .ok_or(ParseDecimalError::Overflow)?;
+        value = missing.and_then(|factor| value.checked_mul(factor)).ok_or(ParseDecimalError::Overflow)?;
     }
     let value = fit(value + i128::from(round_up), precision).ok_or(ParseDecimalError::Overflow)?;
     Ok(if negative { -value } else { value })
@@ -275,9 +263,7 @@ fn parse_exponent(bytes: &[u8]) -> Result<i64, ParseDecimalError> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(ParseDecimalError::Syntax);
     }
-    let value = digits.iter().fold(0i64, |n, d| {
-        (n * 10 + i64::from(d - b'0')).min(1_000_000_000_000)
-    });
+    let value = digits.iter().fold(0i64, |n, d| (n * 10 + i64::from(d - b'0')).min(1_000_000_000_000));
     Ok(if negative { -value } else { value })
 }
 
@@ -346,17 +332,9 @@ mod tests {
             (4, 38, 0, Some(0)),
             (POWERS_OF_TEN[38] - 1, 38, 0, Some(1)),
         ] {
-            assert_eq!(
-                rescale(value, from, to, 38),
-                expected,
-                "{value} {from} {to}"
-            );
+            assert_eq!(rescale(value, from, to, 38), expected, "{value} {from} {to}");
         }
-        assert_eq!(
-            rescale(999, 2, 1, 2),
-            None,
-            "9.99 rounds to 10.0, which has three digits"
-        );
+        assert_eq!(rescale(999, 2, 1, 2), None, "9.99 rounds to 10.0, which has three digits");
         assert_eq!(round(1_250, 3, 1), Some(1_300));
         assert_eq!(round(1_250, 3, 5), Some(1_250));
         assert_eq!(round(1_551, 1, -2), Some(2_000));
@@ -371,14 +349,8 @@ mod tests {
         assert_eq!(compare(15, 1, 150, 2), Ordering::Equal);
         assert_eq!(compare(15, 1, 151, 2), Ordering::Less);
         assert_eq!(compare(151, 2, 15, 1), Ordering::Greater);
-        assert_eq!(
-            compare(POWERS_OF_TEN[38] - 1, 0, i128::MAX, 38),
-            Ordering::Greater
-        );
-        assert_eq!(
-            compare(1 - POWERS_OF_TEN[38], 0, i128::MIN, 38),
-            Ordering::Less
-        );
+        assert_eq!(compare(POWERS_OF_TEN[38] - 1, 0, i128::MAX, 38), Ordering::Greater);
+        assert_eq!(compare(1 - POWERS_OF_TEN[38], 0, i128::MIN, 38), Ordering::Less);
         assert_eq!(compare(0, 0, 1, 38), Ordering::Less);
     }
 
@@ -386,10 +358,7 @@ mod tests {
     fn converts_to_and_from_floats() {
         assert_eq!(to_f64(12_345, 2), 123.45);
         assert_eq!(to_f64(1, 22), 1e-22);
-        assert_eq!(
-            to_f64(123_456_789_012_345_678_901_234_567_890, 10),
-            12_345_678_901_234_567_890.123_456_789
-        );
+        assert_eq!(to_f64(123_456_789_012_345_678_901_234_567_890, 10), 12_345_678_901_234_567_890.123_456_789);
         assert_eq!(to_f64(1, 38), 1e-38);
         assert_eq!(to_f32(33_554_433, 1), 3_355_443.3);
         assert_eq!(from_f64(1.005, 2, 38), Some(101));
@@ -427,27 +396,18 @@ mod tests {
         ] {
             assert_eq!(parse(text, scale, 38), Ok(value), "{text}");
         }
-        for bad in [
-            "", " ", "-", ".", "1.2.3", "1e", "1e+", "x", "1 2", "--1", "NaN", "1e5e5", "e5",
-        ] {
+        for bad in ["", " ", "-", ".", "1.2.3", "1e", "1e+", "x", "1 2", "--1", "NaN", "1e5e5", "e5"] {
             assert_eq!(parse(bad, 2, 38), Err(ParseDecimalError::Syntax), "{bad}");
         }
         for large in ["1e38", "1e99999", "999.995", "1000"] {
-            assert_eq!(
-                parse(large, 2, 5),
-                Err(ParseDecimalError::Overflow),
-                "{large}"
-            );
+            assert_eq!(parse(large, 2, 5), Err(ParseDecimalError::Overflow), "{large}");
         }
         assert_eq!(shown(-1_230, 2), "-12.30");
         assert_eq!(shown(5, 3), "0.005");
         assert_eq!(shown(-5, 3), "-0.005");
         assert_eq!(shown(500, 3), "0.500");
         assert_eq!(shown(0, 0), "0");
-        assert_eq!(
-            shown(1 - POWERS_OF_TEN[38], 38),
-            format!("-0.{}", "9".repeat(38))
-        );
+        assert_eq!(shown(1 - POWERS_OF_TEN[38], 38), format!("-0.{}", "9".repeat(38)));
     }
 
     proptest! {

@@ -25,12 +25,7 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c0);
         let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c2);
-        (c0, c1, c2, c3) = (
-            (p1 >> 32) as u32 ^ c1 ^ k0,
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c3 ^ k1,
-            p0 as u32,
-        );
+        (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
@@ -40,21 +35,13 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 impl Philox {
     /// The stream with this number under this seed; different streams of one seed are independent.
     pub fn new(seed: u64, stream: u64) -> Philox {
-        Philox {
-            key: [seed as u32, (seed >> 32) as u32],
-            stream,
-        }
+        Philox { key: [seed as u32, (seed >> 32) as u32], stream }
     }
 
     /// The block with this index: four words.
     #[inline(always)]
     pub fn block(&self, index: u64) -> [u32; 4] {
-        let counter = [
-            index as u32,
-            (index >> 32) as u32,
-            self.stream as u32,
-            (self.stream >> 32) as u32,
-        ];
+        let counter = [index as u32, (index >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
         philox4x32(counter, self.key)
     }
 
@@ -187,16 +174,8 @@ mod tests {
     #[test]
     fn known_answers() {
         let cases = [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
-            ),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-            ),
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -215,9 +194,7 @@ mod tests {
             for len in 0..11 {
                 let mut singles = vec![0.0; len];
                 stream.fill_uniform_f32(first, &mut singles);
-                let expected: Vec<f32> = (0..len as u64)
-                    .map(|i| stream.uniform_f32(first + i))
-                    .collect();
+                let expected: Vec<f32> = (0..len as u64).map(|i| stream.uniform_f32(first + i)).collect();
                 assert_eq!(singles, expected);
             }
         }
@@ -233,28 +210,17 @@ mod tests {
         let stream = Philox::new(1, 0);
         let n = 100_000u64;
         let moments = |draw: &dyn Fn(u64) -> f64| {
-            let (sum, squares) = (0..n)
-                .map(draw)
-                .fold((0.0, 0.0), |(s, q), x| (s + x, q + x * x));
+            let (sum, squares) = (0..n).map(draw).fold((0.0, 0.0), |(s, q), x| (s + x, q + x * x));
             let mean = sum / n as f64;
             (mean, squares / n as f64 - mean * mean)
         };
         // Five standard errors.
         let (mean, variance) = moments(&|i| stream.uniform_f64(i));
-        assert!(
-            (mean - 0.5).abs() < 0.0046 && (variance - 1.0 / 12.0).abs() < 0.0012,
-            "{mean} {variance}"
-        );
+        assert!((mean - 0.5).abs() < 0.0046 && (variance - 1.0 / 12.0).abs() < 0.0012, "{mean} {variance}");
         let (mean, variance) = moments(&|i| f64::from(stream.uniform_f32(i)));
-        assert!(
-            (mean - 0.5).abs() < 0.0046 && (variance - 1.0 / 12.0).abs() < 0.0012,
-            "{mean} {variance}"
-        );
+        assert!((mean - 0.5).abs() < 0.0046 && (variance - 1.0 / 12.0).abs() < 0.0012, "{mean} {variance}");
         let (mean, variance) = moments(&|i| stream.normal_f64(i));
-        assert!(
-            mean.abs() < 0.016 && (variance - 1.0).abs() < 0.023,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.016 && (variance - 1.0).abs() < 0.023, "{mean} {variance}");
         assert!((0..n).all(|i| (0.0..1.0).contains(&stream.uniform_f32(i))));
     }
 
@@ -274,14 +240,9 @@ mod tests {
     fn permutations_are_uniform() {
         let mut counts = std::collections::BTreeMap::new();
         for stream in 0..6000 {
-            *counts
-                .entry(Philox::new(5, stream).permutation(3))
-                .or_insert(0) += 1;
+            *counts.entry(Philox::new(5, stream).permutation(3)).or_insert(0) += 1;
         }
         assert_eq!(counts.len(), 6);
-        assert!(
-            counts.values().all(|&count| (850..1150).contains(&count)),
-            "{counts:?}"
-        );
+        assert!(counts.values().all(|&count| (850..1150).contains(&count)), "{counts:?}");
     }
 }

@@ -14,13 +14,7 @@
 //! [`TRIG_F64_MAX`] they call the standard library, which reduces with as many bits as it takes.
 
 /// (e^r - 1 - r) / r² for |r| <= ln 2 / 2.
-pub const EXP_F32: [f32; 5] = [
-    0.5,
-    0.166_665_18,
-    0.041_666_202,
-    0.008_368_952,
-    0.001_395_069_5,
-];
+pub const EXP_F32: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_202, 0.008_368_952, 0.001_395_069_5];
 /// (e^r - 1 - r) / r² for |r| <= ln 2 / 2.
 pub const EXP_F64: [f64; 11] = [
     0.5,
@@ -36,17 +30,8 @@ pub const EXP_F64: [f64; 11] = [
     2.092690627142269e-09,
 ];
 /// (log(1 + f) - f + f²/2) / f³ for sqrt(1/2) <= 1 + f <= sqrt(2).
-pub const LOG_F32: [f32; 9] = [
-    0.33333313,
-    -0.250_000_1,
-    0.2000214,
-    -0.1666803,
-    0.1421914,
-    -0.12404742,
-    0.11890495,
-    -0.11681777,
-    0.06748701,
-];
+pub const LOG_F32: [f32; 9] =
+    [0.33333313, -0.250_000_1, 0.2000214, -0.1666803, 0.1421914, -0.12404742, 0.11890495, -0.11681777, 0.06748701];
 /// (log(1 + f) - 2s) / s³ in powers of s², s = f / (2 + f), for sqrt(1/2) <= 1 + f <= sqrt(2).
 pub const LOG_F64: [f64; 7] = [
     0.6666666666666735,
@@ -69,19 +54,11 @@ pub const POW_F64: [f64; 8] = [
     0.11991595949631344,
 ];
 /// (sin r - r) / r³ in powers of r², |r| <= π/4; single precision evaluates it in double.
-pub const SIN_F32: [f64; 4] = [
-    -0.1666666664054722,
-    0.008333329261161645,
-    -0.00019839294717735533,
-    2.717928774315258e-06,
-];
+pub const SIN_F32: [f64; 4] =
+    [-0.1666666664054722, 0.008333329261161645, -0.00019839294717735533, 2.717928774315258e-06];
 /// (cos r - 1 + r²/2) / r⁴ in powers of r², |r| <= π/4; single precision evaluates it in double.
-pub const COS_F32: [f64; 4] = [
-    0.04166666662101797,
-    -0.001388888359537818,
-    2.4799477950897478e-05,
-    -2.7206740515666714e-07,
-];
+pub const COS_F32: [f64; 4] =
+    [0.04166666662101797, -0.001388888359537818, 2.4799477950897478e-05, -2.7206740515666714e-07];
 /// (sin r - r) / r³ in powers of r², |r| <= π/4.
 pub const SIN_F64: [f64; 6] = [
     -0.1666666666666663,
@@ -155,11 +132,7 @@ pub const LN2_SHORT_F32: [f32; 2] = [0.693_115_23, 3.194_618_3e-5];
 /// ln 2 in two parts, of which the first has so few bits that its product with an exponent is exact.
 pub const LN2_SHORT_F64: [f64; 2] = [0.693147180559663, 2.8235290563031577e-13];
 /// π/2 in three parts.
-pub const HALF_PI_F64: [f64; 3] = [
-    std::f64::consts::FRAC_PI_2,
-    6.123233995736766e-17,
-    -1.4973849048591698e-33,
-];
+pub const HALF_PI_F64: [f64; 3] = [std::f64::consts::FRAC_PI_2, 6.123233995736766e-17, -1.4973849048591698e-33];
 /// 2/3 in two parts.
 pub const TWO_THIRDS_F64: [f64; 2] = [0.6666666666666666, 3.700743415417188e-17];
 /// 1.5 × 2^23: adding it rounds to an integer, which is then the low bits of the sum.
@@ -384,10 +357,7 @@ fn split_f32(x: f32) -> (f32, f32) {
     let bits = if subnormal { x * 33_554_432.0 } else { x }.to_bits();
     let exponent = bits.wrapping_sub(SQRT_HALF_BITS_F32) as i32 >> 23;
     let mantissa = f32::from_bits(bits.wrapping_sub((exponent << 23) as u32));
-    (
-        mantissa - 1.0,
-        exponent as f32 - if subnormal { 25.0 } else { 0.0 },
-    )
+    (mantissa - 1.0, exponent as f32 - if subnormal { 25.0 } else { 0.0 })
 }
 
 #[inline(always)]
@@ -416,24 +386,12 @@ pub fn log_f64(x: f64) -> f64 {
 #[inline(always)]
 fn split_f64(x: f64) -> (f64, f64) {
     let subnormal = x < f64::MIN_POSITIVE;
-    let bits = if subnormal {
-        x * 18_014_398_509_481_984.0
-    } else {
-        x
-    }
-    .to_bits();
+    let bits = if subnormal { x * 18_014_398_509_481_984.0 } else { x }.to_bits();
     // The exponent plus 1024, so that the shift is a logical one and the conversion is that of a small natural number.
-    let shifted = bits
-        .wrapping_sub(SQRT_HALF_BITS_F64)
-        .wrapping_add(1024 << 52)
-        >> 52;
+    let shifted = bits.wrapping_sub(SQRT_HALF_BITS_F64).wrapping_add(1024 << 52) >> 52;
     let mantissa = f64::from_bits(bits.wrapping_sub(shifted.wrapping_sub(1024) << 52));
-    let exponent =
-        f64::from_bits(0x4330_0000_0000_0000 | shifted) - (4_503_599_627_370_496.0 + 1024.0);
-    (
-        mantissa - 1.0,
-        exponent - if subnormal { 54.0 } else { 0.0 },
-    )
+    let exponent = f64::from_bits(0x4330_0000_0000_0000 | shifted) - (4_503_599_627_370_496.0 + 1024.0);
+    (mantissa - 1.0, exponent - if subnormal { 54.0 } else { 0.0 })
 }
 
 /// x^y with the special cases of IEEE 754 (`pow(x, 0)` and `pow(1, y)` are 1 even for NaN; a negative base with a fractional
@@ -454,9 +412,7 @@ pub fn pow_f64(x: f64, y: f64) -> f64 {
     let p = polynomial_f64(r, &EXP_F64);
     let n = shifted.to_bits().wrapping_sub(ROUND_F64.to_bits());
     let half = (n.wrapping_add(4096) >> 1).wrapping_sub(2048);
-    let power = (1.0 + p.mul_add(r * r, r))
-        * power_of_two_f64(half)
-        * power_of_two_f64(n.wrapping_sub(half));
+    let power = (1.0 + p.mul_add(r * r, r)) * power_of_two_f64(half) * power_of_two_f64(n.wrapping_sub(half));
 
     let power = if base == 0.0 || base == f64::INFINITY || y.abs() == f64::INFINITY {
         // Zero or infinite, by whether base and exponent point the same way.
@@ -471,16 +427,8 @@ pub fn pow_f64(x: f64, y: f64) -> f64 {
     let odd = whole && (0.5 * y).floor() != 0.5 * y;
     let negative = x.is_sign_negative();
     let power = if negative && odd { -power } else { power };
-    let power = if x < 0.0 && !whole && base < f64::INFINITY {
-        f64::NAN
-    } else {
-        power
-    };
-    let power = if x.is_nan() || y.is_nan() {
-        f64::NAN
-    } else {
-        power
-    };
+    let power = if x < 0.0 && !whole && base < f64::INFINITY { f64::NAN } else { power };
+    let power = if x.is_nan() || y.is_nan() { f64::NAN } else { power };
     if x == 1.0 || y == 0.0 { 1.0 } else { power }
 }
 
@@ -496,8 +444,7 @@ fn log_in_two_parts(x: f64) -> (f64, f64) {
     let z = s * s;
     let z_low = s.mul_add(s, -z) + 2.0 * s * s_low;
     let t = TWO_THIRDS_F64[0] * z;
-    let t_low =
-        TWO_THIRDS_F64[0].mul_add(z, -t) + TWO_THIRDS_F64[0].mul_add(z_low, TWO_THIRDS_F64[1] * z);
+    let t_low = TWO_THIRDS_F64[0].mul_add(z, -t) + TWO_THIRDS_F64[0].mul_add(z_low, TWO_THIRDS_F64[1] * z);
     let t_low = (z * z).mul_add(polynomial_f64(z, &POW_F64), t_low);
     let cube = s * t;
     let cube_low = s.mul_add(t, -cube) + s.mul_add(t_low, s_low * t);
@@ -588,10 +535,7 @@ fn quarter_f64(r: f64, tail: f64, quadrant: u64) -> f64 {
     let sine = r + cube;
     let half = 0.5 * z;
     let w = 1.0 - half;
-    let small = (z * z).mul_add(
-        polynomial_f64(z, &COS_F64),
-        (-r).mul_add(tail, (1.0 - w) - half),
-    );
+    let small = (z * z).mul_add(polynomial_f64(z, &COS_F64), (-r).mul_add(tail, (1.0 - w) - half));
     let cosine = w + small;
     let value = if quadrant & 1 == 0 { sine } else { cosine };
     if quadrant & 2 == 0 { value } else { -value }
@@ -604,11 +548,7 @@ macro_rules! trigonometric {
         #[inline]
         pub fn $name(x: $t) -> $t {
             // Beyond the range, and for NaN: the standard library.
-            if x.abs() <= $max {
-                $small(x)
-            } else {
-                $large(x)
-            }
+            if x.abs() <= $max { $small(x) } else { $large(x) }
         }
 
         multiversion! {
@@ -648,15 +588,7 @@ trigonometric!(
     "The cosine. Maximum error 0.6 ulp.",
     |x: f32| { f64::from(x).cos() as f32 }
 );
-trigonometric!(
-    f64,
-    sin_f64,
-    sin_block_f64,
-    sin_small_f64,
-    TRIG_F64_MAX,
-    "The sine. Maximum error 1.0 ulp.",
-    f64::sin
-);
+trigonometric!(f64, sin_f64, sin_block_f64, sin_small_f64, TRIG_F64_MAX, "The sine. Maximum error 1.0 ulp.", f64::sin);
 trigonometric!(
     f64,
     cos_f64,
@@ -873,20 +805,8 @@ mod tests {
     use super::*;
     use crate::cpu::tests::at_every_level;
 
-    type Function32 = (
-        &'static str,
-        fn(f32) -> f32,
-        fn(&[f32], &mut [f32]),
-        fn(f64) -> f64,
-        f64,
-    );
-    type Function64 = (
-        &'static str,
-        fn(f64) -> f64,
-        fn(&[f64], &mut [f64]),
-        fn(f64) -> f64,
-        f64,
-    );
+    type Function32 = (&'static str, fn(f32) -> f32, fn(&[f32], &mut [f32]), fn(f64) -> f64, f64);
+    type Function64 = (&'static str, fn(f64) -> f64, fn(&[f64], &mut [f64]), fn(f64) -> f64, f64);
 
     const FUNCTIONS_F32: [Function32; 11] = [
         ("exp", exp_f32, exp_block_f32, f64::exp, 1.1),
@@ -919,11 +839,7 @@ mod tests {
     ];
 
     fn sigmoid(x: f64) -> f64 {
-        if x < 0.0 {
-            x.exp() / (1.0 + x.exp())
-        } else {
-            1.0 / (1.0 + (-x).exp())
-        }
+        if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
     }
 
     fn softplus(x: f64) -> f64 {
@@ -938,9 +854,7 @@ mod tests {
         }
         if x.abs() > 1.5 {
             let a = x.abs();
-            let tail = (1..=100)
-                .rev()
-                .fold(0.0, |tail, k| 0.5 * f64::from(k) / (a + tail));
+            let tail = (1..=100).rev().fold(0.0, |tail, k| 0.5 * f64::from(k) / (a + tail));
             return (1.0 - (-a * a).exp() / std::f64::consts::PI.sqrt() / (a + tail)).copysign(x);
         }
         let (mut term, mut sum, mut n) = (1.0, 0.0, 0.0);
@@ -974,9 +888,7 @@ mod tests {
     }
 
     fn inputs_f64() -> Vec<f64> {
-        let mut x: Vec<f64> = (0..200_000u64)
-            .map(|i| f64::from_bits(i.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
-            .collect();
+        let mut x: Vec<f64> = (0..200_000u64).map(|i| f64::from_bits(i.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
         x.extend((-80_000..80_000).map(|i| f64::from(i) * 1e-2 + 1e-7));
         x.extend((-100_000..100_000).map(|i| f64::from(i) * 1.1e-4));
         x.extend((0..20_000).map(|i| 1.0 + f64::from(i - 10_000) * 1e-12));
@@ -1030,11 +942,7 @@ mod tests {
             return 0.0;
         }
         let exponent = ((exact.to_bits() >> 52) & 2047).max(1) as i32;
-        let ulp = if exponent > 52 {
-            2f64.powi(exponent - 1075)
-        } else {
-            f64::from_bits(1u64 << (exponent - 1))
-        };
+        let ulp = if exponent > 52 { 2f64.powi(exponent - 1075) } else { f64::from_bits(1u64 << (exponent - 1)) };
         (got - exact).abs() / ulp
     }
 
@@ -1045,9 +953,7 @@ mod tests {
             let (mut worst, mut at) = (0.0, 0.0);
             for &x in &inputs {
                 let expected = exact(f64::from(x));
-                if matches!(name, "sigmoid" | "softplus")
-                    && expected.abs() < f64::from(f32::MIN_POSITIVE)
-                {
+                if matches!(name, "sigmoid" | "softplus") && expected.abs() < f64::from(f32::MIN_POSITIVE) {
                     continue;
                 }
                 let error = error_f32(scalar(x), expected);
@@ -1056,11 +962,7 @@ mod tests {
                 }
             }
             println!("{name}_f32: {worst:.3} ulp at {at:e}");
-            assert!(
-                worst <= limit,
-                "{name}_f32({at:e}) = {:e}: {worst} ulp",
-                scalar(at)
-            );
+            assert!(worst <= limit, "{name}_f32({at:e}) = {:e}: {worst} ulp", scalar(at));
         }
     }
 
@@ -1080,11 +982,7 @@ mod tests {
                 }
             }
             println!("{name}_f64: {worst:.3} ulp at {at:e}");
-            assert!(
-                worst <= limit,
-                "{name}_f64({at:e}) = {:e}: {worst} ulp",
-                scalar(at)
-            );
+            assert!(worst <= limit, "{name}_f64({at:e}) = {:e}: {worst} ulp", scalar(at));
         }
     }
 
@@ -1176,22 +1074,14 @@ mod tests {
                 let mut out = vec![0.0; x32.len()];
                 block(&x32, &mut out);
                 for (&x, &out) in x32.iter().zip(&out) {
-                    assert!(
-                        same_f32(out, scalar(x)),
-                        "{level:?} {name}_f32({x:e}): {out:e} and {:e}",
-                        scalar(x)
-                    );
+                    assert!(same_f32(out, scalar(x)), "{level:?} {name}_f32({x:e}): {out:e} and {:e}", scalar(x));
                 }
             }
             for (name, scalar, block, _, _) in FUNCTIONS_F64 {
                 let mut out = vec![0.0; x64.len()];
                 block(&x64, &mut out);
                 for (&x, &out) in x64.iter().zip(&out) {
-                    assert!(
-                        same_f64(out, scalar(x)),
-                        "{level:?} {name}_f64({x:e}): {out:e} and {:e}",
-                        scalar(x)
-                    );
+                    assert!(same_f64(out, scalar(x)), "{level:?} {name}_f64({x:e}): {out:e} and {:e}", scalar(x));
                 }
             }
             let y: Vec<f64> = x64.iter().rev().map(|y| y.clamp(-300.0, 300.0)).collect();
@@ -1266,20 +1156,11 @@ mod tests {
                 let y: Vec<f32> = (0..n).map(|i| (i as f32 * 0.3).cos()).collect();
                 let exact: f64 = x.iter().map(|&x| f64::from(x)).sum();
                 assert!((f64::from(sum_f32(&x)) - exact).abs() < 1e-4);
-                let exact: f64 = x
-                    .iter()
-                    .zip(&y)
-                    .map(|(&x, &y)| f64::from(x) * f64::from(y))
-                    .sum();
+                let exact: f64 = x.iter().zip(&y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
                 assert!((f64::from(dot_f32(&x, &y)) - exact).abs() < 1e-4);
                 let mut z = y.clone();
                 axpy_f32(2.0, &x, &mut z);
-                assert!(
-                    z.iter()
-                        .zip(&x)
-                        .zip(&y)
-                        .all(|((&z, &x), &y)| z == 2f32.mul_add(x, y))
-                );
+                assert!(z.iter().zip(&x).zip(&y).all(|((&z, &x), &y)| z == 2f32.mul_add(x, y)));
                 bias_add_f32(&mut z, &x);
                 let mut z = vec![-1.0; n];
                 relu_block_f32(&x, &mut z);
@@ -1304,34 +1185,17 @@ mod tests {
         at_every_level(|_| {
             let mut rows = [1000.0f32, 1001.0, 1002.0, -1.0, -1.0, -1.0];
             softmax_rows_f32(&mut rows, 3);
-            for (got, expected) in rows.iter().zip([
-                0.090_030_57,
-                0.244_728_47,
-                0.665_240_96,
-                1.0 / 3.0,
-                1.0 / 3.0,
-                1.0 / 3.0,
-            ]) {
+            for (got, expected) in
+                rows.iter().zip([0.090_030_57, 0.244_728_47, 0.665_240_96, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0])
+            {
                 assert!((got - expected).abs() < 1e-6, "{rows:?}");
             }
             let mut rows = [1.0f64, 2.0, 3.0, 4.0, 10.0, 10.0, 10.0, 10.0];
-            layer_norm_rows_f64(
-                &mut rows,
-                &[1.0, 1.0, 1.0, 2.0],
-                &[0.0, 0.0, 0.0, 1.0],
-                0.0001,
-            );
+            layer_norm_rows_f64(&mut rows, &[1.0, 1.0, 1.0, 2.0], &[0.0, 0.0, 0.0, 1.0], 0.0001);
             let unit = 1.0 / 1.2501f64.sqrt();
-            for (got, expected) in rows.iter().zip([
-                -1.5 * unit,
-                -0.5 * unit,
-                0.5 * unit,
-                3.0 * unit + 1.0,
-                0.0,
-                0.0,
-                0.0,
-                1.0,
-            ]) {
+            for (got, expected) in
+                rows.iter().zip([-1.5 * unit, -0.5 * unit, 0.5 * unit, 3.0 * unit + 1.0, 0.0, 0.0, 0.0, 1.0])
+            {
                 assert!((got - expected).abs() < 1e-12, "{rows:?}");
             }
         });
@@ -1345,21 +1209,12 @@ mod tests {
             let (mut p, mut m, mut v) = (vec![1.0f64; 37], vec![0.0; 37], vec![0.0; 37]);
             let (mut p1, mut m1, mut v1) = (1.0f64, 0.0f64, 0.0f64);
             for step in 1..=5 {
-                let adam = Adam {
-                    learning_rate: 0.1,
-                    beta1: 0.9,
-                    beta2: 0.999,
-                    epsilon: 1e-8,
-                    step,
-                };
+                let adam = Adam { learning_rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step };
                 let g = step as f64 - 2.5;
                 adam_step_f64(&adam, &mut p, &[g; 37], &mut m, &mut v);
                 m1 = 0.9 * m1 + 0.1 * g;
                 v1 = 0.999 * v1 + 0.001 * g * g;
-                let (m_hat, v_hat) = (
-                    m1 / (1.0 - 0.9f64.powi(step as i32)),
-                    v1 / (1.0 - 0.999f64.powi(step as i32)),
-                );
+                let (m_hat, v_hat) = (m1 / (1.0 - 0.9f64.powi(step as i32)), v1 / (1.0 - 0.999f64.powi(step as i32)));
                 p1 -= 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
                 assert!(p.iter().all(|p| (p - p1).abs() < 1e-12), "{} {p1}", p[0]);
             }
