@@ -74,6 +74,36 @@ macro_rules! multiversion {
     )*};
 }
 
+/// [`multiversion`] for functions with one constant parameter.
+macro_rules! multiversion_const {
+    ($(fn $name:ident<$n:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
+        fn $name<const $n: usize>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn portable<const $n: usize>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512<const $n: usize>($($arg: $ty),*) $(-> $ret)? {
+                    portable::<$n>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2<const $n: usize>($($arg: $ty),*) $(-> $ret)? {
+                    portable::<$n>($($arg),*)
+                }
+                match $crate::cpu::simd_level() {
+                    // SAFETY: this level is only given where the machine has these features.
+                    $crate::cpu::SimdLevel::Avx512 => return unsafe { avx512::<$n>($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::cpu::SimdLevel::Avx2 => return unsafe { avx2::<$n>($($arg),*) },
+                    $crate::cpu::SimdLevel::Portable => {}
+                }
+            }
+            portable::<$n>($($arg),*)
+        }
+    )*};
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

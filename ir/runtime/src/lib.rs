@@ -9,6 +9,7 @@ mod cpu;
 pub mod abi;
 pub mod buffer;
 pub mod column;
+pub mod gemm;
 pub mod group_table;
 pub mod join_table;
 pub mod kernels;

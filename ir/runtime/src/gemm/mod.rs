@@ -1,0 +1,497 @@
+//! Dense matrix multiplication, `C = epilogue(alpha A B + beta C)`, in f32 and f64.
+//!
+//! What holds:
+//! - A is m × k, B is k × n, C is m × n; each has a row and a column stride, in elements, so that a transpose is a swap of
+//!   strides. Zero-sized dimensions are allowed; with k = 0 the product is zero;
+//! - where `beta` is 0, C is not read;
+//! - an element of C is one chain of fused multiply-adds in the order of k, cut every [`k_block`] steps; its bits depend on
+//!   neither the instruction set, nor the split of the rows over workers, nor on packing. The one exception is a product with
+//!   a vector (m = 1 or n = 1) whose matrix is contiguous along k, which has its own fixed order;
+//! - nothing here spawns. A caller with workers gives each of them a range of rows ([`gemm_rows`]).
+//!
+//! The structure is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): B is packed into
+//! panels as wide as the micro-kernel's tile, block by block; A is read in place by broadcasts, or packed where its columns are
+//! strided and it is read more than once.
+
+mod kernel;
+mod pack;
+mod vector;
+
+use crate::cpu::simd_level;
+use kernel::{Kernels, MAX_TILE, ROWS, Tile};
+pub use pack::PackedB;
+use pack::{Scratch, pack_a, pack_b};
+use std::ffi::c_void;
+use std::ops::Range;
+
+/// f32 or f64.
+pub trait Element: kernel::Kernel {}
+
+impl Element for f32 {}
+impl Element for f64 {}
+
+/// A matrix that is read: element (i, j) is `data[i * row_stride + j * column_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct MatRef<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, T> MatRef<'a, T> {
+    /// A matrix over `data`.
+    ///
+    /// # Panics
+    /// If its last element is outside of `data`.
+    pub fn new(data: &'a [T], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
+        check_extent(data.len(), rows, columns, row_stride, column_stride);
+        MatRef { data, rows, columns, row_stride, column_stride }
+    }
+
+    /// A contiguous matrix, row after row.
+    pub fn row_major(data: &'a [T], rows: usize, columns: usize) -> Self {
+        Self::new(data, rows, columns, columns, 1)
+    }
+
+    /// The same elements with rows and columns swapped.
+    pub fn transposed(self) -> Self {
+        MatRef {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A matrix that is written: element (i, j) is `data[i * row_stride + j * column_stride]`. Where two elements share a place,
+/// what is stored there is one of the two.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, T> MatMut<'a, T> {
+    /// A matrix over `data`.
+    ///
+    /// # Panics
+    /// If its last element is outside of `data`.
+    pub fn new(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
+        check_extent(data.len(), rows, columns, row_stride, column_stride);
+        MatMut { data, rows, columns, row_stride, column_stride }
+    }
+
+    /// A contiguous matrix, row after row.
+    pub fn row_major(data: &'a mut [T], rows: usize, columns: usize) -> Self {
+        Self::new(data, rows, columns, columns, 1)
+    }
+}
+
+fn check_extent(len: usize, rows: usize, columns: usize, row_stride: usize, column_stride: usize) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let last =
+        (rows - 1).checked_mul(row_stride).and_then(|at| at.checked_add((columns - 1).checked_mul(column_stride)?));
+    assert!(
+        last.is_some_and(|last| last < len),
+        "a {rows} x {columns} matrix with strides {row_stride} and {column_stride} does not fit into {len} elements"
+    );
+}
+
+/// The right operand: as it lies in memory, or packed beforehand.
+#[derive(Clone, Copy, Debug)]
+pub enum Rhs<'a, T> {
+    Plain(MatRef<'a, T>),
+    Packed(&'a PackedB<T>),
+}
+
+/// What is done to each element of C after the last step of its sum, while it is in the first-level cache.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a, T> {
+    None,
+    /// The larger of the value and 0; NaN stays.
+    Relu,
+    /// Adds `bias[column]`.
+    Bias(&'a [T]),
+    /// Adds `bias[column]`, then [`Epilogue::Relu`].
+    BiasRelu(&'a [T]),
+    /// Calls a function for each finished block of C.
+    Call(Callback),
+}
+
+/// A function that is called once for each block of C when its elements are final, in an unspecified order of blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Callback {
+    function: BlockFunction,
+    context: *mut c_void,
+}
+
+/// Takes `(context, first row, rows, first column, columns)`; rows count from the start of the whole matrix.
+pub type BlockFunction = unsafe extern "C" fn(*mut c_void, usize, usize, usize, usize);
+
+impl Callback {
+    /// # Safety
+    /// As long as the callback is used, `function` may be called with `context` and any block of the C that it is used for,
+    /// while the product holds C.
+    pub unsafe fn new(function: BlockFunction, context: *mut c_void) -> Callback {
+        Callback { function, context }
+    }
+
+    fn call(self, rows: Range<usize>, columns: Range<usize>) {
+        // SAFETY: what `new` asked for.
+        unsafe { (self.function)(self.context, rows.start, rows.len(), columns.start, columns.len()) }
+    }
+}
+
+/// `C = epilogue(alpha A B + beta C)`.
+///
+/// # Panics
+/// If the shapes of A, B and C do not fit together, or a bias is not as long as a row of C.
+pub fn gemm<T: Element>(alpha: T, a: MatRef<T>, b: Rhs<T>, beta: T, c: MatMut<T>, epilogue: Epilogue<T>) {
+    let rows = 0..a.rows;
+    gemm_rows(rows, alpha, a, b, beta, c, epilogue);
+}
+
+/// The rows `rows` of [`gemm`]: A is the whole matrix, `c` holds only these rows of C. The result has the same bits as the
+/// whole product's.
+///
+/// # Panics
+/// If the shapes do not fit together, or a bias is not as long as a row of C.
+pub fn gemm_rows<T: Element>(
+    rows: Range<usize>,
+    alpha: T,
+    a: MatRef<T>,
+    b: Rhs<T>,
+    beta: T,
+    c: MatMut<T>,
+    epilogue: Epilogue<T>,
+) {
+    let (k, n) = match b {
+        Rhs::Plain(b) => (b.rows, b.columns),
+        Rhs::Packed(b) => (b.k(), b.n()),
+    };
+    assert!(rows.start <= rows.end && rows.end <= a.rows, "rows {rows:?} of {}", a.rows);
+    assert_eq!(a.columns, k, "the inner dimensions of A and B differ");
+    assert_eq!((c.rows, c.columns), (rows.len(), n), "the shape of C");
+    if let Epilogue::Bias(bias) | Epilogue::BiasRelu(bias) = epilogue {
+        assert_eq!(bias.len(), n, "the length of the bias");
+    }
+    let problem = Problem {
+        m: a.rows,
+        n,
+        k,
+        alpha,
+        a: a.data.as_ptr(),
+        a_strides: [a.row_stride, a.column_stride],
+        b: match b {
+            Rhs::Plain(b) => RawRhs::Plain { data: b.data.as_ptr(), strides: [b.row_stride, b.column_stride] },
+            Rhs::Packed(b) => RawRhs::Packed(b),
+        },
+        beta,
+        // The pointer to row 0 is only offset to rows of the range, which `c` holds.
+        c: c.data.as_mut_ptr().wrapping_sub(rows.start.wrapping_mul(c.row_stride)),
+        c_strides: [c.row_stride, c.column_stride],
+        epilogue,
+    };
+    // SAFETY: the constructors of the matrices checked that all elements lie in their slices, and the shapes fit together.
+    unsafe { gemm_raw(&problem, rows) }
+}
+
+/// A product by pointers, for callers that hold no slices: see [`gemm`] for its meaning.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem<'a, T> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub alpha: T,
+    /// m × k.
+    pub a: *const T,
+    /// Row and column stride, in elements.
+    pub a_strides: [usize; 2],
+    /// k × n.
+    pub b: RawRhs<'a, T>,
+    pub beta: T,
+    /// m × n.
+    pub c: *mut T,
+    /// Row and column stride, in elements.
+    pub c_strides: [usize; 2],
+    pub epilogue: Epilogue<'a, T>,
+}
+
+/// The right operand of a [`Problem`].
+#[derive(Clone, Copy, Debug)]
+pub enum RawRhs<'a, T> {
+    Plain { data: *const T, strides: [usize; 2] },
+    Packed(&'a PackedB<T>),
+}
+
+/// The rows `rows` of the product.
+///
+/// # Safety
+/// Every element of A (of the rows), B and C (of the rows) is at a valid address by its strides; C's may be written, are
+/// aliased by neither A, B nor the bias, and nobody else accesses them meanwhile. A packed B is k × n and a bias has n elements.
+pub unsafe fn gemm_raw<T: Element>(problem: &Problem<T>, rows: Range<usize>) {
+    let p = *problem;
+    if rows.is_empty() || p.n == 0 {
+        return;
+    }
+    // SAFETY: the caller's promise; each branch accesses elements of the rows only.
+    unsafe {
+        match p.b {
+            RawRhs::Packed(b) if b.is_vector() => {
+                vector::matrix_vector(&p, b.as_vector(), 1, rows);
+            }
+            RawRhs::Packed(_) => Blocked::new(p, rows, 0..p.n, false).run(),
+            RawRhs::Plain { data, strides } if p.n == 1 && vector::is_suited(p.a_strides) => {
+                vector::matrix_vector(&p, data, strides[0], rows);
+            }
+            RawRhs::Plain { data, strides } => {
+                let flipped = Problem {
+                    m: p.n,
+                    n: p.m,
+                    a: data,
+                    a_strides: [strides[1], strides[0]],
+                    b: RawRhs::Plain { data: p.a, strides: [p.a_strides[1], p.a_strides[0]] },
+                    c_strides: [p.c_strides[1], p.c_strides[0]],
+                    ..p
+                };
+                if p.m == 1 && vector::is_suited(flipped.a_strides) {
+                    vector::vector_matrix(&flipped, p.a, p.a_strides[1]);
+                } else if p.c_strides[0] == 1 && p.c_strides[1] != 1 && p.m > 1 {
+                    Blocked::new(flipped, 0..p.n, rows, true).run();
+                } else {
+                    Blocked::new(p, rows, 0..p.n, false).run();
+                }
+            }
+        }
+    }
+}
+
+/// The number of steps between two stores of a sum: k is cut into equal blocks of at most this many, rounded up to eight.
+const MAX_K_BLOCK: usize = 256;
+/// Rows of A between two passes over the panels of B: a block of A stays in the second-level cache.
+const ROW_BLOCK: usize = 32 * ROWS;
+/// Columns of B that are packed at a time.
+const COLUMN_BLOCK: usize = 2048;
+
+/// The length of the blocks that `k` is cut into; a function of `k` alone.
+pub fn k_block(k: usize) -> usize {
+    let blocks = k.div_ceil(MAX_K_BLOCK).max(1);
+    k.div_ceil(blocks).next_multiple_of(8).max(8)
+}
+
+/// One blocked product over a range of rows and a range of columns.
+struct Blocked<'a, T: 'static> {
+    p: Problem<'a, T>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Whether rows and columns were swapped, which the epilogue has to undo.
+    flipped: bool,
+    kernels: &'static Kernels<T>,
+}
+
+impl<'a, T: Element> Blocked<'a, T> {
+    fn new(p: Problem<'a, T>, rows: Range<usize>, columns: Range<usize>, flipped: bool) -> Self {
+        let level = match p.b {
+            RawRhs::Packed(b) => b.level(),
+            RawRhs::Plain { .. } => simd_level(),
+        };
+        Blocked { p, rows, columns, flipped, kernels: T::kernels(level) }
+    }
+
+    /// Whether B is read where it lies: its rows are contiguous, and there are too few rows of A to pay for packing, or it is
+    /// one panel that the caches hold.
+    fn reads_b_in_place(&self, strides: [usize; 2]) -> bool {
+        let one_panel =
+            self.columns.len() <= self.kernels.width() && self.p.k * strides[0] * size_of::<T>() <= 128 << 10;
+        let padded = self.kernels.masks_loads || self.columns.len().is_multiple_of(self.kernels.lanes);
+        strides[1] == 1 && padded && (one_panel || self.rows.len() < 8 * ROWS)
+    }
+
+    /// Whether A is packed: its columns are strided, and it is read for more than one panel.
+    fn packs_a(&self) -> bool {
+        self.p.a_strides[1] != 1 && self.columns.len() > self.kernels.width() && self.rows.len() > ROWS
+    }
+
+    /// # Safety
+    /// As for [`gemm_raw`].
+    unsafe fn run(&self) {
+        Scratch::with(|scratch| {
+            let block = k_block(self.p.k);
+            let in_place = matches!(self.p.b, RawRhs::Plain { strides, .. } if self.reads_b_in_place(strides));
+            let column_block =
+                if matches!(self.p.b, RawRhs::Plain { .. }) && !in_place { COLUMN_BLOCK } else { usize::MAX };
+            let mut first_column = self.columns.start;
+            while first_column < self.columns.end {
+                let columns = first_column..self.columns.end.min(first_column.saturating_add(column_block));
+                first_column = columns.end;
+                let mut first_k = 0;
+                loop {
+                    let steps = first_k..self.p.k.min(first_k + block);
+                    // SAFETY: the ranges are parts of the problem's.
+                    unsafe { self.k_step(steps.clone(), columns.clone(), in_place, scratch) };
+                    first_k = steps.end;
+                    if first_k >= self.p.k {
+                        break;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Adds the products of one block of k to the columns.
+    ///
+    /// # Safety
+    /// As for [`gemm_raw`]; the ranges are parts of the problem's.
+    unsafe fn k_step(&self, steps: Range<usize>, columns: Range<usize>, in_place: bool, scratch: &mut Scratch) {
+        let k = steps.len();
+        let width = self.kernels.width();
+        let (packed_a, packed_b) = scratch.split(
+            if self.packs_a() { ROW_BLOCK * k } else { 0 },
+            if in_place { 0 } else { columns.len().next_multiple_of(self.kernels.lanes) * k },
+        );
+        // Where the panel of a column starts, and how far apart its rows are.
+        let panel_of: &dyn Fn(usize, usize) -> (*const T, usize) = match self.p.b {
+            RawRhs::Packed(b) => &move |column, _| b.panel(steps.start, k, column, width),
+            RawRhs::Plain { data, strides } if in_place => {
+                &move |column, _| (data.wrapping_add(steps.start * strides[0] + column), strides[0])
+            }
+            RawRhs::Plain { data, strides } => {
+                let from = data.wrapping_add(steps.start * strides[0] + columns.start * strides[1]);
+                // SAFETY: `from` is the first of k × columns elements of B; the scratch has room for the padded panels.
+                unsafe { pack_b(from, strides, k, columns.len(), width, self.kernels.lanes, packed_b) };
+                let first_column = columns.start;
+                let packed_b = packed_b.cast_const();
+                &move |column, columns| {
+                    let at = (column - first_column) * k;
+                    (packed_b.wrapping_add(at), columns.next_multiple_of(self.kernels.lanes))
+                }
+            }
+        };
+        let first = steps.start == 0;
+        let last = steps.end == self.p.k;
+        let row_block = if self.columns.len() <= width { usize::MAX } else { ROW_BLOCK };
+        let mut first_row = self.rows.start;
+        while first_row < self.rows.end {
+            let rows = first_row..self.rows.end.min(first_row.saturating_add(row_block));
+            first_row = rows.end;
+            let from = self.p.a.wrapping_add(rows.start * self.p.a_strides[0] + steps.start * self.p.a_strides[1]);
+            let packs_a = self.packs_a();
+            if packs_a {
+                // SAFETY: `from` is the first of rows × k elements of A; the scratch has room for them in whole tiles.
+                unsafe { pack_a(from, self.p.a_strides, rows.len(), k, packed_a) };
+            }
+            let mut column = columns.start;
+            while column < columns.end {
+                let tile_columns = width.min(columns.end - column);
+                let (b, b_stride) = panel_of(column, tile_columns);
+                let mut row = rows.start;
+                while row < rows.end {
+                    let tile_rows = ROWS.min(rows.end - row);
+                    let (a, a_strides) = if packs_a {
+                        (packed_a.cast_const().wrapping_add((row - rows.start) * k), [1, ROWS])
+                    } else {
+                        (from.wrapping_add((row - rows.start) * self.p.a_strides[0]), self.p.a_strides)
+                    };
+                    let tile = Tile {
+                        k,
+                        a,
+                        a_strides,
+                        b,
+                        b_stride,
+                        c: std::ptr::null_mut(),
+                        c_stride: 0,
+                        columns: tile_columns,
+                        alpha: self.p.alpha,
+                        beta: if first { self.p.beta } else { T::ONE },
+                        bias: std::ptr::null(),
+                        relu: false,
+                    };
+                    // SAFETY: the tile is a part of the problem.
+                    unsafe { self.tile(tile, row, tile_rows, column, last) };
+                    row += tile_rows;
+                }
+                if last && let Epilogue::Call(callback) = self.p.epilogue {
+                    let columns = column..column + tile_columns;
+                    if self.flipped {
+                        callback.call(columns, rows.clone());
+                    } else {
+                        callback.call(rows.clone(), columns);
+                    }
+                }
+                column += tile_columns;
+            }
+        }
+    }
+
+    /// Runs the micro-kernel on one tile: straight into C where its rows are contiguous, else through a buffer.
+    ///
+    /// # Safety
+    /// As for [`gemm_raw`]; the tile's operands are set and C's tile at (row, column) is within the problem's ranges.
+    #[inline(always)]
+    unsafe fn tile(&self, mut tile: Tile<T>, row: usize, rows: usize, column: usize, last: bool) {
+        let [row_stride, column_stride] = self.p.c_strides;
+        let c = self.p.c.wrapping_add(row * row_stride + column * column_stride);
+        let run = self.kernels.tile(rows, tile.columns);
+        let (bias, relu) = match self.p.epilogue {
+            Epilogue::None | Epilogue::Call(_) => (None, false),
+            Epilogue::Relu => (None, last),
+            Epilogue::Bias(bias) => (last.then_some(bias), false),
+            Epilogue::BiasRelu(bias) => (last.then_some(bias), last),
+        };
+        if column_stride == 1 && (!self.flipped || bias.is_none()) {
+            tile.c = c;
+            tile.c_stride = row_stride;
+            tile.bias = bias.map_or(std::ptr::null(), |bias| bias[column..].as_ptr());
+            tile.relu = relu;
+            // SAFETY: operands and C are in bounds by the caller's promise; the kernel is one that this machine runs.
+            unsafe { run(&tile) };
+            return;
+        }
+        let mut buffer = [T::ZERO; MAX_TILE];
+        let (columns, beta) = (tile.columns, tile.beta);
+        tile.c = buffer.as_mut_ptr();
+        tile.c_stride = self.kernels.width();
+        tile.beta = T::ZERO;
+        // SAFETY: as above; the buffer holds the widest tile.
+        unsafe { run(&tile) };
+        for i in 0..rows {
+            for j in 0..columns {
+                let value = buffer[i * self.kernels.width() + j];
+                let bias = bias.map(|bias| bias[if self.flipped { row + i } else { column + j }]);
+                let to = c.wrapping_add(i * row_stride + j * column_stride);
+                // SAFETY: an element of C within the problem's ranges.
+                unsafe { finish(value, beta, to, bias, relu) };
+            }
+        }
+    }
+}
+
+/// Stores one element: `relu(value + beta C + bias)`.
+///
+/// # Safety
+/// `c` may be written, and read where beta is not 0.
+#[inline(always)]
+unsafe fn finish<T: Element>(value: T, beta: T, c: *mut T, bias: Option<T>, relu: bool) {
+    let value = if beta == T::ZERO {
+        value
+    } else {
+        // SAFETY: the caller's promise.
+        beta.fused(unsafe { *c }, value)
+    };
+    let value = bias.map_or(value, |bias| value + bias);
+    let value = if relu && value < T::ZERO { T::ZERO } else { value };
+    // SAFETY: the caller's promise.
+    unsafe { *c = value };
+}
+
+#[cfg(test)]
+mod tests;

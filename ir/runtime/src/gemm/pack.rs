@@ -1,0 +1,208 @@
+//! Copies of operands in the order in which the micro-kernel reads them.
+//!
+//! What holds: a panel of B is `width` columns (the last one fewer, rounded up to whole vectors and padded with zeros), its
+//! rows of one k after the other; panels follow each other; blocks of k follow each other. A packed block of A is tiles of
+//! [`ROWS`] rows, each k's rows side by side; the last tile's missing rows are left as they were and never used.
+
+use super::kernel::ROWS;
+use super::{Element, MatRef, k_block};
+use crate::cpu::{SimdLevel, simd_level};
+use std::cell::Cell;
+
+/// One cache line, so that buffers are aligned to it.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// A growing buffer of lines, reused by all products of a thread.
+#[derive(Default)]
+pub(super) struct Scratch {
+    lines: Vec<Line>,
+}
+
+impl Scratch {
+    /// Lends this thread's scratch. A product inside of an epilogue gets one of its own.
+    pub(super) fn with<R>(run: impl FnOnce(&mut Scratch) -> R) -> R {
+        thread_local! {
+            static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { lines: Vec::new() }) };
+        }
+        let mut scratch = SCRATCH.take();
+        let result = run(&mut scratch);
+        SCRATCH.set(scratch);
+        result
+    }
+
+    /// Two buffers of at least so many elements.
+    pub(super) fn split<T: Element>(&mut self, first: usize, second: usize) -> (*mut T, *mut T) {
+        let lines = |elements: usize| (elements * size_of::<T>()).div_ceil(size_of::<Line>());
+        let need = lines(first) + lines(second);
+        if self.lines.len() < need {
+            self.lines.clear();
+            self.lines.resize(need, Line([0; 64]));
+        }
+        let start = self.lines.as_mut_ptr();
+        (start.cast(), start.wrapping_add(lines(first)).cast())
+    }
+}
+
+/// Packs k × n elements of B.
+///
+/// # Safety
+/// All elements of `from` are readable; `to` has room for k × (n rounded up to lanes) elements.
+pub(super) unsafe fn pack_b<T: Element>(
+    from: *const T,
+    [row_stride, column_stride]: [usize; 2],
+    k: usize,
+    n: usize,
+    width: usize,
+    lanes: usize,
+    to: *mut T,
+) {
+    let mut to = to;
+    let mut column = 0;
+    while column < n {
+        let columns = width.min(n - column);
+        let padded = columns.next_multiple_of(lanes);
+        let panel = from.wrapping_add(column * column_stride);
+        // SAFETY: the panel's elements are readable, and its padded rows fit into `to`.
+        unsafe {
+            if column_stride == 1 {
+                for p in 0..k {
+                    let row = panel.wrapping_add(p * row_stride);
+                    std::ptr::copy_nonoverlapping(row, to.wrapping_add(p * padded), columns);
+                }
+            } else {
+                pack_columns(panel, [row_stride, column_stride], k, columns, padded, to);
+            }
+            for p in 0..k {
+                for j in columns..padded {
+                    *to.wrapping_add(p * padded + j) = T::ZERO;
+                }
+            }
+        }
+        to = to.wrapping_add(k * padded);
+        column += columns;
+    }
+}
+
+/// Packs a panel whose columns are strided, in squares, so that a cache line of either side is used whole.
+///
+/// # Safety
+/// As for [`pack_b`].
+unsafe fn pack_columns<T: Element>(
+    panel: *const T,
+    [row_stride, column_stride]: [usize; 2],
+    k: usize,
+    columns: usize,
+    padded: usize,
+    to: *mut T,
+) {
+    const SQUARE: usize = 16;
+    for first_p in (0..k).step_by(SQUARE) {
+        for first_j in (0..columns).step_by(SQUARE) {
+            for j in first_j..columns.min(first_j + SQUARE) {
+                for p in first_p..k.min(first_p + SQUARE) {
+                    // SAFETY: element (p, j) of the panel, and its place in the packed panel.
+                    unsafe {
+                        *to.wrapping_add(p * padded + j) = *panel.wrapping_add(p * row_stride + j * column_stride)
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Packs rows × k elements of A.
+///
+/// # Safety
+/// All elements of `from` are readable; `to` has room for (rows rounded up to [`ROWS`]) × k elements.
+pub(super) unsafe fn pack_a<T: Element>(from: *const T, strides: [usize; 2], rows: usize, k: usize, to: *mut T) {
+    for first in (0..rows).step_by(ROWS) {
+        let tile = to.wrapping_add(first * k);
+        let from = from.wrapping_add(first * strides[0]);
+        let count = ROWS.min(rows - first);
+        for p in 0..k {
+            for i in 0..count {
+                // SAFETY: element (first + i, p) of A, and its place in the tile.
+                unsafe { *tile.wrapping_add(p * ROWS + i) = *from.wrapping_add(i * strides[0] + p * strides[1]) };
+            }
+        }
+    }
+}
+
+/// A right operand that is packed once and used many times: constant weights.
+pub struct PackedB<T> {
+    lines: Vec<Line>,
+    k: usize,
+    n: usize,
+    level: SimdLevel,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> PackedB<T> {
+    /// A packed copy of a k × n matrix.
+    pub fn new(b: MatRef<T>) -> PackedB<T> {
+        let (k, n, level) = (b.rows, b.columns, simd_level());
+        let kernels = T::kernels(level);
+        let padded = if n == 1 { 1 } else { n.next_multiple_of(kernels.lanes) };
+        let lines = vec![Line([0; 64]); (k * padded * size_of::<T>()).div_ceil(size_of::<Line>())];
+        let mut packed = PackedB { lines, k, n, level, element: std::marker::PhantomData };
+        let strides = [b.row_stride, b.column_stride];
+        let to: *mut T = packed.lines.as_mut_ptr().cast();
+        if n == 1 {
+            for p in 0..k {
+                // SAFETY: the vector has room for k elements.
+                unsafe { *to.wrapping_add(p) = b.data[p * b.row_stride] };
+            }
+            return packed;
+        }
+        let block = k_block(k);
+        for first in (0..k).step_by(block) {
+            let steps = block.min(k - first);
+            let from = b.data.as_ptr().wrapping_add(first * b.row_stride);
+            // SAFETY: the elements lie in b's slice, as its constructor checked; there is room for k × padded elements.
+            unsafe { pack_b(from, strides, steps, n, kernels.width(), kernels.lanes, to.wrapping_add(first * padded)) };
+        }
+        packed
+    }
+
+    /// Where the panel of this column starts within the block of `steps` steps that begins at `first`; how far apart its rows are.
+    pub(super) fn panel(&self, first: usize, steps: usize, column: usize, width: usize) -> (*const T, usize) {
+        let lanes = T::kernels(self.level).lanes;
+        let padded = self.n.next_multiple_of(lanes);
+        let at = first * padded + column * steps;
+        (self.lines.as_ptr().cast::<T>().wrapping_add(at), width.min(padded - column))
+    }
+
+    /// The elements, where n is 1: they are not padded then.
+    pub(super) fn as_vector(&self) -> *const T {
+        debug_assert!(self.is_vector());
+        self.lines.as_ptr().cast()
+    }
+}
+
+impl<T> PackedB<T> {
+    /// The number of rows.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The number of columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    pub(super) fn is_vector(&self) -> bool {
+        self.n == 1
+    }
+
+    pub(super) fn level(&self) -> SimdLevel {
+        self.level
+    }
+}
+
+impl<T> std::fmt::Debug for PackedB<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedB({} x {}, {:?})", self.k, self.n, self.level)
+    }
+}
