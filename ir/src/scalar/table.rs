@@ -527,7 +527,7 @@ fn cast_type(op: ScalarOp, t: &[S]) -> Option<S> {
         || from == S::Text
         || to == S::Text
         || (time(from) && time(to))
-        || (!time(from) && !time(to) && !(from == S::Bool && matches!(to, S::Decimal { .. })));
+        || !(time(from) || time(to) || (from == S::Bool && matches!(to, S::Decimal { .. })));
     ok.then_some(to)
 }
 fn float1(_: ScalarOp, t: &[S]) -> Option<S> {
