@@ -6,12 +6,14 @@
 //!
 //! An operation that can raise is never speculated: it runs only where the value is used.
 
+pub mod eval;
 pub mod reduce;
 pub mod table;
 
 use crate::error::{Error, Result};
 use crate::types::{RowType, ScalarType};
 
+pub use eval::{compare, eval};
 pub use table::{def, defs};
 
 /// A field of a date or a timestamp.
@@ -229,3 +231,6 @@ pub fn result_type(op: ScalarOp, operands: &[RowType]) -> Result<RowType> {
 pub fn can_raise(op: ScalarOp, operands: &[ScalarType]) -> bool {
     (def(op).raises)(op, operands)
 }
+
+#[cfg(test)]
+mod tests;

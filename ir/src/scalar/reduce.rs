@@ -3,8 +3,12 @@
 //! SQL aggregates, tensor reductions, window frames and merges across threads all read the same rows. States are tuples of
 //! scalars; a NULL argument leaves the state as it is (only `CountAll` has no argument).
 
-use crate::error::{Error, Result};
+use runtime::kernels::decimal;
+
+use super::compare;
+use crate::error::{Error, Result, Trap, TrapKind};
 use crate::types::{RowType, ScalarType};
+use crate::value::Value;
 
 /// A reducer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -15,7 +19,7 @@ pub enum Reducer {
     Count,
     /// Sum; NULL for no argument. Integers give `i64`, decimals `decimal(38, s)`, both raise on overflow; floats keep their type.
     Sum,
-    /// Mean, `f64`; NULL for no argument.
+    /// Mean, `f64`; NULL for no argument. Of integers and decimals the exact sum, then one division.
     Avg,
     /// Least; NULL for no argument.
     Min,
@@ -48,6 +52,28 @@ pub enum Reducer {
 }
 
 impl Reducer {
+    /// Every reducer.
+    pub const ALL: [Self; 18] = [
+        Self::CountAll,
+        Self::Count,
+        Self::Sum,
+        Self::Avg,
+        Self::Min,
+        Self::Max,
+        Self::Product,
+        Self::VarSample,
+        Self::VarPopulation,
+        Self::StddevSample,
+        Self::StddevPopulation,
+        Self::BoolAnd,
+        Self::BoolOr,
+        Self::First,
+        Self::Last,
+        Self::Single,
+        Self::ArgMax,
+        Self::ArgMin,
+    ];
+
     /// The result's type over rows of arguments of this type.
     pub fn result_type(self, arg: Option<RowType>) -> Result<RowType> {
         use ScalarType as S;
@@ -107,5 +133,445 @@ impl Reducer {
             Self::ArgMax => "arg_max",
             Self::ArgMin => "arg_min",
         }
+    }
+}
+
+/// A reducer over arguments of one type, evaluated in plain Rust: what the interpreters and folding use.
+///
+/// ```
+/// use ir::scalar::reduce::{Evaluator, Reducer};
+/// use ir::types::ScalarType;
+/// use ir::value::Value;
+///
+/// let sum = Evaluator::new(Reducer::Sum, Some(ScalarType::I32));
+/// let mut state = sum.init();
+/// for v in [Value::I32(1), Value::Null, Value::I32(2)] {
+///     sum.step(&mut state, &v).unwrap();
+/// }
+/// assert_eq!(sum.finish(&state).unwrap(), Value::I64(3));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Evaluator {
+    reducer: Reducer,
+    arg: Option<ScalarType>,
+}
+
+/// What a reducer keeps: a tuple of values.
+pub type State = Vec<Value>;
+
+impl Evaluator {
+    /// The reducer over arguments of this type; `None` for [`Reducer::CountAll`].
+    pub fn new(reducer: Reducer, arg: Option<ScalarType>) -> Self {
+        Self { reducer, arg }
+    }
+
+    /// The state before the first row.
+    pub fn init(&self) -> State {
+        match self.reducer {
+            Reducer::CountAll | Reducer::Count => vec![Value::I64(0)],
+            // Whether there was an argument, then the value.
+            Reducer::Sum => vec![Value::Bool(false), if self.float() { Value::F64(0.0) } else { Value::Decimal(0) }],
+            Reducer::Product => vec![Value::Bool(false), if self.float() { Value::F64(1.0) } else { Value::I64(1) }],
+            Reducer::Min | Reducer::Max | Reducer::First | Reducer::Last | Reducer::Single => {
+                vec![Value::Bool(false), Value::Null]
+            }
+            Reducer::BoolAnd => vec![Value::Bool(false), Value::Bool(true)],
+            Reducer::BoolOr => vec![Value::Bool(false), Value::Bool(false)],
+            // How many arguments, then their sum.
+            Reducer::Avg => vec![Value::I64(0), if self.float() { Value::F64(0.0) } else { Value::Decimal(0) }],
+            // How many arguments, their mean, the sum of the squared distances from it.
+            Reducer::VarSample | Reducer::VarPopulation | Reducer::StddevSample | Reducer::StddevPopulation => {
+                vec![Value::I64(0), Value::F64(0.0), Value::F64(0.0)]
+            }
+            // How many rows, the index of the best, the best (NULL: none yet).
+            Reducer::ArgMax | Reducer::ArgMin => vec![Value::I64(0), Value::I64(0), Value::Null],
+        }
+    }
+
+    /// Takes one row in. For [`Reducer::CountAll`] the value does not matter.
+    ///
+    /// # Errors
+    /// A product out of range; a second row of [`Reducer::Single`].
+    pub fn step(&self, state: &mut [Value], value: &Value) -> Result<(), Trap> {
+        use Value as V;
+        if value.is_null() {
+            match self.reducer {
+                Reducer::CountAll | Reducer::First | Reducer::Last | Reducer::Single => {}
+                Reducer::ArgMax | Reducer::ArgMin => {
+                    if let V::I64(rows) = &mut state[0] {
+                        *rows += 1;
+                    }
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            }
+        }
+        match (self.reducer, &mut *state) {
+            (Reducer::CountAll | Reducer::Count, [V::I64(n)]) => *n += 1,
+            (Reducer::Sum, [seen, sum]) => {
+                *seen = V::Bool(true);
+                self.add(sum, value)?;
+            }
+            (Reducer::Product, [seen, product]) => {
+                *seen = V::Bool(true);
+                self.multiply(product, value)?;
+            }
+            (Reducer::Min | Reducer::Max, [seen, best]) => {
+                if *seen == V::Bool(false) || self.better(value, best) {
+                    *best = value.clone();
+                }
+                *seen = V::Bool(true);
+            }
+            (Reducer::BoolAnd, [seen, all]) => {
+                *seen = V::Bool(true);
+                *all = V::Bool(*all == V::Bool(true) && *value == V::Bool(true));
+            }
+            (Reducer::BoolOr, [seen, any]) => {
+                *seen = V::Bool(true);
+                *any = V::Bool(*any == V::Bool(true) || *value == V::Bool(true));
+            }
+            (Reducer::First, [seen, first]) => {
+                if *seen == V::Bool(false) {
+                    *first = value.clone();
+                }
+                *seen = V::Bool(true);
+            }
+            (Reducer::Last, [seen, last]) => {
+                *last = value.clone();
+                *seen = V::Bool(true);
+            }
+            (Reducer::Single, [seen, single]) => {
+                if *seen == V::Bool(true) {
+                    return Err(TrapKind::SubqueryRows.into());
+                }
+                *single = value.clone();
+                *seen = V::Bool(true);
+            }
+            (Reducer::Avg, [V::I64(n), sum]) => {
+                *n += 1;
+                self.add(sum, value)?;
+            }
+            (
+                Reducer::VarSample | Reducer::VarPopulation | Reducer::StddevSample | Reducer::StddevPopulation,
+                [V::I64(n), V::F64(mean), V::F64(m2)],
+            ) => {
+                let x = self.number(value)?;
+                *n += 1;
+                let delta = x - *mean;
+                *mean += delta / *n as f64;
+                *m2 += delta * (x - *mean);
+            }
+            (Reducer::ArgMax | Reducer::ArgMin, [V::I64(rows), V::I64(index), best]) => {
+                if best.is_null() || self.better(value, best) {
+                    *best = value.clone();
+                    *index = *rows;
+                }
+                *rows += 1;
+            }
+            _ => return Err(self.broken()),
+        }
+        Ok(())
+    }
+
+    /// Takes in the state of the rows that follow those of `state`.
+    ///
+    /// # Errors
+    /// As for [`Evaluator::step`].
+    pub fn merge(&self, state: &mut [Value], other: &[Value]) -> Result<(), Trap> {
+        use Value as V;
+        match (self.reducer, &mut *state, other) {
+            (Reducer::CountAll | Reducer::Count, [V::I64(n)], [V::I64(m)]) => *n += m,
+            (Reducer::Sum, [seen, sum], [V::Bool(true), more]) => {
+                *seen = V::Bool(true);
+                add_sums(sum, more).ok_or_else(|| self.out_of_range())?;
+            }
+            (Reducer::Avg, [V::I64(n), sum], [V::I64(m), more]) => {
+                *n += m;
+                add_sums(sum, more).ok_or_else(|| self.out_of_range())?;
+            }
+            (Reducer::Product, [seen, product], [V::Bool(true), more]) => {
+                *seen = V::Bool(true);
+                match (product, more) {
+                    (V::F64(a), V::F64(b)) => *a *= b,
+                    (V::I64(a), V::I64(b)) => *a = a.checked_mul(*b).ok_or_else(|| self.out_of_range())?,
+                    _ => return Err(self.broken()),
+                }
+            }
+            (
+                Reducer::Min
+                | Reducer::Max
+                | Reducer::BoolAnd
+                | Reducer::BoolOr
+                | Reducer::First
+                | Reducer::Last
+                | Reducer::Single,
+                [..],
+                [V::Bool(true), value],
+            ) => self.step(state, value)?,
+            (_, [V::Bool(_), _], [V::Bool(false), _]) => {}
+            (
+                Reducer::VarSample | Reducer::VarPopulation | Reducer::StddevSample | Reducer::StddevPopulation,
+                [V::I64(n), V::F64(mean), V::F64(m2)],
+                [V::I64(n2), V::F64(mean2), V::F64(m22)],
+            ) => {
+                if *n2 > 0 {
+                    let (a, b) = (*n as f64, *n2 as f64);
+                    let delta = mean2 - *mean;
+                    let total = a + b;
+                    *mean += delta * (b / total);
+                    *m2 += m22 + delta * delta * (a * b / total);
+                    *n += n2;
+                }
+            }
+            (
+                Reducer::ArgMax | Reducer::ArgMin,
+                [V::I64(rows), V::I64(index), best],
+                [V::I64(more), V::I64(at), value],
+            ) => {
+                if !value.is_null() && (best.is_null() || self.better(value, best)) {
+                    *best = value.clone();
+                    *index = *rows + at;
+                }
+                *rows += more;
+            }
+            _ => return Err(self.broken()),
+        }
+        Ok(())
+    }
+
+    /// The result.
+    ///
+    /// # Errors
+    /// A sum that its type cannot hold.
+    pub fn finish(&self, state: &[Value]) -> Result<Value, Trap> {
+        use Value as V;
+        Ok(match (self.reducer, state) {
+            (Reducer::CountAll | Reducer::Count, [n]) => n.clone(),
+            (_, [V::Bool(false), _]) => V::Null,
+            (Reducer::Sum, [_, V::Decimal(sum)]) => match self.arg {
+                Some(ScalarType::Decimal { .. }) => {
+                    V::Decimal(decimal::fit(*sum, decimal::MAX_SCALE).ok_or_else(|| self.out_of_range())?)
+                }
+                _ => V::I64(i64::try_from(*sum).map_err(|_| self.out_of_range())?),
+            },
+            (Reducer::Sum | Reducer::Product, [_, V::F64(v)]) => match self.arg {
+                Some(ScalarType::F32) => V::F32(*v as f32),
+                _ => V::F64(*v),
+            },
+            (_, [V::Bool(true), value]) => value.clone(),
+            (_, [V::I64(0), ..]) => V::Null,
+            (Reducer::Avg, [V::I64(n), V::Decimal(sum)]) => {
+                let scale = if let Some(ScalarType::Decimal { scale, .. }) = self.arg { scale } else { 0 };
+                V::F64(*sum as f64 / *n as f64 / 10f64.powi(i32::from(scale)))
+            }
+            (Reducer::Avg, [V::I64(n), V::F64(sum)]) => V::F64(sum / *n as f64),
+            (Reducer::VarSample | Reducer::StddevSample, [V::I64(1), ..]) => V::Null,
+            (Reducer::VarSample, [V::I64(n), _, V::F64(m2)]) => V::F64(m2 / (*n - 1) as f64),
+            (Reducer::VarPopulation, [V::I64(n), _, V::F64(m2)]) => V::F64(m2 / *n as f64),
+            (Reducer::StddevSample, [V::I64(n), _, V::F64(m2)]) => V::F64((m2 / (*n - 1) as f64).sqrt()),
+            (Reducer::StddevPopulation, [V::I64(n), _, V::F64(m2)]) => V::F64((m2 / *n as f64).sqrt()),
+            (Reducer::ArgMax | Reducer::ArgMin, [_, index, best]) => {
+                if best.is_null() {
+                    V::Null
+                } else {
+                    index.clone()
+                }
+            }
+            _ => return Err(self.broken()),
+        })
+    }
+
+    /// The result over no element, where a tensor's reduction needs one: the neutral element. `None` where there is none.
+    pub fn neutral(&self) -> Option<Value> {
+        use ScalarType as S;
+        let float = |v: f64| match self.arg {
+            Some(S::F32) => Some(Value::F32(v as f32)),
+            Some(S::F64) => Some(Value::F64(v)),
+            _ => None,
+        };
+        match (self.reducer, self.arg?) {
+            (Reducer::Sum, S::I32 | S::I64) => Some(Value::I64(0)),
+            (Reducer::Product, S::I32 | S::I64) => Some(Value::I64(1)),
+            (Reducer::Sum, _) => float(0.0),
+            (Reducer::Product, _) => float(1.0),
+            (Reducer::Max, S::I32) => Some(Value::I32(i32::MIN)),
+            (Reducer::Max, S::I64) => Some(Value::I64(i64::MIN)),
+            (Reducer::Min, S::I32) => Some(Value::I32(i32::MAX)),
+            (Reducer::Min, S::I64) => Some(Value::I64(i64::MAX)),
+            (Reducer::Max, _) => float(f64::NEG_INFINITY),
+            (Reducer::Min, _) => float(f64::INFINITY),
+            (Reducer::BoolAnd, _) => Some(Value::Bool(true)),
+            (Reducer::BoolOr, _) => Some(Value::Bool(false)),
+            _ => None,
+        }
+    }
+
+    fn float(&self) -> bool {
+        self.arg.is_some_and(ScalarType::is_float)
+    }
+
+    fn better(&self, value: &Value, best: &Value) -> bool {
+        let order = compare(value, best);
+        match self.reducer {
+            Reducer::Min | Reducer::ArgMin => order.is_lt(),
+            _ => order.is_gt(),
+        }
+    }
+
+    /// Adds an argument to a sum.
+    fn add(&self, sum: &mut Value, value: &Value) -> Result<(), Trap> {
+        match (sum, value) {
+            (Value::F64(sum), Value::F32(v)) => *sum += f64::from(*v),
+            (Value::F64(sum), Value::F64(v)) => *sum += v,
+            (sum, Value::I32(v)) => return self.add(sum, &Value::Decimal(i128::from(*v))),
+            (sum, Value::I64(v)) => return self.add(sum, &Value::Decimal(i128::from(*v))),
+            (Value::Decimal(sum), Value::Decimal(v)) => {
+                *sum = sum.checked_add(*v).ok_or_else(|| self.out_of_range())?;
+            }
+            _ => return Err(self.broken()),
+        }
+        Ok(())
+    }
+
+    fn multiply(&self, product: &mut Value, value: &Value) -> Result<(), Trap> {
+        match (product, value) {
+            (Value::F64(product), Value::F32(v)) => *product *= f64::from(*v),
+            (Value::F64(product), Value::F64(v)) => *product *= v,
+            (product, Value::I32(v)) => return self.multiply(product, &Value::I64(i64::from(*v))),
+            (Value::I64(product), Value::I64(v)) => {
+                *product = product.checked_mul(*v).ok_or_else(|| self.out_of_range())?;
+            }
+            _ => return Err(self.broken()),
+        }
+        Ok(())
+    }
+
+    /// An argument as a double.
+    fn number(&self, value: &Value) -> Result<f64, Trap> {
+        Ok(match (value, self.arg) {
+            (Value::I32(v), _) => f64::from(*v),
+            (Value::I64(v), _) => *v as f64,
+            (Value::F32(v), _) => f64::from(*v),
+            (Value::F64(v), _) => *v,
+            (Value::Decimal(v), Some(ScalarType::Decimal { scale, .. })) => decimal::to_f64(*v, u32::from(scale)),
+            _ => return Err(self.broken()),
+        })
+    }
+
+    fn out_of_range(&self) -> Trap {
+        let ty = self.reducer.result_type(self.arg.map(|a| a.nullable(true)));
+        TrapKind::Overflow(ty.map_or_else(|_| self.reducer.name().into(), |t| t.ty.to_string())).into()
+    }
+
+    /// A value or a state that is not of this reducer: a fault of ours.
+    fn broken(&self) -> Trap {
+        TrapKind::Internal(format!("{} got a value that is not of its type", self.reducer.name())).into()
+    }
+}
+
+/// `None` on overflow, and for states of different types, which no reducer has.
+fn add_sums(sum: &mut Value, more: &Value) -> Option<()> {
+    match (sum, more) {
+        (Value::F64(a), Value::F64(b)) => *a += b,
+        (Value::Decimal(a), Value::Decimal(b)) => *a = a.checked_add(*b)?,
+        _ => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ScalarType as S;
+
+    fn run(reducer: Reducer, arg: S, values: &[Value]) -> Result<Value, Trap> {
+        let evaluator = Evaluator::new(reducer, (reducer != Reducer::CountAll).then_some(arg));
+        let mut state = evaluator.init();
+        for v in values {
+            evaluator.step(&mut state, v)?;
+        }
+        let whole = evaluator.finish(&state)?;
+        // Split at every place and merged, it is the same, but for the rounding of floats.
+        for cut in 0..=values.len() {
+            let mut parts = [evaluator.init(), evaluator.init()];
+            for (i, v) in values.iter().enumerate() {
+                evaluator.step(&mut parts[usize::from(i >= cut)], v)?;
+            }
+            let [mut left, right] = parts;
+            evaluator.merge(&mut left, &right)?;
+            let merged = evaluator.finish(&left)?;
+            match (&whole, &merged) {
+                (Value::F64(a), Value::F64(b)) if a.is_finite() => {
+                    assert!((a - b).abs() <= 1e-12 * a.abs().max(1.0), "{reducer:?}: {a} and {b}, cut at {cut}");
+                }
+                _ => assert_eq!(whole, merged, "{reducer:?}, cut at {cut}"),
+            }
+        }
+        Ok(whole)
+    }
+
+    fn ints(values: &[i64]) -> Vec<Value> {
+        values.iter().map(|v| Value::I64(*v)).collect()
+    }
+
+    fn doubles(values: &[f64]) -> Vec<Value> {
+        values.iter().map(|v| Value::F64(*v)).collect()
+    }
+
+    #[test]
+    fn no_row_gives_null_or_zero() {
+        for reducer in Reducer::ALL {
+            let want = match reducer {
+                Reducer::Count | Reducer::CountAll => Value::I64(0),
+                _ => Value::Null,
+            };
+            let arg = if matches!(reducer, Reducer::BoolAnd | Reducer::BoolOr) { S::Bool } else { S::F64 };
+            assert_eq!(run(reducer, arg, &[]).unwrap(), want, "{reducer:?}");
+            let want = if reducer == Reducer::CountAll { Value::I64(1) } else { want };
+            assert_eq!(run(reducer, arg, &[Value::Null]).unwrap(), want, "{reducer:?} of NULL");
+        }
+    }
+
+    #[test]
+    fn sums_are_exact_and_raise_only_at_the_end() {
+        assert_eq!(run(Reducer::Sum, S::I64, &ints(&[i64::MAX, 1, -1])).unwrap(), Value::I64(i64::MAX));
+        let over = run(Reducer::Sum, S::I64, &ints(&[i64::MAX, 1])).unwrap_err();
+        assert_eq!(over.to_string(), "i64 out of range");
+        let cents = S::Decimal { precision: 4, scale: 2 };
+        let values = [Value::Decimal(1), Value::Null, Value::Decimal(-3)];
+        assert_eq!(run(Reducer::Sum, cents, &values).unwrap(), Value::Decimal(-2));
+        assert_eq!(run(Reducer::Avg, cents, &values).unwrap(), Value::F64(-0.01));
+        assert_eq!(run(Reducer::Sum, S::F32, &[Value::F32(1.5), Value::F32(2.0)]).unwrap(), Value::F32(3.5));
+        assert_eq!(run(Reducer::Product, S::I32, &[Value::I32(6), Value::I32(-7)]).unwrap(), Value::I64(-42));
+        assert_eq!(run(Reducer::Avg, S::I64, &ints(&[i64::MAX, i64::MAX])).unwrap(), Value::F64(i64::MAX as f64));
+    }
+
+    #[test]
+    fn extremes_and_places() {
+        let values = doubles(&[2.0, f64::NAN, -1.0, f64::NAN, -1.0]);
+        assert_eq!(run(Reducer::Min, S::F64, &values).unwrap(), Value::F64(-1.0));
+        assert!(matches!(run(Reducer::Max, S::F64, &values).unwrap(), Value::F64(v) if v.is_nan()));
+        assert_eq!(run(Reducer::ArgMin, S::F64, &values).unwrap(), Value::I64(2));
+        assert_eq!(run(Reducer::ArgMax, S::F64, &values).unwrap(), Value::I64(1));
+        let texts = [Value::Text("b".into()), Value::Null, Value::Text("a".into())];
+        assert_eq!(run(Reducer::Min, S::Text, &texts).unwrap(), Value::Text("a".into()));
+        let rows = [Value::Null, Value::I64(1), Value::I64(2)];
+        assert_eq!(run(Reducer::First, S::I64, &rows).unwrap(), Value::Null);
+        assert_eq!(run(Reducer::Last, S::I64, &rows).unwrap(), Value::I64(2));
+        assert_eq!(run(Reducer::Count, S::I64, &rows).unwrap(), Value::I64(2));
+        assert_eq!(run(Reducer::Single, S::I64, &ints(&[7])).unwrap(), Value::I64(7));
+        assert_eq!(run(Reducer::Single, S::I64, &rows).unwrap_err().kind, TrapKind::SubqueryRows);
+        let flags = [Value::Bool(true), Value::Bool(false), Value::Null];
+        assert_eq!(run(Reducer::BoolAnd, S::Bool, &flags).unwrap(), Value::Bool(false));
+        assert_eq!(run(Reducer::BoolOr, S::Bool, &flags).unwrap(), Value::Bool(true));
+    }
+
+    #[test]
+    fn variances() {
+        let values = doubles(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
+        assert_eq!(run(Reducer::VarPopulation, S::F64, &values).unwrap(), Value::F64(4.0));
+        assert_eq!(run(Reducer::StddevPopulation, S::F64, &values).unwrap(), Value::F64(2.0));
+        assert_eq!(run(Reducer::VarSample, S::F64, &values).unwrap(), Value::F64(32.0 / 7.0));
+        assert_eq!(run(Reducer::StddevSample, S::F64, &values[..1]).unwrap(), Value::Null);
     }
 }

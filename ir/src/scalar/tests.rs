@@ -1,0 +1,439 @@
+//! Tests over the whole table.
+
+use super::*;
+use crate::error::TrapKind;
+use crate::types::ScalarType as S;
+use crate::value::Value;
+
+/// Reads `name<attribute>(literal, ...) = literal`. Literals: `1` is an i64, `1i32`, `1.5` an f64, `1.5f32`, `1.50d` a decimal,
+/// `'text'`, `date '…'`, `timestamp '…'`, `true`, `null`, `nan`, `inf`.
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, until: impl Fn(char) -> bool) -> &'a str {
+        let end = self.rest.find(|c| until(c)).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        word
+    }
+
+    fn expect(&mut self, token: &str) {
+        self.rest = self.rest.trim_start();
+        self.rest =
+            self.rest.strip_prefix(token).unwrap_or_else(|| panic!("`{token}` expected before `{}`", self.rest));
+    }
+
+    fn accept(&mut self, token: &str) -> bool {
+        self.rest = self.rest.trim_start();
+        let Some(rest) = self.rest.strip_prefix(token) else { return false };
+        self.rest = rest;
+        true
+    }
+
+    fn quoted(&mut self) -> &'a str {
+        self.expect("'");
+        let text = self.take(|c| c == '\'');
+        self.expect("'");
+        text
+    }
+
+    fn literal(&mut self) -> (Value, S) {
+        self.rest = self.rest.trim_start();
+        if self.rest.starts_with('\'') {
+            return (Value::Text(self.quoted().into()), S::Text);
+        }
+        let word = self.take(|c| !(c.is_ascii_alphanumeric() || c == '-' || c == '.'));
+        match word {
+            "null" => (Value::Null, S::I64),
+            "true" => (Value::Bool(true), S::Bool),
+            "false" => (Value::Bool(false), S::Bool),
+            "nan" => (Value::F64(f64::NAN), S::F64),
+            "inf" => (Value::F64(f64::INFINITY), S::F64),
+            "date" => {
+                let text = self.quoted();
+                (Value::Date(runtime::kernels::date::parse_date(text).expect("a date")), S::Date)
+            }
+            "timestamp" => {
+                let text = self.quoted();
+                (Value::Timestamp(runtime::kernels::date::parse_timestamp(text).expect("a timestamp")), S::Timestamp)
+            }
+            _ => number(word),
+        }
+    }
+}
+
+fn number(word: &str) -> (Value, S) {
+    if let Some(digits) = word.strip_suffix("i32") {
+        return (Value::I32(digits.parse().expect("an i32")), S::I32);
+    }
+    if let Some(digits) = word.strip_suffix("f32") {
+        return (Value::F32(digits.parse().expect("an f32")), S::F32);
+    }
+    if let Some(digits) = word.strip_suffix('d') {
+        let scale = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len()) as u8;
+        let value: i128 = digits.replace('.', "").parse().expect("a decimal");
+        let precision = (value.unsigned_abs().to_string().len() as u8).max(scale + 1);
+        return (Value::Decimal(value), S::Decimal { precision, scale });
+    }
+    if word.contains('.') {
+        return (Value::F64(word.parse().expect("an f64")), S::F64);
+    }
+    (Value::I64(word.parse().expect("an i64")), S::I64)
+}
+
+fn field(name: &str) -> Option<DateField> {
+    Some(match name {
+        "year" => DateField::Year,
+        "month" => DateField::Month,
+        "week" => DateField::Week,
+        "day" => DateField::Day,
+        "dow" => DateField::DayOfWeek,
+        "doy" => DateField::DayOfYear,
+        "hour" => DateField::Hour,
+        _ => return None,
+    })
+}
+
+fn scalar_type(name: &str) -> Option<S> {
+    Some(match name {
+        "bool" => S::Bool,
+        "i32" => S::I32,
+        "i64" => S::I64,
+        "f32" => S::F32,
+        "f64" => S::F64,
+        "date" => S::Date,
+        "timestamp" => S::Timestamp,
+        "text" => S::Text,
+        "decimal(4,2)" => S::Decimal { precision: 4, scale: 2 },
+        _ => return None,
+    })
+}
+
+/// Every operation, each attribute once.
+pub(crate) fn every_op() -> Vec<ScalarOp> {
+    use ScalarOp as O;
+    let mut ops = vec![
+        O::Add,
+        O::Sub,
+        O::Mul,
+        O::Div,
+        O::Rem,
+        O::Neg,
+        O::Abs,
+        O::Sign,
+        O::Min,
+        O::Max,
+        O::Eq,
+        O::Ne,
+        O::Lt,
+        O::Le,
+        O::Gt,
+        O::Ge,
+        O::IsDistinct,
+        O::IsNotDistinct,
+        O::And,
+        O::Or,
+        O::Not,
+        O::IsNull,
+        O::IsNotNull,
+        O::Coalesce,
+        O::Select,
+        O::NullIfTrue,
+        O::Exp,
+        O::Log,
+        O::Log1p,
+        O::Sqrt,
+        O::Sin,
+        O::Cos,
+        O::Tan,
+        O::Asin,
+        O::Acos,
+        O::Atan,
+        O::Atan2,
+        O::Tanh,
+        O::Sigmoid,
+        O::Erf,
+        O::Pow,
+        O::Floor,
+        O::Ceil,
+        O::Trunc,
+        O::Round,
+        O::Length,
+        O::Lower,
+        O::Upper,
+        O::Trim,
+        O::TrimStart,
+        O::TrimEnd,
+        O::Substring,
+        O::Concat,
+        O::Like,
+        O::ILike,
+        O::RegexMatch,
+        O::StartsWith,
+        O::Contains,
+        O::Position,
+        O::Replace,
+        O::AddMonths,
+        O::AddDays,
+        O::AddMicros,
+    ];
+    for name in ["bool", "i32", "i64", "f32", "f64", "decimal(4,2)", "date", "timestamp", "text"] {
+        let ty = scalar_type(name).expect("named above");
+        ops.extend([O::Cast(ty), O::TryCast(ty)]);
+    }
+    for name in ["year", "month", "week", "day", "dow", "doy", "hour"] {
+        let field = field(name).expect("named above");
+        ops.extend([O::Extract(field), O::DateTrunc(field), O::DateDiff(field)]);
+    }
+    ops
+}
+
+/// The operation of a name with the attribute in brackets.
+fn op(name: &str, attribute: &str) -> ScalarOp {
+    let fits = |op: &ScalarOp| match *op {
+        ScalarOp::Cast(ty) | ScalarOp::TryCast(ty) => Some(ty) == scalar_type(attribute),
+        ScalarOp::Extract(f) | ScalarOp::DateTrunc(f) | ScalarOp::DateDiff(f) => Some(f) == field(attribute),
+        _ => attribute.is_empty(),
+    };
+    every_op().into_iter().find(|o| o.name() == name && fits(o)).unwrap_or_else(|| panic!("no {name}<{attribute}>"))
+}
+
+/// Evaluates `call = value` or `call raises message`.
+fn check(example: &str) {
+    let mut r = Reader { rest: example };
+    let name = r.take(|c| c == '<' || c == '(');
+    let attribute = if r.accept("<") { r.take(|c| c == '>') } else { "" };
+    r.accept(">");
+    let op = op(name, attribute);
+    r.expect("(");
+    let (mut values, mut types) = (vec![], vec![]);
+    while !r.accept(")") {
+        let (value, ty) = r.literal();
+        values.push(value);
+        types.push(ty);
+        r.accept(",");
+    }
+    // NULL takes the type of its neighbours, or one that the operation is defined for; a condition is a bool.
+    let neighbour = values.iter().zip(&types).rfind(|(v, _)| !v.is_null()).map(|(_, t)| *t);
+    let guess = |ty: S| types.iter().zip(&values).map(|(t, v)| if v.is_null() { ty } else { *t }).collect::<Vec<_>>();
+    let guesses = [neighbour.unwrap_or(S::I64), S::Bool, S::Text].map(guess);
+    types = guesses.into_iter().find(|t| (def(op).ty)(op, t).is_some()).unwrap_or(types);
+    if op == ScalarOp::Select {
+        types[0] = S::Bool;
+    }
+    let row: Vec<RowType> = types.iter().zip(&values).map(|(t, v)| t.nullable(v.is_null())).collect();
+    let out = result_type(op, &row).unwrap_or_else(|e| panic!("{example}: {e}"));
+    let got = eval(op, &values, &types, out.ty);
+    if r.accept("raises") {
+        let trap = got.expect_err(example);
+        assert_eq!(trap.to_string(), r.rest.trim(), "{example}");
+        assert!(can_raise(op, &types), "{example}: the table says that it never raises");
+        return;
+    }
+    r.expect("=");
+    let (want, _) = r.literal();
+    assert!(r.rest.is_empty(), "{example}: `{}` is left over", r.rest);
+    let got = got.unwrap_or_else(|e| panic!("{example}: {e}"));
+    assert!(got.fits(out.ty), "{example}: {got:?} is not of type {}", out.ty);
+    assert!(out.nullable || !got.is_null(), "{example}: NULL where the type has none");
+    assert_eq!(got, want, "{example}");
+}
+
+#[test]
+fn rows_stand_at_their_index() {
+    for op in every_op() {
+        let row = def(op);
+        assert!(row.example.starts_with(row.name), "{op:?} got the row of {}", row.name);
+    }
+    let mut seen: Vec<usize> = every_op().iter().map(|op| op.index()).collect();
+    seen.dedup();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), defs().len());
+}
+
+#[test]
+fn examples_hold() {
+    for row in defs() {
+        check(row.example);
+    }
+}
+
+#[test]
+fn arithmetic_raises_at_the_edge_of_its_type() {
+    check("add(2147483647i32, 1i32) raises i32 out of range");
+    check("add(2147483646i32, 1i32) = 2147483647i32");
+    check("sub(-9223372036854775808, 1) raises i64 out of range");
+    check("mul(4294967296, 2147483648) raises i64 out of range");
+    check("mul(65536i32, -32768i32) = -2147483648i32");
+    check("div(1, 0) raises division by zero");
+    check("div(-2147483648i32, -1i32) raises i32 out of range");
+    check("rem(-2147483648i32, -1i32) = 0i32");
+    check("rem(5, 0) raises division by zero");
+    check("rem(5.5d, 0.0d) raises division by zero");
+    check("rem(-5.5d, 2.00d) = -1.50d");
+    check("rem(-5.5, 2.0) = -1.5");
+    check("neg(-9223372036854775808) raises i64 out of range");
+    check("abs(-2147483648i32) raises i32 out of range");
+    check("div(1.0, 0.0) = inf");
+    check("div(7, -2) = -3");
+    check("add(99999999999999999999999999999999999999d, 1d) raises decimal(38,0) out of range");
+    check("mul(10000000000000000000d, 10000000000000000000d) raises decimal(38,0) out of range");
+    check("add(9.99d, 0.01d) = 10.00d");
+    check("sign(-0.0) = 0.0");
+    check("sign(nan) = nan");
+    check("sign(-2.50d) = -1.00d");
+    check("min(1.0, nan) = 1.0");
+    check("max('a', 'b') = 'b'");
+}
+
+#[test]
+fn comparisons_order_nan_text_and_null() {
+    check("lt(1.0, nan) = true");
+    check("lt(nan, nan) = false");
+    check("ge(nan, nan) = true");
+    check("eq(-0.0, 0.0) = true");
+    check("eq(1, null) = null");
+    check("lt('a', 'ab') = true");
+    check("lt('z', 'ä') = true");
+    check("is_distinct(null, null) = false");
+    check("is_distinct(nan, nan) = false");
+    check("is_not_distinct(1, null) = false");
+}
+
+#[test]
+fn logic_is_kleenes() {
+    check("and(null, false) = false");
+    check("and(true, null) = null");
+    check("or(null, true) = true");
+    check("or(true, null) = true");
+    check("not(null) = null");
+    check("select(false, 1, null) = null");
+    check("select(true, 1, null) = 1");
+    check("null_if_true(1, false) = 1");
+    check("coalesce(2, 1) = 2");
+}
+
+#[test]
+fn numbers_round_half_away_from_zero() {
+    check("cast<i64>(2.5) = 3");
+    check("cast<i64>(0.49999999999999994) = 0");
+    check("cast<i32>(2.50d) = 3i32");
+    check("cast<i32>(-2.49d) = -2i32");
+    check("cast<i64>(nan) raises i64 out of range");
+    check("cast<i64>(9223372036854775808.0) raises i64 out of range");
+    check("cast<i32>(2147483647.5) raises i32 out of range");
+    check("cast<decimal(4,2)>(1.005) = 1.01d");
+    check("cast<decimal(4,2)>(100) raises decimal(4,2) out of range");
+    check("cast<decimal(4,2)>(99.995d) raises decimal(4,2) out of range");
+    check("cast<decimal(4,2)>(-1.005d) = -1.01d");
+    check("round(2.5, 0i32) = 3.0");
+    check("round(-2.345, 2i32) = -2.35");
+    check("round(1234.5, -2i32) = 1200.0");
+    check("round(1250, -2i32) = 1300");
+    check("round(2147483647i32, -1i32) raises i32 out of range");
+    check("round(9.99d, 1i32) = 10.00d");
+    check("round(1.0, 400i32) = 1.0");
+    check("ceil(1.01d) = 2d");
+    check("floor(1.99d) = 1d");
+    check("trunc(-0.5d) = 0d");
+}
+
+#[test]
+fn text_reads_and_prints_as_postgresql_does() {
+    check("cast<i32>(' +12 ') = 12i32");
+    check("cast<i32>('1.5') raises cannot cast '1.5' to i32");
+    check("cast<i32>('2147483648') raises i32 out of range");
+    check("cast<i64>('9223372036854775808') raises i64 out of range");
+    check("cast<i64>('') raises cannot cast '' to i64");
+    check("cast<f64>('1e400') raises f64 out of range");
+    check("cast<f64>('-.5') = -0.5");
+    check("cast<f64>('Infinity') = inf");
+    check("cast<bool>('Yes') = true");
+    check("cast<bool>('of') = false");
+    check("cast<bool>('o') raises cannot cast 'o' to bool");
+    check("cast<decimal(4,2)>('1.255') = 1.26d");
+    check("cast<decimal(4,2)>('100') raises decimal(4,2) out of range");
+    check("cast<date>('2013-02-29') raises cannot cast '2013-02-29' to date");
+    check("cast<timestamp>('2013-01-31 05:06:07.5') = timestamp '2013-01-31 05:06:07.5'");
+    check("cast<date>(timestamp '2013-01-31 05:06:07') = date '2013-01-31'");
+    check("cast<timestamp>(date '2013-01-31') = timestamp '2013-01-31 00:00:00'");
+    check("cast<text>(1.0) = '1'");
+    check("cast<text>(0.1f32) = '0.1'");
+    check("cast<text>(0.00001) = '1e-05'");
+    check("cast<text>(0.0001) = '0.0001'");
+    check("cast<text>(123456789012345.0) = '123456789012345'");
+    check("cast<text>(1234567890123456.0) = '1.234567890123456e+15'");
+    check("cast<text>(-1234.5) = '-1234.5'");
+    check("cast<text>(1000000.0f32) = '1e+06'");
+    check("cast<text>(nan) = 'NaN'");
+    check("cast<text>(-0.05d) = '-0.05'");
+    check("cast<text>(true) = 'true'");
+    check("cast<text>(date '2013-01-31') = '2013-01-31'");
+    check("cast<text>(timestamp '2013-01-31 05:00:00') = '2013-01-31 05:00:00'");
+    check("try_cast<i32>('99999999999') = null");
+    check("try_cast<i32>(null) = null");
+    check("try_cast<decimal(4,2)>(100) = null");
+}
+
+#[test]
+fn text_functions_follow_postgresql() {
+    check("substring('hello', -1, 3) = 'h'");
+    check("substring('hello', 0, 1) = ''");
+    check("substring('hello', 4, 100) = 'lo'");
+    check("substring('hello', 9223372036854775807, 9223372036854775807) = ''");
+    check("substring('hello', 1, -1) raises negative substring length not allowed");
+    check("substring('Zürich', 2, 2) = 'ür'");
+    check("trim(null) = null");
+    check("like('special packages requests', '%special%requests%') = true");
+    check("like('special package', '%special%requests%') = false");
+    check("like('aab', '%ab') = true");
+    check("like('', '%') = true");
+    check("like('', '_') = false");
+    check("like('ü', '_') = true");
+    check("like('a', 'A') = false");
+    check("like('a\\b', 'a\\\\b') = true");
+    check("like('abc', 'a%c%') = true");
+    check("ilike('ÄRGER', 'är%') = true");
+    check(
+        "regex_match('x', '(') raises invalid regular expression: regex parse error:\n    (\n    ^\nerror: unclosed group",
+    );
+    check("position('Zürich', 'r') = 3");
+    check("position('abc', '') = 1");
+    check("position('abc', 'x') = 0");
+    check("replace('abc', '', 'x') = 'abc'");
+}
+
+#[test]
+fn dates_follow_duckdb() {
+    check("extract<year>(date '2013-12-31') = 2013");
+    check("extract<dow>(date '2013-12-29') = 0");
+    check("extract<doy>(date '2012-12-31') = 366");
+    check("extract<hour>(timestamp '1969-12-31 23:59:59') = 23");
+    check("date_trunc<hour>(timestamp '2013-01-31 05:06:07') = timestamp '2013-01-31 05:00:00'");
+    check("date_trunc<week>(date '2013-01-06') = date '2012-12-31'");
+    check("date_diff<hour>(timestamp '2013-01-31 05:59:59', timestamp '2013-01-31 06:00:00') = 1");
+    check("date_diff<year>(date '2013-12-31', date '2014-01-01') = 1");
+    check("date_diff<day>(date '2013-01-02', date '2013-01-01') = -1");
+    check("add_months(date '2012-03-31', -1i32) = date '2012-02-29'");
+    check("add_days(timestamp '2013-01-31 05:00:00', -31i32) = timestamp '2012-12-31 05:00:00'");
+    check("add_days(date '2013-01-31', 2147483647i32) raises date out of range");
+}
+
+#[test]
+fn values_of_wrong_types_are_an_error_and_no_panic() {
+    for op in every_op() {
+        for values in [vec![], vec![Value::Text("x".into())], vec![Value::Date(1), Value::Bool(true)]] {
+            let types = vec![S::I64; values.len()];
+            if let Err(e) = eval(op, &values, &types, S::I64) {
+                assert!(!e.to_string().is_empty());
+            }
+        }
+    }
+    assert!(matches!(
+        eval(ScalarOp::Add, &[Value::I32(1)], &[S::I32], S::I32).map_err(|e| e.kind),
+        Err(TrapKind::Internal(_))
+    ));
+}
