@@ -81,7 +81,7 @@ mod tests {
 
     fn render(script: &str) -> String {
         let error = flern::sql::parse(script).unwrap_err();
-        let report = Report::new(&error.into(), "demo.sql", script);
+        let report = Report::new(&flern::Error::from(error).into(), "demo.sql", script);
         // The first line keeps the blanks before the others.
         let mut out = "standard error\n".to_string();
         GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
