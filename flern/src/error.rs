@@ -1,6 +1,6 @@
 //! What can go wrong, said so that somebody can act: each error names what was found, where, and what to do about it.
 
-use crate::sql::Span;
+use crate::sql::{Rendered, Span};
 
 /// An error of Flern.
 #[derive(Debug, thiserror::Error)]
@@ -8,20 +8,45 @@ pub enum Error {
     /// The SQL text is not a statement that Flern reads; the caller changes the text.
     #[error(transparent)]
     Sql(#[from] SqlError),
+
+    /// The SQL engine refused or failed to run a statement; [`flare::Error::who`] says who must act.
+    #[error("{error}")]
+    Engine {
+        error: flare::Error,
+        /// The place in the text that was parsed.
+        span: Option<Span>,
+    },
 }
 
 impl Error {
+    /// An error of the engine about SQL that was made from the caller's text.
+    pub fn from_engine(error: flare::Error, sql: &Rendered) -> Error {
+        let span = error.span().map(|bytes| sql.locate(Span { start: bytes.start, end: bytes.end }));
+        Error::Engine { error, span }
+    }
+
     /// The bytes of the SQL text that the error is about, where it is about any.
     pub fn span(&self) -> Option<Span> {
         match self {
             Error::Sql(error) => Some(error.span()),
+            Error::Engine { span, .. } => *span,
         }
     }
 
-    /// What to do about it, where there is more to say than what is wrong.
+    /// A second place that explains the error, with what to write beside it.
+    pub fn related(&self) -> Option<(Span, &'static str)> {
+        match self {
+            Error::Sql(error) => error.related(),
+            Error::Engine { .. } => None,
+        }
+    }
+
+    /// What to do about it, where the message does not say it.
     pub fn help(&self) -> Option<String> {
         match self {
             Error::Sql(error) => error.help(),
+            // The engine's messages have their help in them.
+            Error::Engine { .. } => None,
         }
     }
 }

@@ -35,7 +35,7 @@ impl Tok {
             Token::Word(word) => Some(Name {
                 value: match word.quote_style {
                     Some(_) => word.value.clone(),
-                    None => word.value.to_lowercase(),
+                    None => word.value.to_ascii_lowercase(),
                 },
                 span: self.span,
             }),

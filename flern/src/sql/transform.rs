@@ -409,7 +409,7 @@ fn column_name(expression: &ast::Expr, span: Span) -> Option<Name> {
     Some(Name {
         value: match ident.quote_style {
             Some(_) => ident.value.clone(),
-            None => ident.value.to_lowercase(),
+            None => ident.value.to_ascii_lowercase(),
         },
         span,
     })

@@ -62,9 +62,9 @@ impl Failure {
     }
 }
 
-impl From<flern::SqlError> for Failure {
-    fn from(error: flern::SqlError) -> Failure {
-        Failure { message: error.to_string(), help: error.help(), span: Some(error.span()), related: error.related() }
+impl From<flern::Error> for Failure {
+    fn from(error: flern::Error) -> Failure {
+        Failure { message: error.to_string(), help: error.help(), span: error.span(), related: error.related() }
     }
 }
 

@@ -81,8 +81,9 @@ mod tests {
 
     fn render(script: &str) -> String {
         let error = flern::sql::parse(script).unwrap_err();
-        let report = Report::new(&error.into(), "demo.sql", script);
-        let mut out = String::new();
+        let report = Report::new(&flern::Error::from(error).into(), "demo.sql", script);
+        // The first line keeps the blanks before the others.
+        let mut out = "standard error\n".to_string();
         GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
             .with_width(100)
             .render_report(&mut out, &report)
@@ -94,6 +95,7 @@ mod tests {
     fn an_error_shows_the_line_and_the_place() {
         let script = "SELECT 1;\nCREATE MODEL größe\nOPTIONS (model_typ = 'linear_reg')\nAS SELECT 1 AS label";
         expect_test::expect![[r#"
+            standard error
               × there is no model option 'model_typ'
                ╭─[demo.sql:3:10]
              2 │ CREATE MODEL größe
@@ -109,6 +111,7 @@ mod tests {
     #[test]
     fn an_error_at_the_end_shows_the_last_line() {
         expect_test::expect![[r#"
+            standard error
               × expected identifier, found the end
                ╭─[demo.sql:2:4]
              1 │ SELECT a

@@ -65,7 +65,7 @@ impl<H: Host> Runner<H> {
 
     /// Reads a whole script, so that nothing of it runs where it is not well formed.
     pub(crate) fn parse(&mut self, name: &str, script: &str) -> Result<Vec<Statement>, Ended> {
-        sql::parse(script).map_err(|error| self.failed(&error.into(), name, script))
+        sql::parse(script).map_err(|error| self.failed(&flern::Error::from(error).into(), name, script))
     }
 
     /// Runs one statement and prints what it returns.
