@@ -837,7 +837,7 @@ mod tests {
         let Statement::Query(query) = sql::parse(text)? else { panic!("not a query: {text}") };
         let bound = bind(&query, text, catalog, &[])?;
         let types: Vec<S> = bound.parameters.iter().map(|t| t.unwrap_or(S::Text)).collect();
-        crate::import::import(&bound, &types, &query.shown_names, text, catalog)
+        crate::import::import(&bound, &types, &query.shown_names, text, 1)
     }
 
     fn peers(path: &str) -> String {

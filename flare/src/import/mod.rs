@@ -6,6 +6,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod expr;
+mod needs;
 pub(crate) mod subquery;
 pub(crate) mod types;
 pub(crate) mod window;
@@ -25,11 +26,11 @@ use ir::types::{Column, RowType, ScalarType, TableType, Type};
 use ir::value::Value;
 
 use crate::binder::{Bound, Source, translate};
-use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::functions::common_type;
 use crate::import::expr::Scope;
-use crate::ingest::Table;
+use crate::import::needs::Needs;
+use crate::ingest::{self, Table};
 use crate::sql::Lines;
 
 /// A program and what its inputs are.
@@ -46,20 +47,25 @@ pub(crate) struct Imported {
 /// What an input of a program is.
 #[derive(Clone, Debug)]
 pub(crate) enum InputSource {
-    /// A table of the catalog.
-    Table(Arc<Table>),
+    /// These columns of a table of the catalog, which are loaded.
+    Table(Arc<Table>, Vec<usize>),
     /// Parameter `i`, from 0.
     Parameter(usize),
 }
 
-/// Builds the program of a bound query.
+/// Builds the program of a bound query. The columns that it reads are loaded first, by these many threads: then it is known
+/// which of them hold no NULL.
 pub(crate) fn import(
     bound: &Bound,
     types: &[ScalarType],
     shown_names: &HashMap<String, String>,
     text: &str,
-    catalog: &Catalog,
+    threads: usize,
 ) -> Result<Imported> {
+    let needs = Needs::of(&bound.plan);
+    let wanted: Vec<(&Arc<Table>, Vec<usize>)> = needs.tables().collect();
+    let wanted: Vec<(&Table, &[usize])> = wanted.iter().map(|(t, c)| (t.as_ref(), c.as_slice())).collect();
+    ingest::load_all(&wanted, threads)?;
     let mut importer = Importer {
         b: Builder::new(),
         inputs: vec![],
@@ -69,7 +75,7 @@ pub(crate) fn import(
         hoisted: HashMap::new(),
         place: None,
         lines: Lines::new(text),
-        catalog: catalog.clone(),
+        needs,
     };
     importer.b.begin_func(&[]);
     for (i, ty) in types.iter().enumerate() {
@@ -109,7 +115,7 @@ pub(crate) struct Importer {
     pub(crate) hoisted: HashMap<usize, ColumnId>,
     pub(crate) place: Option<PlaceId>,
     pub(crate) lines: Lines,
-    catalog: Catalog,
+    needs: Needs,
 }
 
 impl From<ir::Error> for Error {
@@ -129,7 +135,8 @@ impl Importer {
         match plan {
             LogicalPlan::Projection(p) => {
                 let input = self.plan(&p.input)?;
-                self.project(input, p.input.schema(), &p.expr)
+                let used: Vec<bool> = (0..p.expr.len()).map(|i| self.needs.output(plan, i)).collect();
+                self.project(input, p.input.schema(), &p.expr, &used)
             }
             LogicalPlan::Filter(f) => {
                 let input = self.plan(&f.input)?;
@@ -144,7 +151,10 @@ impl Importer {
             LogicalPlan::Join(j) => self.join(j),
             LogicalPlan::Repartition(_) => Err(Error::unsupported("REPARTITION")),
             LogicalPlan::Union(u) => self.union(u),
-            LogicalPlan::TableScan(t) => self.scan(t),
+            LogicalPlan::TableScan(t) => {
+                let used = (0..t.projected_schema.fields().len()).map(|i| self.needs.output(plan, i)).collect();
+                self.scan(t, used)
+            }
             LogicalPlan::EmptyRelation(e) => {
                 let rows = usize::from(e.produce_one_row);
                 if e.schema.fields().is_empty() {
@@ -199,33 +209,44 @@ impl Importer {
         Ok(Rel { table, columns: vec![] })
     }
 
-    fn scan(&mut self, scan: &TableScan) -> Result<Rel> {
+    fn scan(&mut self, scan: &TableScan, used: Vec<bool>) -> Result<Rel> {
         let source: &dyn std::any::Any = scan.source.as_ref();
         let source = source.downcast_ref::<Source>().ok_or_else(|| Error::Bug("a table that is not ours".into()))?;
         if !scan.filters.is_empty() || scan.fetch.is_some() {
             return Err(Error::Bug("a scan with a filter".into()));
         }
-        let input = self.table_input(source);
+        let read = self.needs.columns(&source.table);
+        let input = self.table_input(source, &read);
         let positions: Vec<usize> = match &scan.projection {
             Some(p) => p.clone(),
             None => (0..source.table.columns().len()).collect(),
         };
         let mut columns = vec![];
-        for position in positions {
+        let mut ids = vec![];
+        for (position, used) in positions.into_iter().zip(&used) {
             let c = &source.table.columns()[position];
             let id = self.b.program_mut().new_column(&c.name, c.ty.ty);
-            columns.push(ScanColumn { source: position as u32, id });
+            ids.push(id);
+            if let Some(place) = read.iter().position(|r| *r == position).filter(|_| *used) {
+                columns.push(ScanColumn { source: place as u32, id });
+            }
         }
-        let ids = columns.iter().map(|c| c.id).collect();
+        if columns.is_empty() && !read.is_empty() {
+            let c = &source.table.columns()[read[0]];
+            let id = self.b.program_mut().new_column(&c.name, c.ty.ty);
+            columns.push(ScanColumn { source: 0, id });
+        }
         let table = self.b.rel(RelOp::Scan { input, columns }, &[], &[])?;
         Ok(Rel { table, columns: ids })
     }
 
-    fn table_input(&mut self, source: &Source) -> InputId {
+    fn table_input(&mut self, source: &Source, read: &[usize]) -> InputId {
         if let Some((_, input)) = self.tables.iter().find(|(t, _)| Arc::ptr_eq(t, &source.table)) {
             return *input;
         }
-        let columns = source.table.columns().iter().map(|c| InputColumn { name: c.name.clone(), ty: c.ty }).collect();
+        let table = &source.table;
+        let column = |i: &usize| InputColumn { name: table.columns()[*i].name.clone(), ty: table.column_type(*i) };
+        let columns = read.iter().map(column).collect();
         let taken = |name: &str| self.b.program().inputs.iter().any(|i| i.name == name);
         let name = if taken(&source.name) {
             (2..).map(|n| format!("{}_{n}", source.name)).find(|n| !taken(n)).unwrap_or_default()
@@ -233,7 +254,7 @@ impl Importer {
             source.name.clone()
         };
         let input = self.b.program_mut().new_input(name, InputKind::Table(columns));
-        self.inputs.push(InputSource::Table(source.table.clone()));
+        self.inputs.push(InputSource::Table(source.table.clone(), read.to_vec()));
         self.tables.push((source.table.clone(), input));
         input
     }
@@ -279,9 +300,18 @@ impl Importer {
         Ok((table, ids.into_iter().flatten().collect()))
     }
 
-    fn project(&mut self, input: Rel, schema: &DFSchemaRef, exprs: &[Expr]) -> Result<Rel> {
-        let exprs: Vec<&Expr> = exprs.iter().collect();
-        let (table, columns) = self.extend(input.table, schema, &input.columns, &exprs)?;
+    fn project(&mut self, input: Rel, schema: &DFSchemaRef, exprs: &[Expr], used: &[bool]) -> Result<Rel> {
+        let live: Vec<&Expr> = exprs.iter().zip(used).filter(|(_, used)| **used).map(|(e, _)| e).collect();
+        let (table, ids) = self.extend(input.table, schema, &input.columns, &live)?;
+        let mut ids = ids.into_iter();
+        let mut columns = vec![];
+        for (e, used) in exprs.iter().zip(used) {
+            columns.push(match if *used { ids.next() } else { None } {
+                Some(id) => id,
+                // Nothing reads it: an id that no table carries.
+                None => self.b.program_mut().new_column(name_of(e), ScalarType::I32),
+            });
+        }
         Ok(Rel { table, columns })
     }
 
@@ -379,7 +409,7 @@ impl Importer {
 
     fn limit(&mut self, limit: &Limit) -> Result<Rel> {
         let dynamic = |what: &str| Error::unsupported(format!("{what} that is not a constant"));
-        let wrong = |e| translate(e, &Lines::new(""), &Catalog::default());
+        let wrong = |e| translate(e, &Lines::new(""), &crate::catalog::Catalog::default());
         let offset = match limit.get_skip_type().map_err(wrong)? {
             SkipType::Literal(n) => n as u64,
             SkipType::UnsupportedExpr => return Err(dynamic("OFFSET")),

@@ -19,8 +19,9 @@ const DAY_MILLISECONDS: i64 = 86_400_000;
 
 /// The type of the column that holds an Arrow field.
 pub(crate) fn column_type(origin: &Path, field: &Field) -> Result<ScalarType> {
-    from_arrow(field.data_type())
-        .ok_or_else(|| Error::input_column(origin, field.name(), format!("the type {} is not supported", field.data_type())))
+    from_arrow(field.data_type()).ok_or_else(|| {
+        Error::input_column(origin, field.name(), format!("the type {} is not supported", field.data_type()))
+    })
 }
 
 /// Appends an array whose type maps to the builder's.

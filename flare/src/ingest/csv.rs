@@ -251,11 +251,8 @@ fn parse_timestamp(field: &str) -> Option<i64> {
     if parts.next().is_some() || fraction.len() > 6 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let micros = if fraction.is_empty() {
-        0
-    } else {
-        fraction.parse::<i64>().ok()? * 10i64.pow(6 - fraction.len() as u32)
-    };
+    let micros =
+        if fraction.is_empty() { 0 } else { fraction.parse::<i64>().ok()? * 10i64.pow(6 - fraction.len() as u32) };
     Some((i64::from(days) * 86_400 + seconds) * 1_000_000 + micros)
 }
 

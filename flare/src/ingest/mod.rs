@@ -117,7 +117,8 @@ impl Table {
             for batch in batches {
                 let array = batch.columns().get(i).filter(|a| a.data_type() == field.data_type());
                 let array = array.ok_or_else(|| Error::input(origin, "the record batches have different schemas"))?;
-                arrow::append(&mut builder, array.as_ref()).map_err(|e| Error::input_column(origin, field.name(), e))?;
+                arrow::append(&mut builder, array.as_ref())
+                    .map_err(|e| Error::input_column(origin, field.name(), e))?;
             }
             columns.push((field.name().clone(), Arc::new(builder.finish())));
         }
