@@ -1,4 +1,9 @@
-//! What a run of a program gets and gives.
+//! What a run of a program gets and gives ([`Inputs`], [`Outputs`]), and the run itself ([`run`]).
+
+mod convert;
+pub mod run;
+mod seal;
+mod tile;
 
 use std::collections::HashMap;
 use std::sync::Arc;

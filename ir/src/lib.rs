@@ -6,9 +6,12 @@
 pub mod codegen;
 pub mod entity;
 pub mod error;
+pub mod exec;
 pub mod graph;
 pub mod interp;
 pub mod kernel;
+pub mod lower;
+pub mod plan;
 pub mod scalar;
 pub mod text;
 pub mod types;

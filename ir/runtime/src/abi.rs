@@ -396,6 +396,68 @@ runtime_functions! {
     GroupTablePrefetch = group_table_prefetch(table: Ptr, hashes: Ptr, rows: I64) -> Unit, Writes, Never => crate::kernels::hash::group_table_prefetch;
     /// Tests hashes against a Bloom filter, into a byte mask; the mode is 0 (set) or 1 (and).
     BloomTest = bloom_test(filter: Ptr, hashes: Ptr, rows: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::bloom::bloom_test;
+
+    // Calls back.
+
+    /// Evaluates an operation that is not emitted: `data` begins with the address of a function of these three arguments.
+    HostCall = host_call(worker: Ptr, data: Ptr, area: Ptr) -> I32, Writes, Status => crate::abi::host_call;
+    /// Runs a model over a full tile: slot 2 of the tile's block holds the address of a function, slot 3 its first argument.
+    TileRun = tile_run(worker: Ptr, tile: Ptr) -> I32, Writes, Status => crate::abi::tile_run;
+
+    // Mathematics: the scalar versions of the block kernels, bit for bit.
+
+    /// e to the power of x.
+    ExpF32 = exp_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::exp_f32;
+    /// e to the power of x.
+    ExpF64 = exp_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::exp_f64;
+    /// The natural logarithm.
+    LogF32 = log_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::log_f32;
+    /// The natural logarithm.
+    LogF64 = log_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::log_f64;
+    /// The natural logarithm of 1 + x.
+    Log1pF32 = log1p_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::log1p_f32;
+    /// The natural logarithm of 1 + x.
+    Log1pF64 = log1p_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::log1p_f64;
+    /// The sine of radians.
+    SinF32 = sin_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sin_f32;
+    /// The sine of radians.
+    SinF64 = sin_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sin_f64;
+    /// The cosine of radians.
+    CosF32 = cos_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::cos_f32;
+    /// The cosine of radians.
+    CosF64 = cos_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::cos_f64;
+    /// The hyperbolic tangent.
+    TanhF32 = tanh_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::tanh_f32;
+    /// The hyperbolic tangent.
+    TanhF64 = tanh_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::tanh_f64;
+    /// 1 / (1 + e^-x).
+    SigmoidF32 = sigmoid_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sigmoid_f32;
+    /// 1 / (1 + e^-x).
+    SigmoidF64 = sigmoid_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sigmoid_f64;
+    /// The error function.
+    ErfF32 = erf_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::erf_f32;
+    /// The error function.
+    ErfF64 = erf_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::erf_f64;
+    /// x to the power of y.
+    PowF32 = pow_f32(x: F32, y: F32) -> F32, Pure, Never => crate::kernels::vector_math::pow_f32;
+    /// x to the power of y.
+    PowF64 = pow_f64(x: F64, y: F64) -> F64, Pure, Never => crate::kernels::vector_math::pow_f64;
+}
+
+/// # Safety
+/// `data` begins with the address of such a function, and the arguments are what it asks for.
+pub(crate) unsafe fn host_call(worker: *mut u8, data: *mut u8, area: *mut u8) -> i32 {
+    type Call = unsafe extern "C" fn(*mut u8, *const u8, *mut u8) -> i32;
+    // SAFETY: promised by the caller.
+    unsafe { (*data.cast::<Call>())(worker, data, area) }
+}
+
+/// # Safety
+/// `tile` is a tile's block, and its function's arguments are alive.
+pub(crate) unsafe fn tile_run(worker: *mut u8, tile: *mut u8) -> i32 {
+    type Call = unsafe extern "C" fn(*mut u8, *mut u8, *mut u8) -> i32;
+    // SAFETY: promised by the caller: slots 2 and 3 hold a function and its first argument.
+    unsafe { (*tile.add(16).cast::<Call>())(*tile.add(24).cast::<*mut u8>(), tile, worker) }
 }
 
 /// A field of a shared structure.

@@ -385,6 +385,13 @@ impl RowList {
         self.rows.truncate(len);
     }
 
+    /// At most `count` rows after the first `offset`.
+    pub fn slice(mut self, offset: usize, count: usize) -> Self {
+        self.rows.truncate(offset.saturating_add(count));
+        self.rows.drain(..offset.min(self.rows.len()));
+        self
+    }
+
     /// The addresses and the buffers that hold the rows.
     pub fn into_parts(self) -> (Vec<*mut u8>, Vec<RowBuffer>) {
         (self.rows, self.buffers)

@@ -19,5 +19,6 @@ pub mod sort;
 pub mod stats;
 pub mod tile;
 pub mod trap;
+pub mod window;
 
 pub use cpu::{SimdLevel, simd_level};

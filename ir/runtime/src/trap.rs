@@ -324,6 +324,15 @@ pub unsafe fn raise(worker: *mut u8, trap: Trap) -> i32 {
     trap.code.status()
 }
 
+/// The scratch of a task.
+///
+/// # Safety
+/// `worker` points to a live [`Worker`] with a scratch that only this task uses.
+pub unsafe fn scratch<'a>(worker: *mut u8) -> &'a mut WorkerScratch {
+    // SAFETY: promised by the caller.
+    unsafe { &mut *(*worker.cast::<Worker>()).scratch }
+}
+
 /// As [`raise`], for functions whose failure is a null pointer.
 ///
 /// # Safety

@@ -1,0 +1,442 @@
+//! Window functions over sorted rows.
+//!
+//! What holds:
+//! - Rows come sorted by partition keys, then by order keys; a partition is a run of rows with equal partition keys, peers are rows
+//!   of a partition with equal order keys.
+//! - Each function writes its field in every row and reads only other fields; partitions are independent, so groups of them are
+//!   tasks of the pool.
+//! - Frames of `ROWS` count rows, frames of `RANGE` reach to the ends of the current row's peers. An empty frame gives NULL, and 0
+//!   for counts.
+
+use std::cmp::Ordering;
+
+use crate::buffer::{Field, FieldKind};
+use crate::scheduler::WorkerPool;
+use crate::sort::{SortKey, compare_rows};
+use crate::trap::{CancelToken, Trap, TrapCode};
+
+/// A function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Func {
+    /// 1, 2, 3 …
+    RowNumber,
+    /// Rank with gaps.
+    Rank,
+    /// Rank without gaps.
+    DenseRank,
+    /// (rank - 1) / (rows - 1), 0 for a single row.
+    PercentRank,
+    /// Share of rows up to and with the peers.
+    CumeDist,
+    /// Bucket 1..=n, the first ones larger.
+    Ntile(i64),
+    /// The argument so many rows before; negative: after.
+    Lag(i64),
+    /// The argument in the n-th row of the frame, from 1.
+    NthValue(i64),
+    /// The argument in the last row of the frame.
+    LastValue,
+    /// A reducer over the frame.
+    Reduce(Reduce),
+}
+
+/// A reducer over a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduce {
+    /// Rows.
+    CountAll,
+    /// Arguments that are not NULL.
+    Count,
+    /// Sum: I64 for integers (raises on overflow), 128 bits for decimals, floats in their type.
+    Sum,
+    /// Mean, F64.
+    Avg,
+    /// Least.
+    Min,
+    /// Greatest.
+    Max,
+}
+
+/// One end of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The partition's end.
+    Unbounded,
+    /// The current row, or its peers.
+    CurrentRow,
+    /// Rows before (negative) or after the current one.
+    Offset(i64),
+}
+
+/// A frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// By peers rather than by rows.
+    pub range: bool,
+    /// First row.
+    pub start: Bound,
+    /// Last row.
+    pub end: Bound,
+}
+
+/// One function with its fields.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowSpec {
+    /// The function.
+    pub func: Func,
+    /// The argument.
+    pub arg: Option<Field>,
+    /// Digits behind the point of a decimal argument.
+    pub scale: u32,
+    /// What `Lag` gives outside of the partition: low word, high word, whether not NULL.
+    pub default: (u64, u64, bool),
+    /// The frame.
+    pub frame: Frame,
+    /// Where the result goes.
+    pub out: Field,
+}
+
+struct Rows<'a>(&'a [*mut u8]);
+
+// SAFETY: tasks get disjoint partitions, and rows are distinct records.
+unsafe impl Sync for Rows<'_> {}
+
+/// Rows a task looks at, at least: partitions are packed up to it.
+const TASK_ROWS: usize = 32 << 10;
+
+/// Evaluates the functions over all partitions.
+///
+/// # Errors
+/// [`TrapCode::Overflow`] of a sum, [`TrapCode::Cancelled`].
+///
+/// # Safety
+/// The rows are distinct live records that have all fields, sorted by the keys; nobody else uses them; texts are alive.
+pub unsafe fn evaluate(
+    rows: &[*mut u8],
+    partition: &[SortKey],
+    order: &[SortKey],
+    specs: &[WindowSpec],
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<(), Trap> {
+    // SAFETY: promised by the caller.
+    let same = |keys: &[SortKey], a: *mut u8, b: *mut u8| unsafe { compare_rows(keys, a, b) } == Ordering::Equal;
+    let mut starts = vec![];
+    for (i, &row) in rows.iter().enumerate() {
+        if i == 0 || !same(partition, rows[i - 1], row) {
+            starts.push(i);
+        }
+    }
+    let mut tasks: Vec<(usize, usize)> = vec![];
+    let mut first = 0;
+    for i in 0..starts.len() {
+        let end = starts.get(i + 1).copied().unwrap_or(rows.len());
+        if end - starts[first] >= TASK_ROWS || i + 1 == starts.len() {
+            tasks.push((first, i + 1));
+            first = i + 1;
+        }
+    }
+    let shared = Rows(rows);
+    pool.run(tasks.len(), |task, _| {
+        let shared = &shared;
+        cancel.check()?;
+        let (from, to) = tasks[task];
+        for p in from..to {
+            let end = starts.get(p + 1).copied().unwrap_or(shared.0.len());
+            let part = &shared.0[starts[p]..end];
+            let peers = Peers::new(part, |a, b| same(order, a, b));
+            for spec in specs {
+                // SAFETY: promised by the caller; this task alone has the partition.
+                unsafe { function(part, &peers, spec)? };
+            }
+        }
+        Ok(())
+    })
+}
+
+/// For each row the first row of its peers and the row after the last.
+struct Peers {
+    bounds: Vec<(u32, u32)>,
+}
+
+impl Peers {
+    fn new(part: &[*mut u8], same: impl Fn(*mut u8, *mut u8) -> bool) -> Self {
+        let mut bounds = vec![(0, 0); part.len()];
+        let mut start = 0;
+        for i in 1..=part.len() {
+            if i == part.len() || !same(part[i - 1], part[i]) {
+                bounds[start..i].fill((start as u32, i as u32));
+                start = i;
+            }
+        }
+        Self { bounds }
+    }
+}
+
+fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers) -> (usize, usize) {
+    let at = |b: Bound, is_start: bool| -> i64 {
+        match b {
+            Bound::Unbounded => if is_start { 0 } else { n as i64 },
+            Bound::CurrentRow if frame.range => {
+                let (a, b) = peers.bounds[i];
+                i64::from(if is_start { a } else { b })
+            }
+            Bound::CurrentRow => i as i64 + i64::from(!is_start),
+            Bound::Offset(k) => (i as i64).saturating_add(k).saturating_add(i64::from(!is_start)),
+        }
+    };
+    let start = at(frame.start, true).clamp(0, n as i64) as usize;
+    let end = at(frame.end, false).clamp(0, n as i64) as usize;
+    (start, end.max(start))
+}
+
+unsafe fn write(row: *mut u8, out: &Field, lo: u64, hi: u64, valid: bool) {
+    let bytes = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
+    // SAFETY: promised by the caller: the row has the field.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), row.add(out.offset as usize), out.kind.bytes());
+        if let Some(at) = out.valid {
+            *row.add(at as usize) = u8::from(valid);
+        }
+    }
+}
+
+unsafe fn copy(to: *mut u8, out: &Field, from: *mut u8, arg: &Field) {
+    // SAFETY: promised by the caller: both rows have the fields, of one kind.
+    unsafe {
+        let valid = !arg.is_null(from);
+        std::ptr::copy_nonoverlapping(from.add(arg.offset as usize), to.add(out.offset as usize), out.kind.bytes());
+        if let Some(at) = out.valid {
+            *to.add(at as usize) = u8::from(valid);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`evaluate`].
+unsafe fn function(part: &[*mut u8], peers: &Peers, spec: &WindowSpec) -> Result<(), Trap> {
+    let n = part.len();
+    let argument = || spec.arg.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a window function without argument"));
+    let mut dense = 0u64;
+    let running = match spec.func {
+        Func::Reduce(_) => {
+            // From the partition's start to somewhere at or behind the last end: one pass, each row added once.
+            spec.frame.start == Bound::Unbounded
+        }
+        _ => false,
+    };
+    let mut sum = Accumulator::default();
+    let mut added = 0;
+    for (i, &row) in part.iter().enumerate() {
+        let (first_peer, after_peers) = peers.bounds[i];
+        if i == first_peer as usize {
+            dense += 1;
+        }
+        // SAFETY: promised by the caller.
+        unsafe {
+            match spec.func {
+                Func::RowNumber => write(row, &spec.out, i as u64 + 1, 0, true),
+                Func::Rank => write(row, &spec.out, u64::from(first_peer) + 1, 0, true),
+                Func::DenseRank => write(row, &spec.out, dense, 0, true),
+                Func::PercentRank => {
+                    let v = if n < 2 { 0.0 } else { f64::from(first_peer) / (n - 1) as f64 };
+                    write(row, &spec.out, v.to_bits(), 0, true);
+                }
+                Func::CumeDist => {
+                    let v = f64::from(after_peers) / n as f64;
+                    write(row, &spec.out, v.to_bits(), 0, true);
+                }
+                Func::Ntile(k) => {
+                    let k = k.max(1) as usize;
+                    let (size, larger) = (n / k, n % k);
+                    let head = larger * (size + 1);
+                    let bucket = if i < head { i / (size + 1) } else { larger + (i - head) / size.max(1) };
+                    write(row, &spec.out, bucket as u64 + 1, 0, true);
+                }
+                Func::Lag(offset) => {
+                    let arg = argument()?;
+                    let from = (i as i64).checked_sub(offset).filter(|j| (0..n as i64).contains(j));
+                    match from {
+                        Some(j) => copy(row, &spec.out, part[j as usize], &arg),
+                        None => write(row, &spec.out, spec.default.0, spec.default.1, spec.default.2),
+                    }
+                }
+                Func::NthValue(_) | Func::LastValue => {
+                    let arg = argument()?;
+                    let (start, end) = frame_of(&spec.frame, i, n, peers);
+                    let at = match spec.func {
+                        Func::NthValue(k) if k >= 1 => start.checked_add(k as usize - 1).filter(|j| *j < end),
+                        Func::LastValue => end.checked_sub(1).filter(|j| *j >= start),
+                        _ => None,
+                    };
+                    match at {
+                        Some(j) => copy(row, &spec.out, part[j], &arg),
+                        None => write(row, &spec.out, 0, 0, false),
+                    }
+                }
+                Func::Reduce(reduce) => {
+                    let (start, end) = frame_of(&spec.frame, i, n, peers);
+                    if !running || end < added {
+                        sum = Accumulator::default();
+                        added = start;
+                    }
+                    for &other in &part[added..end.max(added)] {
+                        sum.add(reduce, other, spec.arg.as_ref());
+                    }
+                    added = end.max(added);
+                    sum.write(reduce, row, spec)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Accumulator {
+    rows: u64,
+    count: u64,
+    whole: i128,
+    float: f64,
+    single: f32,
+    best: Option<*mut u8>,
+}
+
+impl Accumulator {
+    /// # Safety
+    /// The row has the field.
+    unsafe fn add(&mut self, reduce: Reduce, row: *mut u8, arg: Option<&Field>) {
+        self.rows += 1;
+        let Some(arg) = arg else { return };
+        // SAFETY: promised by the caller.
+        unsafe {
+            if arg.is_null(row) {
+                return;
+            }
+            self.count += 1;
+            match reduce {
+                Reduce::CountAll | Reduce::Count => {}
+                Reduce::Min | Reduce::Max => {
+                    let order = if reduce == Reduce::Min { Ordering::Less } else { Ordering::Greater };
+                    if self.best.is_none_or(|b| arg.compare_values(row, b) == order) {
+                        self.best = Some(row);
+                    }
+                }
+                Reduce::Sum | Reduce::Avg => {
+                    let at = row.add(arg.offset as usize);
+                    match arg.kind {
+                        FieldKind::I8 => self.whole += i128::from(*at.cast::<i8>()),
+                        FieldKind::I32 => self.whole += i128::from(*at.cast::<i32>()),
+                        FieldKind::I64 => self.whole += i128::from(*at.cast::<i64>()),
+                        FieldKind::I128 | FieldKind::Text => self.whole += *at.cast::<i128>(),
+                        FieldKind::F32 => {
+                            self.single += *at.cast::<f32>();
+                            self.float += f64::from(*at.cast::<f32>());
+                        }
+                        FieldKind::F64 => self.float += *at.cast::<f64>(),
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The row has the fields.
+    unsafe fn write(&self, reduce: Reduce, row: *mut u8, spec: &WindowSpec) -> Result<(), Trap> {
+        let out = &spec.out;
+        let some = self.count > 0;
+        // SAFETY: promised by the caller.
+        unsafe {
+            match (reduce, out.kind) {
+                (Reduce::CountAll, _) => write(row, out, self.rows, 0, true),
+                (Reduce::Count, _) => write(row, out, self.count, 0, true),
+                (Reduce::Min | Reduce::Max, _) => match (self.best, &spec.arg) {
+                    (Some(best), Some(arg)) => copy(row, out, best, arg),
+                    _ => write(row, out, 0, 0, false),
+                },
+                (Reduce::Sum, FieldKind::F32) => write(row, out, u64::from(self.single.to_bits()), 0, some),
+                (Reduce::Sum, FieldKind::F64) => write(row, out, self.float.to_bits(), 0, some),
+                (Reduce::Sum, FieldKind::I64) => {
+                    let v = i64::try_from(self.whole).map_err(|_| Trap::with_detail(TrapCode::Overflow, "sum"))?;
+                    write(row, out, v as u64, 0, some);
+                }
+                (Reduce::Sum, _) => write(row, out, self.whole as u64, (self.whole >> 64) as u64, some),
+                (Reduce::Avg, _) => {
+                    let is_float = spec.arg.is_some_and(|a| matches!(a.kind, FieldKind::F32 | FieldKind::F64));
+                    let total =
+                        if is_float { self.float } else { crate::kernels::decimal::to_f64(self.whole, spec.scale) };
+                    let v = if some { total / self.count as f64 } else { 0.0 };
+                    write(row, out, v.to_bits(), 0, some);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::RowBuffer;
+    use crate::pool::QueryMemory;
+
+    /// Rows of (key i64 at 0, value i64 at 8, result i64 at 16, result valid at 24).
+    fn run(rows: &[(i64, i64)], func: Func, frame: Frame) -> Vec<Option<i64>> {
+        let memory = QueryMemory::unlimited();
+        let mut buffer = RowBuffer::new(32, &memory);
+        let mut list = vec![];
+        for &(key, value) in rows {
+            let at = buffer.push().expect("memory");
+            // SAFETY: a record has 32 bytes.
+            unsafe {
+                *at.cast::<i64>() = key;
+                *at.add(8).cast::<i64>() = value;
+            }
+            list.push(at);
+        }
+        let key = |offset| SortKey { field: Field::new(offset, FieldKind::I64), descending: false, nulls_first: false };
+        let spec = WindowSpec {
+            func,
+            arg: Some(Field::new(8, FieldKind::I64)),
+            scale: 0,
+            default: (0, 0, false),
+            frame,
+            out: Field::nullable(16, FieldKind::I64, 24),
+        };
+        let pool = WorkerPool::new(1);
+        // SAFETY: the records have the fields and are sorted by the tests.
+        unsafe {
+            evaluate(&list, &[key(0)], &[key(8)], &[spec], &pool, &CancelToken::new()).expect("evaluates");
+            list.iter().map(|r| (*r.add(24) != 0).then(|| *r.add(16).cast::<i64>())).collect()
+        }
+    }
+
+    const ALL: Frame = Frame { range: true, start: Bound::Unbounded, end: Bound::Unbounded };
+    const RUNNING: Frame = Frame { range: true, start: Bound::Unbounded, end: Bound::CurrentRow };
+
+    #[test]
+    fn ranks_and_lags_stay_in_their_partition() {
+        let rows = [(1, 5), (1, 5), (1, 7), (2, 1)];
+        let some = |v: &[i64]| v.iter().map(|x| Some(*x)).collect::<Vec<_>>();
+        assert_eq!(run(&rows, Func::RowNumber, ALL), some(&[1, 2, 3, 1]));
+        assert_eq!(run(&rows, Func::Rank, ALL), some(&[1, 1, 3, 1]));
+        assert_eq!(run(&rows, Func::DenseRank, ALL), some(&[1, 1, 2, 1]));
+        assert_eq!(run(&rows, Func::Lag(1), ALL), [None, Some(5), Some(5), None]);
+        assert_eq!(run(&rows, Func::Lag(-1), ALL), [Some(5), Some(7), None, None]);
+        assert_eq!(run(&rows, Func::Ntile(2), ALL), some(&[1, 1, 2, 1]));
+    }
+
+    #[test]
+    fn reducers_follow_their_frames() {
+        let rows = [(1, 5), (1, 5), (1, 7), (2, 1)];
+        let some = |v: &[i64]| v.iter().map(|x| Some(*x)).collect::<Vec<_>>();
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), ALL), some(&[17, 17, 17, 1]));
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), RUNNING), some(&[10, 10, 17, 1]));
+        let rows_frame = Frame { range: false, start: Bound::Offset(-1), end: Bound::CurrentRow };
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), rows_frame), some(&[5, 10, 12, 1]));
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Max), RUNNING), some(&[5, 5, 7, 1]));
+        let ahead = Frame { range: false, start: Bound::Offset(1), end: Bound::Offset(2) };
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), ahead), [Some(12), Some(7), None, None]);
+        assert_eq!(run(&rows, Func::LastValue, RUNNING), some(&[5, 5, 7, 1]));
+    }
+}

@@ -1,0 +1,532 @@
+//! Running plans: stages in order, each over the worker pool.
+//!
+//! What holds:
+//! - An [`Executable`] is shared and unchanging; everything of a run lives in [`Run`]. Runs may overlap.
+//! - A source is cut into ranges by its number of rows alone. Each range has its own states, and states are put together in
+//!   range order: a result does not depend on threads or timing.
+//! - What a slot of the context points to lives until the run ends.
+//! - The executable was compiled for given tables (their encodings, dictionaries and bounds); running it on others is refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runtime::buffer::{RowBuffer, RowList};
+use runtime::column::{Column, Table, TextView};
+use runtime::group_table::GroupTable;
+use runtime::join_table::JoinTable;
+use runtime::pool::{MemoryPool, QueryMemory};
+use runtime::scheduler::{Ranges, WorkerPool};
+use runtime::trap::{CancelToken, WorkerBlock};
+
+use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
+use crate::entity::{InputId, NodeId, SymId, ValueId};
+use crate::error::{Error, Result};
+use crate::graph::{Op, Program, RelOp};
+use crate::kernel::Module;
+use crate::lower::context::{Context, Slot};
+use crate::lower::rel::{self, Lowered, WorkerState};
+use crate::lower::row::Inputs as LowerInputs;
+use crate::lower::scalar::{HOST_AREA, HostOp};
+use crate::lower::tensor::{TensorProgram, TileProgram};
+use crate::plan::split::{InputInfo, split};
+use crate::plan::{Output as PlanOutput, Pipeline, Plan, Seal, Sink, Source, Stage, StateId, StateKind};
+use crate::value::TensorValue;
+
+use super::convert;
+use super::tile::Tile;
+use super::{Bound, BoundInput, Datum, Inputs, Outputs};
+
+/// Rows that a range hands to a function at once: cancellation is looked at in between.
+const MORSEL: i64 = 16 << 10;
+
+/// What a run draws on.
+#[derive(Clone)]
+pub struct Resources {
+    /// Threads.
+    pub pool: Arc<WorkerPool>,
+    /// The run's account of memory.
+    pub memory: Arc<QueryMemory>,
+    /// Stops the run.
+    pub cancel: CancelToken,
+    /// Rows of a morsel; ranges are multiples of it.
+    pub morsel_rows: usize,
+}
+
+impl Resources {
+    /// On this pool, with a limit in bytes (none: the process's).
+    pub fn new(pool: Arc<WorkerPool>, memory_limit: Option<usize>) -> Self {
+        let memory = match memory_limit {
+            Some(limit) => QueryMemory::new(MemoryPool::process(), limit),
+            None => QueryMemory::unlimited(),
+        };
+        Self { pool, memory, cancel: CancelToken::new(), morsel_rows: runtime::scheduler::MORSEL_ROWS }
+    }
+}
+
+/// How to compile.
+#[derive(Clone, Debug, Default)]
+pub struct CompileOptions {
+    /// Threads that compile.
+    pub threads: usize,
+    /// Keep the backend's input and the machine code as text.
+    pub keep_text: bool,
+}
+
+/// What a stage took.
+#[derive(Clone, Debug)]
+pub struct StageTime {
+    /// The stage, as the plan prints it.
+    pub stage: String,
+    /// Rows that went in.
+    pub rows: usize,
+    /// Time.
+    pub time: Duration,
+}
+
+/// A compiled program.
+pub struct Executable {
+    pub(super) program: Arc<Program>,
+    pub(super) plan: Plan,
+    pub(super) module: Module,
+    pub(super) code: CompiledModule,
+    pub(super) context: Context,
+    /// By stage: the pipeline's entry and its states.
+    pub(super) pipelines: HashMap<usize, (Entry, Lowered)>,
+    pub(super) merges: HashMap<StateId, Entry>,
+    pub(super) tensors: HashMap<usize, TensorProgram>,
+    pub(super) tiles: HashMap<NodeId, TileProgram>,
+    /// The tables that the code was made for.
+    pub(super) tables: HashMap<InputId, TableInput>,
+    /// Results of expressions over dictionaries.
+    pub(super) maps: HashMap<Slot, convert::Mapped>,
+    /// Text views of long literals.
+    pub(super) texts: HashMap<Arc<str>, Box<TextView>>,
+    /// What host calls evaluate.
+    pub(super) hosts: HashMap<HostOp, Box<convert::Host>>,
+    pub(super) compile_time: Duration,
+}
+
+/// The columns of a table input, in the program's order, and the number of rows.
+pub(super) type TableInput = (Vec<Arc<Column>>, usize);
+
+/// The tables of a compilation.
+struct Tables<'a> {
+    tables: &'a HashMap<InputId, TableInput>,
+}
+
+impl InputInfo for Tables<'_> {
+    fn is_dictionary(&self, input: InputId, source: u32) -> bool {
+        self.tables.get(&input).is_some_and(|t| t.0[source as usize].dictionary().is_some())
+    }
+}
+
+impl LowerInputs for Tables<'_> {
+    fn column(&self, input: InputId, source: u32) -> Result<Arc<Column>> {
+        let table = self.tables.get(&input).ok_or_else(|| Error::Input(format!("{input} was not given")))?;
+        Ok(Arc::clone(&table.0[source as usize]))
+    }
+}
+
+/// The tables among bound inputs.
+fn tables_of(bound: &Bound) -> HashMap<InputId, TableInput> {
+    let tables = bound.inputs.iter().enumerate().filter_map(|(i, input)| match input {
+        BoundInput::Table { columns, rows } => Some((InputId(i as u32), (columns.clone(), *rows))),
+        BoundInput::Tensor(_) | BoundInput::Scalar(_) => None,
+    });
+    tables.collect()
+}
+
+impl Executable {
+    /// Compiles an optimized program for these inputs.
+    pub fn compile(program: Arc<Program>, inputs: &Inputs, options: &CompileOptions) -> Result<Self> {
+        let start = Instant::now();
+        let p = &*program;
+        let tables = tables_of(&inputs.bind(p)?);
+        let info = Tables { tables: &tables };
+        let plan = tracing::debug_span!("plan").in_scope(|| split(p, &info))?;
+        let mut context = Context::default();
+        let mut module = Module::new();
+        let mut lowered = HashMap::new();
+        let mut merges = HashMap::new();
+        let mut tensors = HashMap::new();
+        let mut tiles = HashMap::new();
+        let span = tracing::debug_span!("lower").entered();
+        for (i, stage) in plan.stages.iter().enumerate() {
+            match stage {
+                Stage::Pipeline(pipeline) => {
+                    let name = format!("pipeline{i}");
+                    lowered.insert(i, rel::pipeline(p, &plan, pipeline, &name, &info, &mut context, &mut module)?);
+                    for step in &pipeline.steps {
+                        if let crate::plan::Step::Apply { node, .. } = step {
+                            let name = format!("model{}", node.0);
+                            tiles.insert(*node, TileProgram::lower(p, *node, &name, &mut module)?);
+                        }
+                    }
+                }
+                Stage::Seal { state, seal: Seal::Group } => {
+                    let name = format!("merge{}", state.0);
+                    merges.insert(*state, rel::merge(p, &plan, *state, &name, &info, &mut context, &mut module)?);
+                }
+                Stage::Seal { .. } => {}
+                Stage::Tensor { nodes, inputs, outputs } => {
+                    let name = format!("tensor{i}");
+                    tensors.insert(i, TensorProgram::lower(p, nodes, inputs, outputs, &name, &mut module)?);
+                }
+            }
+        }
+        drop(span);
+        let options = codegen::Options {
+            threads: options.threads.max(1),
+            keep_text: options.keep_text,
+            ..codegen::Options::default()
+        };
+        let backend = CpuBackend::shared().map_err(|e| Error::Bug(e.to_string()))?;
+        let code = tracing::debug_span!("codegen")
+            .in_scope(|| backend.compile(&module, &options))
+            .map_err(|e| Error::Bug(e.to_string()))?;
+        let mut maps = HashMap::new();
+        let mut texts = HashMap::new();
+        let mut hosts = HashMap::new();
+        for slot in context.slots() {
+            match slot {
+                Slot::DictionaryMap(input, source, v) => {
+                    let column = info.column(*input, *source)?;
+                    maps.insert(slot.clone(), convert::map_dictionary(p, *v, &column)?);
+                }
+                Slot::Text(text) => {
+                    // SAFETY: the bytes belong to the `Arc`, which the executable keeps as the key.
+                    let view = unsafe { TextView::from_raw_bytes(text.as_ptr(), text.len()) };
+                    texts.insert(Arc::clone(text), Box::new(view));
+                }
+                Slot::Host(op) => {
+                    hosts.insert(op.clone(), convert::Host::new(op.clone()));
+                }
+                _ => {}
+            }
+        }
+        let pipelines = lowered.into_iter().map(|(i, l)| (i, (code.entry(l.function.id()), l))).collect();
+        let merges = merges.into_iter().map(|(s, f)| (s, code.entry(f.id()))).collect();
+        for t in tensors.values_mut() {
+            t.link(&code);
+        }
+        for t in tiles.values_mut() {
+            t.link(&code);
+        }
+        Ok(Self {
+            program,
+            plan,
+            module,
+            code,
+            context,
+            pipelines,
+            merges,
+            tensors,
+            tiles,
+            tables,
+            maps,
+            texts,
+            hosts,
+            compile_time: start.elapsed(),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The kernels.
+    pub fn module(&self) -> &Module {
+        &self.module
+    }
+
+    /// The machine code.
+    pub fn code(&self) -> &CompiledModule {
+        &self.code
+    }
+
+    /// Time of planning, lowering and code generation.
+    pub fn compile_time(&self) -> Duration {
+        self.compile_time
+    }
+
+    /// Runs the program.
+    pub fn run(&self, inputs: &Inputs, resources: &Resources) -> Result<Outputs> {
+        self.run_timed(inputs, resources).map(|(outputs, _)| outputs)
+    }
+
+    /// Runs the program, and tells what each stage took.
+    pub fn run_timed(&self, inputs: &Inputs, resources: &Resources) -> Result<(Outputs, Vec<StageTime>)> {
+        let bound = inputs.bind(&self.program)?;
+        let tables = tables_of(&bound);
+        for (id, table) in &self.tables {
+            let same = tables.get(id).is_some_and(|t| {
+                t.1 == table.1 && t.0.len() == table.0.len() && t.0.iter().zip(&table.0).all(|(a, b)| Arc::ptr_eq(a, b))
+            });
+            if !same {
+                let name = &self.program.input(*id).name;
+                return Err(Error::Input(format!("table {name} is not the one that the program was compiled for")));
+            }
+        }
+        let mut run = Run {
+            exe: self,
+            resources,
+            params: HashMap::new(),
+            values: HashMap::new(),
+            dims: HashMap::new(),
+            states: (0..self.plan.states.len()).map(|_| StateData::Filling(vec![])).collect(),
+            kept: vec![],
+            texts: vec![],
+        };
+        run.bind_values(&bound);
+        let mut times = vec![];
+        for (i, stage) in self.plan.stages.iter().enumerate() {
+            let start = Instant::now();
+            let rows = run.stage(i, stage)?;
+            times.push(StageTime { stage: stage.to_string(), rows, time: start.elapsed() });
+        }
+        let outputs = run.outputs()?;
+        Ok((outputs, times))
+    }
+}
+
+/// What one range of a pipeline made.
+pub(super) enum Part {
+    Rows(Box<RowBuffer>),
+    Group(Box<GroupTable>),
+    Tile(Box<Tile>),
+    Area(Box<[u128; HOST_AREA / 16]>),
+}
+
+/// A state during a run.
+pub(super) enum StateData {
+    /// Parts by range; for tensors the groups of a range stand one after the other.
+    Filling(Vec<Part>),
+    Rows(RowList),
+    Join(JoinTable),
+    /// Tensors are values of the run.
+    Done,
+}
+
+/// A run.
+pub(super) struct Run<'a> {
+    pub(super) exe: &'a Executable,
+    pub(super) resources: &'a Resources,
+    /// Scalar parameters as the code reads them.
+    params: HashMap<InputId, convert::Param>,
+    /// Tensors.
+    pub(super) values: HashMap<ValueId, Arc<TensorValue>>,
+    /// Sizes of symbolic dimensions.
+    pub(super) dims: HashMap<SymId, usize>,
+    pub(super) states: Vec<StateData>,
+    /// Worker blocks: their texts are in use until the run ends.
+    kept: Vec<WorkerBlock>,
+    /// Texts of literals in states.
+    pub(super) texts: Vec<Arc<str>>,
+}
+
+impl Run<'_> {
+    fn bind_values(&mut self, bound: &Bound) {
+        let p = &*self.exe.program;
+        for (i, n) in bound.symbols.iter().enumerate() {
+            if let Some(n) = n {
+                self.dims.insert(SymId(i as u32), *n);
+            }
+        }
+        for (i, input) in bound.inputs.iter().enumerate() {
+            let id = InputId(i as u32);
+            match input {
+                BoundInput::Table { .. } => {}
+                BoundInput::Tensor(t) => {
+                    for node in p.nodes.iter().filter(|n| n.op == Op::Input(id)) {
+                        self.values.insert(node.results[0], Arc::clone(t));
+                    }
+                }
+                BoundInput::Scalar(v) => {
+                    self.params.insert(id, convert::Param::new(v));
+                }
+            }
+        }
+    }
+
+    /// Runs a stage; the number of rows that went in.
+    fn stage(&mut self, i: usize, stage: &Stage) -> Result<usize> {
+        self.resources.cancel.check().map_err(|t| self.trap(t))?;
+        match stage {
+            Stage::Pipeline(pipeline) => self.pipeline(i, pipeline),
+            Stage::Seal { state, seal } => self.seal(*state, seal),
+            Stage::Tensor { .. } => {
+                let program = &self.exe.tensors[&i];
+                program.run(&mut self.values, &mut self.dims, self.resources)?;
+                Ok(0)
+            }
+        }
+    }
+
+    fn source_rows(&self, source: &Source) -> Result<usize> {
+        match source {
+            Source::Scan { input, .. } => Ok(self.exe.tables[input].1),
+            Source::State(state) => match &self.states[state.index()] {
+                StateData::Rows(rows) => Ok(rows.len()),
+                _ => Err(Error::Bug(format!("{state} is read before it is sealed"))),
+            },
+            Source::Tensors(node) => {
+                let v = self.exe.program.node(*node).operands[0];
+                let t = self.values.get(&v).ok_or_else(|| Error::Bug(format!("{v} was not made")))?;
+                Ok(t.shape.first().copied().unwrap_or(1))
+            }
+        }
+    }
+
+    /// The context's slots for a stage.
+    pub(super) fn context(&self) -> Vec<u64> {
+        let exe = self.exe;
+        let slots = exe.context.slots().iter().map(|slot| match slot {
+            Slot::ColumnData(input, source) => address(exe.tables[input].0[*source as usize].data_ptr()),
+            Slot::ColumnValid(input, source) => {
+                exe.tables[input].0[*source as usize].validity().map_or(0, |v| address(v.as_ptr()))
+            }
+            Slot::Dictionary(input, source) => exe.tables[input].0[*source as usize]
+                .dictionary()
+                .map_or(0, |d| address(d.views().as_ptr())),
+            Slot::DictionaryMap(..) => address(exe.maps[slot].as_ptr()),
+            Slot::Text(text) => address(&raw const *exe.texts[text]),
+            Slot::Host(op) => address(&raw const *exe.hosts[op]),
+            Slot::Param(input) => self.params.get(input).map_or(0, |p| address(p.as_ptr())),
+            Slot::Rows(state) => match &self.states[state.index()] {
+                StateData::Rows(rows) => address(rows.rows().as_ptr()),
+                _ => 0,
+            },
+            Slot::JoinTable(state) => match &self.states[state.index()] {
+                StateData::Join(table) => address(table.as_ptr()),
+                _ => 0,
+            },
+            Slot::TensorData(node, operand) => {
+                let v = exe.program.node(*node).operands[*operand as usize];
+                self.values.get(&v).map_or(0, |t| address(convert::tensor_ptr(t)))
+            }
+        });
+        slots.collect()
+    }
+
+    fn pipeline(&mut self, i: usize, pipeline: &Pipeline) -> Result<usize> {
+        let rows = self.source_rows(&pipeline.source)?;
+        let (entry, lowered) = &self.exe.pipelines[&i];
+        let ranges = Ranges::with_morsel(rows, self.resources.morsel_rows);
+        let (Sink::Append { state, .. } | Sink::Build { state, .. } | Sink::Group { state }) = &pipeline.sink;
+        // A group without keys has a record even if there is no row.
+        let tasks = match &pipeline.sink {
+            Sink::Group { .. } => ranges.len().max(1),
+            _ => ranges.len(),
+        };
+        let context = self.context();
+        let memory = &self.resources.memory;
+        let made = self.resources.pool.map(tasks, |task, _| {
+            let range = if rows == 0 { 0..0 } else { ranges.get(task) };
+            let mut parts = lowered
+                .states
+                .iter()
+                .map(|s| {
+                    Ok(match s {
+                        WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
+                        WorkerState::Group { size } => Part::Group(Box::new(GroupTable::new(*size as usize, memory)?)),
+                        WorkerState::Area => Part::Area(Box::new([0; HOST_AREA / 16])),
+                        WorkerState::Tile { node, size } => {
+                            let program = &self.exe.tiles[node];
+                            Part::Tile(Box::new(Tile::new(program, *size as usize, &self.values)))
+                        }
+                    })
+                })
+                .collect::<Result<Vec<Part>, runtime::trap::Trap>>()?;
+            let pointers: Vec<*mut u8> = parts
+                .iter_mut()
+                .map(|p| match p {
+                    Part::Rows(b) => b.as_mut_ptr(),
+                    Part::Group(t) => t.as_mut_ptr(),
+                    Part::Tile(t) => t.as_mut_ptr(),
+                    Part::Area(a) => a.as_mut_ptr().cast(),
+                })
+                .collect();
+            let mut block = WorkerBlock::new(&pointers, &self.resources.cancel, memory);
+            let (mut begin, end) = (range.start as i64, range.end as i64);
+            loop {
+                self.resources.cancel.check()?;
+                let next = (begin + MORSEL).min(end);
+                // SAFETY: the context's slots that this function reads are filled: stages run in order. The block and its states are
+                // this task's alone, and they outlive the call.
+                let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), begin, next) };
+                block.check(status)?;
+                begin = next;
+                if begin >= end {
+                    break;
+                }
+            }
+            Ok((parts, block))
+        });
+        let made = made.map_err(|t| self.trap(t))?;
+        let StateData::Filling(filling) = &mut self.states[state.index()] else {
+            return Err(Error::Bug(format!("{state} is filled after it was sealed")));
+        };
+        for (parts, block) in made {
+            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_))));
+            self.kept.push(block);
+        }
+        Ok(rows)
+    }
+
+    /// A run-time error with its place.
+    pub(super) fn trap(&self, t: runtime::trap::Trap) -> Error {
+        convert::trap(&self.exe.program, &self.resources.memory, t)
+    }
+
+    fn outputs(&mut self) -> Result<Outputs> {
+        let p = &*self.exe.program;
+        let mut outputs = Outputs::default();
+        for (i, o) in self.exe.plan.outputs.iter().enumerate() {
+            let names = p.result_names.get(i);
+            match o {
+                PlanOutput::Rows { state, columns } => {
+                    let StateData::Rows(rows) = &self.states[state.index()] else {
+                        return Err(Error::Bug(format!("{state} is no result")));
+                    };
+                    let layout = &self.exe.plan.state(*state).layout;
+                    let mut out = vec![];
+                    let mut labels = vec![];
+                    for (j, id) in columns.iter().enumerate() {
+                        let field = layout.fields.iter().find(|f| f.column == Some(*id));
+                        let field = field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))?;
+                        let column = convert::column_of_rows(rows.rows(), field, &self.exe.tables)?;
+                        let name = names.and_then(|n| n.get(j)).cloned();
+                        let name = name.unwrap_or_else(|| p.columns[id.index()].name.clone());
+                        labels.push(name.clone());
+                        out.push((name, Arc::new(column)));
+                    }
+                    let table = Table::new(out, rows.len());
+                    outputs.list.push(super::Output { names: labels, datum: Datum::Table(Arc::new(table)) });
+                }
+                PlanOutput::Tensor(v) => {
+                    let t = self.values.get(v).ok_or_else(|| Error::Bug(format!("{v} was not made")))?;
+                    let names = names.cloned().unwrap_or_default();
+                    outputs.list.push(super::Output { names, datum: Datum::Tensor(Arc::clone(t)) });
+                }
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+fn address<T>(p: *const T) -> u64 {
+    p.expose_provenance() as u64
+}
+
+/// The number of keys of a group state.
+pub(super) fn group_keys(p: &Program, plan: &Plan, state: StateId) -> Result<usize> {
+    match &plan.state(state).kind {
+        StateKind::Group { node, .. } => match &p.node(*node).op {
+            Op::Rel(RelOp::Group { keys, .. }) => Ok(keys.len()),
+            _ => Err(Error::Bug(format!("{node} is no group"))),
+        },
+        _ => Err(Error::Bug(format!("{state} holds no groups"))),
+    }
+}

@@ -1,0 +1,473 @@
+//! The plan level: where data stops.
+//!
+//! A plan is a list of stages in dependency order. A [`Pipeline`] streams rows from a source through steps into a sink without
+//! storing them; everything that must be complete before it can be read is a [`State`].
+//!
+//! What holds:
+//! - A stage reads only states that stages before it have filled.
+//! - A state is filled by one sink or more (of pipelines that run one after the other), then sealed by at most one
+//!   [`Stage::Seal`], then only read.
+//! - Steps and sinks name nodes and values of the graph; their meaning is the node's. What a plan adds is keys and residuals of
+//!   joins, layouts of rows, and the choice of what is materialized.
+//! - The columns that a step can read are those of the source and of the steps before it.
+
+pub mod split;
+
+use std::fmt;
+
+use crate::entity::{ColumnId, InputId, NodeId, RegionId, ValueId};
+use crate::graph::rel::{ScanColumn, SortKey};
+use crate::kernel;
+use crate::types::{RowType, ScalarType};
+
+/// A state of a plan.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct StateId(pub u32);
+
+impl StateId {
+    /// The position in the plan's list.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What is stored for a column of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FieldKind {
+    /// The value in its register type.
+    Value,
+    /// The dictionary code (`i32`) of a column of an input: decoded where the text is needed.
+    Code {
+        /// The input.
+        input: InputId,
+        /// The column's position in the input.
+        source: u32,
+    },
+}
+
+/// A column in a row record.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Field {
+    /// The column; none for a reducer's state and for keys that are no column.
+    pub column: Option<ColumnId>,
+    /// What is stored.
+    pub kind: FieldKind,
+    /// The type of the value.
+    pub ty: RowType,
+    /// Bytes from the start of the record.
+    pub offset: u32,
+    /// Where the valid flag (one byte) stands, if the column is nullable.
+    pub valid: Option<u32>,
+}
+
+impl Field {
+    /// The register type of what is stored.
+    pub fn register(&self) -> kernel::Type {
+        match self.kind {
+            FieldKind::Value => register_type(self.ty.ty),
+            FieldKind::Code { .. } => kernel::Type::I32,
+        }
+    }
+}
+
+/// A record of fixed width. Bytes 0 to 8 hold the hash of the keys, where there are keys.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Layout {
+    /// The columns.
+    pub fields: Vec<Field>,
+    /// Bytes of a record, a multiple of 16.
+    pub size: u32,
+}
+
+/// The register type of a scalar. Decimals of at most 18 digits fit 64 bits.
+pub fn register_type(ty: ScalarType) -> kernel::Type {
+    match ty {
+        ScalarType::Bool => kernel::Type::I8,
+        ScalarType::I32 | ScalarType::Date => kernel::Type::I32,
+        ScalarType::I64 | ScalarType::Timestamp => kernel::Type::I64,
+        ScalarType::F32 => kernel::Type::F32,
+        ScalarType::F64 => kernel::Type::F64,
+        ScalarType::Decimal { precision, .. } if precision <= 18 => kernel::Type::I64,
+        ScalarType::Decimal { .. } | ScalarType::Text => kernel::Type::I128,
+    }
+}
+
+/// Places fields one after the other, widest first, so that none straddles its alignment.
+#[derive(Default)]
+pub struct LayoutBuilder {
+    fields: Vec<Field>,
+    with_hash: bool,
+}
+
+impl LayoutBuilder {
+    /// A builder; `with_hash` keeps bytes 0 to 8 for the hash.
+    pub fn new(with_hash: bool) -> Self {
+        Self { fields: vec![], with_hash }
+    }
+
+    /// Adds a field; its position in the list is kept.
+    pub fn add(&mut self, column: Option<ColumnId>, kind: FieldKind, ty: RowType) {
+        self.fields.push(Field { column, kind, ty, offset: 0, valid: None });
+    }
+
+    /// The layout.
+    pub fn finish(mut self) -> Layout {
+        let mut at: u32 = if self.with_hash { 8 } else { 0 };
+        // After the hash one 8-byte field fits before the first 16-byte one.
+        for width in [16u32, 8, 4, 1] {
+            for f in &mut self.fields {
+                let w = f.register().bytes();
+                if w == width {
+                    at = at.next_multiple_of(width);
+                    f.offset = at;
+                    at += width;
+                }
+            }
+        }
+        for f in &mut self.fields {
+            if f.ty.nullable {
+                f.valid = Some(at);
+                at += 1;
+            }
+        }
+        Layout { fields: self.fields, size: at.next_multiple_of(16).max(16) }
+    }
+}
+
+/// What a state holds.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StateKind {
+    /// Rows in order.
+    Rows,
+    /// Rows by key. The first `keys` fields of the layout are the keys.
+    Join {
+        /// Number of key fields.
+        keys: usize,
+        /// For each key whether NULL equals NULL.
+        null_equal: Vec<bool>,
+    },
+    /// One row a group: the keys, then the fields of the reducers' states.
+    Group {
+        /// The group node.
+        node: NodeId,
+        /// For each aggregate its first field and the number of its fields.
+        states: Vec<(usize, usize)>,
+    },
+    /// Tensors made from rows by a `to_tensor` node.
+    Tensors {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// A state.
+#[derive(Clone, PartialEq, Debug)]
+pub struct State {
+    /// What it holds.
+    pub kind: StateKind,
+    /// How a row is laid out.
+    pub layout: Layout,
+}
+
+/// Where a pipeline's rows come from.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Source {
+    /// Columns of an input.
+    Scan {
+        /// The input.
+        input: InputId,
+        /// The columns that are read.
+        columns: Vec<ScanColumn>,
+    },
+    /// The rows of a state.
+    State(StateId),
+    /// Tensors as columns, of a `to_table` node.
+    Tensors(NodeId),
+}
+
+/// How a probe meets its table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProbeKind {
+    /// For each partner the pair.
+    Inner,
+    /// For each partner the pair; without one the row with NULLs.
+    Left,
+    /// The row if it has a partner.
+    Semi,
+    /// The row if it has none.
+    Anti,
+    /// The row, with a column that says whether it has one.
+    Mark(ColumnId),
+    /// The row, with its partner or NULLs; two partners raise.
+    Single,
+}
+
+/// A step of a pipeline.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// Keep rows for which the region yields true.
+    Filter(RegionId),
+    /// Add columns.
+    Extend {
+        /// The columns.
+        columns: Vec<ColumnId>,
+        /// Yields them.
+        region: RegionId,
+    },
+    /// Meet the rows of a join state.
+    Probe {
+        /// The state.
+        table: StateId,
+        /// How.
+        kind: ProbeKind,
+        /// Values of the predicate region over this side, one a key of the state. Empty: every row is a candidate.
+        keys: Vec<ValueId>,
+        /// Values of the predicate region that must be true as well.
+        residual: Vec<ValueId>,
+        /// Whether NULL results of the predicate matter (a nullable mark).
+        null_aware: bool,
+    },
+    /// Run a model over a tile of rows: an `apply` node.
+    Apply {
+        /// The node.
+        node: NodeId,
+        /// The columns that later steps read, saved in the tile.
+        saved: Layout,
+    },
+}
+
+/// Where a pipeline's rows go.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Sink {
+    /// Appended to a `Rows` or `Tensors` state.
+    Append {
+        /// The state.
+        state: StateId,
+        /// For each field of the layout the value: a column of the pipeline, or NULL.
+        columns: Vec<Option<ColumnId>>,
+    },
+    /// Appended to a `Join` state: keys are values of the predicate region, then columns.
+    Build {
+        /// The state.
+        state: StateId,
+        /// Values of the predicate region over this side.
+        keys: Vec<ValueId>,
+        /// Columns for the fields after the keys.
+        columns: Vec<ColumnId>,
+    },
+    /// Folded into a `Group` state.
+    Group {
+        /// The state.
+        state: StateId,
+    },
+}
+
+/// Rows from a source through steps to a sink, in one function.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pipeline {
+    /// Where rows come from.
+    pub source: Source,
+    /// What happens to each.
+    pub steps: Vec<Step>,
+    /// Where they go.
+    pub sink: Sink,
+}
+
+/// What completes a state.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Seal {
+    /// Rows of all ranges in order.
+    Collect,
+    /// The literal rows of a `values` node.
+    Values(NodeId),
+    /// Rows of all ranges in order, sorted; then `limit` of them.
+    Sort {
+        /// The ordering.
+        keys: Vec<SortKey>,
+        /// Rows kept.
+        limit: Option<u64>,
+    },
+    /// Rows `offset .. offset + count`.
+    Limit {
+        /// Rows left out.
+        offset: u64,
+        /// Rows kept.
+        count: Option<u64>,
+    },
+    /// The columns of a `window` node are computed into their fields.
+    Window(NodeId),
+    /// A hash table over the rows.
+    Join,
+    /// The ranges' groups are merged.
+    Group,
+    /// The ranges' rows become tensors.
+    Tensors,
+}
+
+/// A stage.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Stage {
+    /// Rows through generated code.
+    Pipeline(Pipeline),
+    /// A library step that completes a state.
+    Seal {
+        /// The state.
+        state: StateId,
+        /// How.
+        seal: Seal,
+    },
+    /// Tensor nodes, in order.
+    Tensor {
+        /// The nodes.
+        nodes: Vec<NodeId>,
+        /// Values they read that other stages (or inputs) make.
+        inputs: Vec<ValueId>,
+        /// Values that others read.
+        outputs: Vec<ValueId>,
+    },
+}
+
+/// A result of a plan.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// The rows of a state; the columns in order.
+    Rows {
+        /// The state.
+        state: StateId,
+        /// The columns.
+        columns: Vec<ColumnId>,
+    },
+    /// A tensor.
+    Tensor(ValueId),
+}
+
+/// A plan.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// Stages in order.
+    pub stages: Vec<Stage>,
+    /// States.
+    pub states: Vec<State>,
+    /// Results, in the order of the program's.
+    pub outputs: Vec<Output>,
+}
+
+impl Plan {
+    /// A state.
+    pub fn state(&self, id: StateId) -> &State {
+        &self.states[id.index()]
+    }
+}
+
+impl fmt::Display for StateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "state{}", self.0)
+    }
+}
+
+fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scan { input, columns } => write!(f, "scan {input} ({})", list(columns.iter().map(|c| c.id))),
+            Self::State(s) => write!(f, "rows of {s}"),
+            Self::Tensors(n) => write!(f, "tensors {n}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filter(r) => write!(f, "filter {r}"),
+            Self::Extend { columns, region } => write!(f, "extend {region} ({})", list(columns)),
+            Self::Probe { table, kind, keys, residual, .. } => {
+                let kind = match kind {
+                    ProbeKind::Inner => "inner".to_string(),
+                    ProbeKind::Left => "left".to_string(),
+                    ProbeKind::Semi => "semi".to_string(),
+                    ProbeKind::Anti => "anti".to_string(),
+                    ProbeKind::Mark(c) => format!("mark {c}"),
+                    ProbeKind::Single => "single".to_string(),
+                };
+                write!(f, "probe {table} {kind} keys ({})", list(keys))?;
+                if !residual.is_empty() {
+                    write!(f, " and ({})", list(residual))?;
+                }
+                Ok(())
+            }
+            Self::Apply { node, .. } => write!(f, "apply {node} by tiles"),
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pipeline(p) => {
+                writeln!(f, "pipeline")?;
+                writeln!(f, "    {}", p.source)?;
+                for s in &p.steps {
+                    writeln!(f, "    {s}")?;
+                }
+                match &p.sink {
+                    Sink::Append { state, columns } => {
+                        let columns = columns.iter().map(|c| c.map_or("NULL".to_string(), |c| c.to_string()));
+                        write!(f, "    into {state} ({})", list(columns))
+                    }
+                    Sink::Build { state, keys, columns } => {
+                        write!(f, "    build {state} keys ({}) columns ({})", list(keys), list(columns))
+                    }
+                    Sink::Group { state } => write!(f, "    group into {state}"),
+                }
+            }
+            Self::Seal { state, seal } => match seal {
+                Seal::Collect => write!(f, "collect {state}"),
+                Seal::Values(n) => write!(f, "values {n} into {state}"),
+                Seal::Sort { keys, limit } => {
+                    let keys = keys.iter().map(|k| format!("{}{}", k.column, if k.descending { " desc" } else { "" }));
+                    write!(f, "sort {state} by {}", list(keys))?;
+                    limit.map_or(Ok(()), |n| write!(f, " limit {n}"))
+                }
+                Seal::Limit { offset, count } => {
+                    write!(f, "limit {state} offset {offset}")?;
+                    count.map_or(Ok(()), |n| write!(f, " count {n}"))
+                }
+                Seal::Window(n) => write!(f, "window {n} over {state}"),
+                Seal::Join => write!(f, "hash {state}"),
+                Seal::Group => write!(f, "merge {state}"),
+                Seal::Tensors => write!(f, "tensors of {state}"),
+            },
+            Self::Tensor { nodes, inputs, outputs } => {
+                write!(f, "tensor ({}) -> ({}): {} nodes", list(inputs), list(outputs), nodes.len())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, s) in self.states.iter().enumerate() {
+            let kind = match &s.kind {
+                StateKind::Rows => "rows".to_string(),
+                StateKind::Join { keys, .. } => format!("join table, {keys} keys"),
+                StateKind::Group { node, .. } => format!("groups of {node}"),
+                StateKind::Tensors { node } => format!("tensors of {node}"),
+            };
+            writeln!(f, "state{i}: {kind}, {} bytes a row", s.layout.size)?;
+        }
+        for (i, s) in self.stages.iter().enumerate() {
+            writeln!(f, "stage {i}: {s}")?;
+        }
+        for o in &self.outputs {
+            match o {
+                Output::Rows { state, columns } => writeln!(f, "result: rows of {state} ({})", list(columns))?,
+                Output::Tensor(v) => writeln!(f, "result: {v}")?,
+            }
+        }
+        Ok(())
+    }
+}

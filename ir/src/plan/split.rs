@@ -1,0 +1,619 @@
+//! Graph to plan: which rows stream, which are stored.
+//!
+//! A table value with one consumer streams into it; one with several is materialized once. Joins build on their right operand
+//! and probe with their left one (a right join the other way round): which operand is which is the optimizer's choice.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::*;
+use crate::entity::RegionId;
+use crate::error::{Error, Result};
+use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
+use crate::lower::reduce::state_fields;
+use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
+use crate::scalar::ScalarOp;
+use crate::types::{TableType, Type};
+use crate::value::Value;
+
+/// What the split asks of the inputs.
+pub trait InputInfo {
+    /// Whether a column is stored as dictionary codes.
+    fn is_dictionary(&self, input: InputId, source: u32) -> bool;
+}
+
+/// Splits a program's entry function. Dependent joins must have been unnested.
+pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
+    let entry = p.entry_region().ok_or_else(|| Error::Type("the program has no entry function".into()))?;
+    let mut s = Splitter {
+        p,
+        plan: Plan::default(),
+        uses: count_uses(p, &entry.nodes, &entry.results),
+        codes: dictionary_columns(p, info),
+        stored: HashMap::new(),
+        pending: vec![],
+        made: HashSet::new(),
+    };
+    for &n in &entry.nodes {
+        let node = p.node(n);
+        match &node.op {
+            Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }) => {}
+            Op::Bridge(BridgeOp::ToTensor { .. }) => s.to_tensor(n, node)?,
+            Op::Literal(..) => {}
+            _ if node.results.iter().all(|v| matches!(p.ty(*v), Type::Scalar(_))) => {}
+            _ => s.pending.push(n),
+        }
+    }
+    s.flush_tensors(&entry.results)?;
+    for &v in &entry.results {
+        let output = match p.ty(v) {
+            Type::Table(t) => {
+                let state = s.materialize(v, &BTreeSet::new())?;
+                Output::Rows { state, columns: t.columns.iter().map(|c| c.id).collect() }
+            }
+            Type::Tensor(_) => Output::Tensor(v),
+            Type::Scalar(_) => return Err(Error::Unsupported("a scalar as the result of a program".into())),
+        };
+        s.plan.outputs.push(output);
+    }
+    Ok(s.plan)
+}
+
+/// The columns that are scanned from dictionaries; ids are unique, so they stay codes wherever they go.
+fn dictionary_columns(p: &Program, info: &dyn InputInfo) -> HashMap<ColumnId, (InputId, u32)> {
+    let mut codes = HashMap::new();
+    for node in &p.nodes {
+        if let Op::Rel(RelOp::Scan { input, columns }) = &node.op {
+            for c in columns {
+                if info.is_dictionary(*input, c.source) {
+                    codes.insert(c.id, (*input, c.source));
+                }
+            }
+        }
+    }
+    codes
+}
+
+fn count_uses(p: &Program, nodes: &[NodeId], results: &[ValueId]) -> HashMap<ValueId, usize> {
+    // Only what the results need counts.
+    let mut uses: HashMap<ValueId, usize> = HashMap::new();
+    for v in results {
+        *uses.entry(*v).or_default() += 1;
+    }
+    for &n in nodes.iter().rev() {
+        let node = p.node(n);
+        if node.results.iter().any(|v| uses.contains_key(v)) {
+            for v in node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(p, *r))) {
+                *uses.entry(v).or_default() += 1;
+            }
+        }
+    }
+    uses
+}
+
+/// Values that a region reads and does not define, each once.
+pub fn free_values(p: &Program, region: RegionId) -> Vec<ValueId> {
+    fn walk(p: &Program, region: RegionId, defined: &mut HashSet<ValueId>, free: &mut Vec<ValueId>) {
+        let r = p.region(region);
+        defined.extend(&r.params);
+        for &n in &r.nodes {
+            let node = p.node(n);
+            free.extend(node.operands.iter().filter(|v| !defined.contains(v)));
+            for &inner in &node.regions {
+                walk(p, inner, defined, free);
+            }
+            defined.extend(&node.results);
+        }
+        free.extend(r.results.iter().filter(|v| !defined.contains(v)));
+    }
+    let mut free = vec![];
+    walk(p, region, &mut HashSet::new(), &mut free);
+    let mut seen = HashSet::new();
+    free.retain(|v| seen.insert(*v));
+    free
+}
+
+/// Columns that a region reads.
+pub fn region_columns(p: &Program, region: RegionId, out: &mut BTreeSet<ColumnId>) {
+    for &n in &p.region(region).nodes {
+        let node = p.node(n);
+        if let Op::Col(id) = node.op {
+            out.insert(id);
+        }
+        for &inner in &node.regions {
+            region_columns(p, inner, out);
+        }
+    }
+}
+
+/// Columns that a value of a row region depends on.
+pub fn value_columns(p: &Program, v: ValueId, out: &mut BTreeSet<ColumnId>) {
+    let Some(node) = p.node_of(v) else { return };
+    if let Op::Col(id) = node.op {
+        out.insert(id);
+    }
+    node.operands.iter().for_each(|v| value_columns(p, *v, out));
+    for &r in &node.regions {
+        region_columns(p, r, out);
+        free_values(p, r).into_iter().for_each(|v| value_columns(p, v, out));
+    }
+}
+
+/// The parts of a conjunction.
+pub fn conjuncts(p: &Program, v: ValueId, out: &mut Vec<ValueId>) {
+    match p.node_of(v) {
+        Some(Node { op: Op::Scalar(ScalarOp::And), operands, .. }) => {
+            operands.iter().for_each(|v| conjuncts(p, *v, out));
+        }
+        Some(Node { op: Op::Literal(Value::Bool(true), _), .. }) => {}
+        _ => out.push(v),
+    }
+}
+
+/// A pipeline without its sink.
+struct Stream {
+    source: Source,
+    steps: Vec<Step>,
+}
+
+/// A join's predicate, taken apart.
+struct JoinKeys {
+    left: Vec<ValueId>,
+    right: Vec<ValueId>,
+    null_equal: Vec<bool>,
+    residual: Vec<ValueId>,
+}
+
+struct Splitter<'a> {
+    p: &'a Program,
+    plan: Plan,
+    uses: HashMap<ValueId, usize>,
+    codes: HashMap<ColumnId, (InputId, u32)>,
+    stored: HashMap<ValueId, StateId>,
+    /// Tensor nodes that no stage holds yet.
+    pending: Vec<NodeId>,
+    /// Tensor values that a stage makes.
+    made: HashSet<ValueId>,
+}
+
+impl<'a> Splitter<'a> {
+    fn table(&self, v: ValueId) -> Result<&'a TableType> {
+        self.p.ty(v).as_table().ok_or_else(|| Error::Bug(format!("{v} is not a table")))
+    }
+
+    fn node(&self, v: ValueId) -> Result<(NodeId, &'a Node)> {
+        match self.p.values[v.index()].def {
+            crate::graph::Def::Result(n, _) => Ok((n, self.p.node(n))),
+            crate::graph::Def::Param(..) => Err(Error::Unsupported("a table as a parameter of a function or a loop".into())),
+        }
+    }
+
+    fn state(&mut self, kind: StateKind, layout: Layout) -> StateId {
+        self.plan.states.push(State { kind, layout });
+        StateId(self.plan.states.len() as u32 - 1)
+    }
+
+    fn seal(&mut self, state: StateId, seal: Seal) {
+        self.plan.stages.push(Stage::Seal { state, seal });
+    }
+
+    fn pipeline(&mut self, stream: Stream, sink: Sink) {
+        self.plan.stages.push(Stage::Pipeline(Pipeline { source: stream.source, steps: stream.steps, sink }));
+    }
+
+    /// How a column is stored; `plain` where its value itself is needed.
+    fn kind(&self, column: ColumnId, plain: bool) -> FieldKind {
+        match self.codes.get(&column) {
+            Some(&(input, source)) if !plain => FieldKind::Code { input, source },
+            _ => FieldKind::Value,
+        }
+    }
+
+    fn rows_layout(&self, columns: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Layout {
+        let mut b = LayoutBuilder::new(false);
+        for &(id, ty) in columns {
+            b.add(Some(id), self.kind(id, plain.contains(&id)), ty);
+        }
+        b.finish()
+    }
+
+    /// Stores a table value once, with all of its columns; `plain` columns hold values rather than codes.
+    fn materialize(&mut self, v: ValueId, plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+        if let Some(&state) = self.stored.get(&v) {
+            return Ok(state);
+        }
+        let all: BTreeSet<ColumnId> = self.table(v)?.columns.iter().map(|c| c.id).collect();
+        let state = self.store(v, &all, plain)?;
+        self.stored.insert(v, state);
+        Ok(state)
+    }
+
+    /// Stores the needed columns of a table value.
+    fn store(&mut self, v: ValueId, need: &BTreeSet<ColumnId>, plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+        let (n, node) = self.node(v)?;
+        let keep: Vec<(ColumnId, RowType)> =
+            self.table(v)?.columns.iter().filter(|c| need.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
+        match &node.op {
+            Op::Rel(RelOp::Sort { keys, limit }) => {
+                let mut below = need.clone();
+                below.extend(keys.iter().map(|k| k.column));
+                let mut plain = plain.clone();
+                plain.extend(keys.iter().map(|k| k.column));
+                let state = self.append(node.operands[0], &below, &plain)?;
+                self.seal(state, Seal::Sort { keys: keys.clone(), limit: *limit });
+                Ok(state)
+            }
+            Op::Rel(RelOp::Limit { offset, count }) => {
+                let (_, below) = self.node(node.operands[0])?;
+                let is_sort = matches!(below.op, Op::Rel(RelOp::Sort { .. }));
+                let state = if is_sort && self.uses.get(&node.operands[0]) == Some(&1) {
+                    self.store(node.operands[0], need, plain)?
+                } else {
+                    self.append(node.operands[0], need, plain)?
+                };
+                self.seal(state, Seal::Limit { offset: *offset, count: *count });
+                Ok(state)
+            }
+            Op::Rel(RelOp::Window { partition, order, columns }) => {
+                self.window(n, node.operands[0], partition, order, columns, need)
+            }
+            Op::Rel(RelOp::Union { inputs, columns }) => {
+                let mut plain = plain.clone();
+                plain.extend(columns);
+                let layout = self.rows_layout(&keep, &plain);
+                let state = self.state(StateKind::Rows, layout);
+                for (operand, ids) in node.operands.iter().zip(inputs) {
+                    let from: Vec<ColumnId> = columns.iter().zip(ids).filter(|(c, _)| need.contains(c)).map(|(_, i)| *i).collect();
+                    let stream = self.stream(*operand, &from.iter().copied().collect())?;
+                    self.pipeline(stream, Sink::Append { state, columns: from.into_iter().map(Some).collect() });
+                }
+                self.seal(state, Seal::Collect);
+                Ok(state)
+            }
+            Op::Rel(RelOp::Values { .. }) => {
+                let all: BTreeSet<ColumnId> = keep.iter().map(|c| c.0).collect();
+                let layout = self.rows_layout(&keep, &all);
+                let state = self.state(StateKind::Rows, layout);
+                self.seal(state, Seal::Values(n));
+                Ok(state)
+            }
+            Op::Rel(RelOp::Join { kind: JoinKind::Full }) => self.full_join(node, &keep, plain),
+            _ => {
+                let state = self.append_stream(v, &keep, plain)?;
+                self.seal(state, Seal::Collect);
+                Ok(state)
+            }
+        }
+    }
+
+    /// Streams a table into a fresh state that is not sealed.
+    fn append(&mut self, v: ValueId, need: &BTreeSet<ColumnId>, plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+        let keep: Vec<(ColumnId, RowType)> =
+            self.table(v)?.columns.iter().filter(|c| need.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
+        self.append_stream(v, &keep, plain)
+    }
+
+    fn append_stream(&mut self, v: ValueId, keep: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+        let stream = self.stream(v, &keep.iter().map(|c| c.0).collect())?;
+        let layout = self.rows_layout(keep, plain);
+        let state = self.state(StateKind::Rows, layout);
+        self.pipeline(stream, Sink::Append { state, columns: keep.iter().map(|c| Some(c.0)).collect() });
+        Ok(state)
+    }
+
+    fn window(
+        &mut self,
+        n: NodeId,
+        operand: ValueId,
+        partition: &[ColumnId],
+        order: &[SortKey],
+        columns: &[WindowColumn],
+        need: &BTreeSet<ColumnId>,
+    ) -> Result<StateId> {
+        let mut plain: BTreeSet<ColumnId> = partition.iter().copied().collect();
+        plain.extend(order.iter().map(|k| k.column));
+        plain.extend(columns.iter().filter_map(|c| c.arg));
+        let mut below = need.clone();
+        below.extend(&plain);
+        let source = self.table(operand)?;
+        let stream = self.stream(operand, &below)?;
+        let mut b = LayoutBuilder::new(false);
+        let mut from = vec![];
+        for c in source.columns.iter().filter(|c| below.contains(&c.id)) {
+            b.add(Some(c.id), self.kind(c.id, plain.contains(&c.id)), c.ty);
+            from.push(Some(c.id));
+        }
+        // The results' fields are written by the seal.
+        for c in columns {
+            let arg = c.arg.and_then(|a| source.get(a));
+            b.add(Some(c.out), FieldKind::Value, c.func.result_type(arg)?);
+        }
+        let state = self.state(StateKind::Rows, b.finish());
+        self.pipeline(stream, Sink::Append { state, columns: from });
+        self.seal(state, Seal::Window(n));
+        Ok(state)
+    }
+
+    fn full_join(&mut self, node: &'a Node, keep: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+        let need: BTreeSet<ColumnId> = keep.iter().map(|c| c.0).collect();
+        // Both sides are read twice.
+        for &v in &node.operands {
+            self.materialize(v, &BTreeSet::new())?;
+        }
+        let left = self.probe(node.operands[0], node.operands[1], node.regions[0], ProbeKind::Left, false, &need, false)?;
+        let layout = self.rows_layout(keep, plain);
+        let state = self.state(StateKind::Rows, layout);
+        self.pipeline(left, Sink::Append { state, columns: keep.iter().map(|c| Some(c.0)).collect() });
+        let right_type = self.table(node.operands[1])?;
+        let of_right: BTreeSet<ColumnId> = need.iter().copied().filter(|c| right_type.get(*c).is_some()).collect();
+        let right = self.probe(node.operands[1], node.operands[0], node.regions[0], ProbeKind::Anti, false, &of_right, true)?;
+        let columns = keep.iter().map(|c| of_right.contains(&c.0).then_some(c.0)).collect();
+        self.pipeline(right, Sink::Append { state, columns });
+        self.seal(state, Seal::Collect);
+        Ok(state)
+    }
+
+    /// A table value as a stream of rows that carries the needed columns.
+    fn stream(&mut self, v: ValueId, need: &BTreeSet<ColumnId>) -> Result<Stream> {
+        let from = |state| Ok(Stream { source: Source::State(state), steps: vec![] });
+        if let Some(&state) = self.stored.get(&v) {
+            return from(state);
+        }
+        let (n, node) = self.node(v)?;
+        let cheap = matches!(&node.op, Op::Rel(RelOp::Scan { .. }))
+            || (matches!(&node.op, Op::Rel(RelOp::Project { .. })) && self.is_scan(node.operands[0]));
+        if !cheap && self.uses.get(&v).copied().unwrap_or(0) > 1 {
+            let state = self.materialize(v, &BTreeSet::new())?;
+            return from(state);
+        }
+        match &node.op {
+            Op::Rel(op) => match op {
+                RelOp::Scan { input, columns } => {
+                    let columns = columns.iter().filter(|c| need.contains(&c.id)).copied().collect();
+                    Ok(Stream { source: Source::Scan { input: *input, columns }, steps: vec![] })
+                }
+                RelOp::Values { .. } | RelOp::Sort { .. } | RelOp::Limit { .. } | RelOp::Union { .. } | RelOp::Window { .. } => {
+                    let state = self.store(v, need, &BTreeSet::new())?;
+                    from(state)
+                }
+                RelOp::Extend { columns } => {
+                    let region = node.regions[0];
+                    let mut below: BTreeSet<ColumnId> = need.iter().copied().filter(|c| !columns.contains(c)).collect();
+                    for (c, r) in columns.iter().zip(&self.p.region(region).results) {
+                        if need.contains(c) {
+                            value_columns(self.p, *r, &mut below);
+                        }
+                    }
+                    let mut s = self.stream(node.operands[0], &below)?;
+                    s.steps.push(Step::Extend { columns: columns.clone(), region });
+                    Ok(s)
+                }
+                RelOp::Project { .. } => self.stream(node.operands[0], need),
+                RelOp::Filter => {
+                    let mut below = need.clone();
+                    region_columns(self.p, node.regions[0], &mut below);
+                    let mut s = self.stream(node.operands[0], &below)?;
+                    s.steps.push(Step::Filter(node.regions[0]));
+                    Ok(s)
+                }
+                RelOp::Join { kind } => {
+                    let (l, r, region) = (node.operands[0], node.operands[1], node.regions[0]);
+                    match *kind {
+                        JoinKind::Inner => self.probe(l, r, region, ProbeKind::Inner, false, need, false),
+                        JoinKind::Left => self.probe(l, r, region, ProbeKind::Left, false, need, false),
+                        JoinKind::Right => self.probe(r, l, region, ProbeKind::Left, false, need, true),
+                        JoinKind::Semi => self.probe(l, r, region, ProbeKind::Semi, false, need, false),
+                        JoinKind::Anti => self.probe(l, r, region, ProbeKind::Anti, false, need, false),
+                        JoinKind::Single => self.probe(l, r, region, ProbeKind::Single, false, need, false),
+                        JoinKind::Mark(c) => {
+                            let null_aware = self.table(v)?.get(c).is_some_and(|t| t.nullable);
+                            self.probe(l, r, region, ProbeKind::Mark(c), null_aware, need, false)
+                        }
+                        JoinKind::Full => {
+                            let state = self.store(v, need, &BTreeSet::new())?;
+                            from(state)
+                        }
+                    }
+                }
+                RelOp::DependentJoin { .. } => {
+                    Err(Error::Unsupported("a correlated subquery of this form (it could not be unnested)".into()))
+                }
+                RelOp::Group { keys, aggregates } => {
+                    let state = self.group(n, node, keys, aggregates)?;
+                    from(state)
+                }
+            },
+            Op::Bridge(BridgeOp::Apply { inputs, columns, .. }) => {
+                self.flush_tensors(&free_values(self.p, node.regions[0]))?;
+                let mut below: BTreeSet<ColumnId> = need.iter().copied().filter(|c| !columns.contains(c)).collect();
+                let saved: Vec<ColumnId> = below.iter().copied().collect();
+                below.extend(inputs.iter().flat_map(|g| &g.columns));
+                let source = self.table(node.operands[0])?;
+                let mut s = self.stream(node.operands[0], &below)?;
+                let saved: Vec<(ColumnId, RowType)> =
+                    source.columns.iter().filter(|c| saved.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
+                let saved = self.rows_layout(&saved, &BTreeSet::new());
+                s.steps.push(Step::Apply { node: n, saved });
+                Ok(s)
+            }
+            Op::Bridge(BridgeOp::ToTable { .. }) => {
+                self.flush_tensors(&node.operands)?;
+                Ok(Stream { source: Source::Tensors(n), steps: vec![] })
+            }
+            _ => Err(Error::Bug(format!("{v} is no table"))),
+        }
+    }
+
+    fn is_scan(&self, v: ValueId) -> bool {
+        self.p.node_of(v).is_some_and(|n| matches!(n.op, Op::Rel(RelOp::Scan { .. })))
+    }
+
+    /// Takes a join's predicate apart: equalities between the sides are keys, the rest is the residual.
+    fn join_keys(&self, region: RegionId, left: &TableType, right: &TableType) -> JoinKeys {
+        let mut parts = vec![];
+        conjuncts(self.p, self.p.region(region).results[0], &mut parts);
+        let mut keys = JoinKeys { left: vec![], right: vec![], null_equal: vec![], residual: vec![] };
+        let side = |v: ValueId, t: &TableType| {
+            let mut columns = BTreeSet::new();
+            value_columns(self.p, v, &mut columns);
+            !columns.is_empty() && columns.iter().all(|c| t.get(*c).is_some())
+        };
+        for v in parts {
+            let found = self.p.node_of(v).and_then(|n| {
+                let null_equal = match n.op {
+                    Op::Scalar(ScalarOp::Eq) => false,
+                    Op::Scalar(ScalarOp::IsNotDistinct) => true,
+                    _ => return None,
+                };
+                let (a, b) = (n.operands[0], n.operands[1]);
+                if side(a, left) && side(b, right) {
+                    Some((a, b, null_equal))
+                } else if side(b, left) && side(a, right) {
+                    Some((b, a, null_equal))
+                } else {
+                    None
+                }
+            });
+            match found {
+                Some((l, r, null_equal)) => {
+                    keys.left.push(l);
+                    keys.right.push(r);
+                    keys.null_equal.push(null_equal);
+                }
+                None => keys.residual.push(v),
+            }
+        }
+        keys
+    }
+
+    /// The probing side's stream with a probe of the building side's table. `swapped`: the probing side is the join's right
+    /// operand.
+    #[allow(clippy::too_many_arguments, reason = "a join is two sides, a predicate and a kind")]
+    fn probe(
+        &mut self,
+        probe: ValueId,
+        build: ValueId,
+        region: RegionId,
+        kind: ProbeKind,
+        null_aware: bool,
+        need: &BTreeSet<ColumnId>,
+        swapped: bool,
+    ) -> Result<Stream> {
+        let (probe_type, build_type) = (self.table(probe)?, self.table(build)?);
+        let (left, right) = if swapped { (build_type, probe_type) } else { (probe_type, build_type) };
+        let mut keys = self.join_keys(region, left, right);
+        if null_aware && !(keys.left.len() == 1 && keys.residual.is_empty() && !keys.null_equal[0]) {
+            // NULLs of the predicate matter for every pair: look at all of them.
+            let mut all = vec![];
+            conjuncts(self.p, self.p.region(region).results[0], &mut all);
+            keys = JoinKeys { left: vec![], right: vec![], null_equal: vec![], residual: all };
+        }
+        let (probe_keys, build_keys) = if swapped { (keys.right, keys.left) } else { (keys.left, keys.right) };
+        let mut above = need.clone();
+        for v in &keys.residual {
+            value_columns(self.p, *v, &mut above);
+        }
+        let pays: Vec<(ColumnId, RowType)> =
+            build_type.columns.iter().filter(|c| above.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
+        let mut build_need: BTreeSet<ColumnId> = pays.iter().map(|c| c.0).collect();
+        build_keys.iter().for_each(|v| value_columns(self.p, *v, &mut build_need));
+        let build_stream = self.stream(build, &build_need)?;
+        let mut b = LayoutBuilder::new(true);
+        for v in &build_keys {
+            let ty = self.p.ty(*v).as_scalar().ok_or_else(|| Error::Bug("a key is a scalar".into()))?;
+            b.add(None, FieldKind::Value, ty);
+        }
+        for &(id, ty) in &pays {
+            b.add(Some(id), self.kind(id, false), ty);
+        }
+        let state = self.state(
+            StateKind::Join { keys: build_keys.len(), null_equal: keys.null_equal },
+            b.finish(),
+        );
+        let columns = pays.iter().map(|c| c.0).collect();
+        self.pipeline(build_stream, Sink::Build { state, keys: build_keys, columns });
+        self.seal(state, Seal::Join);
+
+        let mut probe_need: BTreeSet<ColumnId> =
+            above.iter().copied().filter(|c| probe_type.get(*c).is_some()).collect();
+        probe_keys.iter().for_each(|v| value_columns(self.p, *v, &mut probe_need));
+        let mut s = self.stream(probe, &probe_need)?;
+        s.steps.push(Step::Probe { table: state, kind, keys: probe_keys, residual: keys.residual, null_aware });
+        Ok(s)
+    }
+
+    fn group(&mut self, n: NodeId, node: &Node, keys: &[ColumnId], aggregates: &[Aggregate]) -> Result<StateId> {
+        let source = self.table(node.operands[0])?;
+        let mut need: BTreeSet<ColumnId> = keys.iter().copied().collect();
+        need.extend(aggregates.iter().flat_map(|a| a.arg.into_iter().chain(a.filter)));
+        let stream = self.stream(node.operands[0], &need)?;
+        let mut b = LayoutBuilder::new(true);
+        for &k in keys {
+            let ty = source.get(k).ok_or_else(|| Error::Bug(format!("{k} is no key")))?;
+            b.add(Some(k), self.kind(k, false), ty);
+        }
+        let mut states = vec![];
+        let mut at = keys.len();
+        for a in aggregates {
+            if a.distinct {
+                return Err(Error::Bug("an aggregate over distinct values was not rewritten".into()));
+            }
+            let arg = a.arg.and_then(|c| source.get(c));
+            let fields = state_fields(a.reducer, arg)?;
+            states.push((at, fields.len()));
+            at += fields.len();
+            for ty in fields {
+                b.add(None, FieldKind::Value, ty.nullable(false));
+            }
+        }
+        let state = self.state(StateKind::Group { node: n, states }, b.finish());
+        self.pipeline(stream, Sink::Group { state });
+        self.seal(state, Seal::Group);
+        Ok(state)
+    }
+
+    fn to_tensor(&mut self, n: NodeId, node: &Node) -> Result<()> {
+        let Op::Bridge(BridgeOp::ToTensor { groups, .. }) = &node.op else {
+            return Err(Error::Bug("not a to_tensor node".into()));
+        };
+        if node.results.iter().all(|v| !self.uses.contains_key(v)) {
+            return Ok(());
+        }
+        let columns: Vec<ColumnId> = groups.iter().flat_map(|g| g.columns.iter().copied()).collect();
+        let stream = self.stream(node.operands[0], &columns.iter().copied().collect())?;
+        let state = self.state(StateKind::Tensors { node: n }, Layout::default());
+        self.pipeline(stream, Sink::Append { state, columns: columns.into_iter().map(Some).collect() });
+        self.seal(state, Seal::Tensors);
+        self.made.extend(node.results.iter());
+        Ok(())
+    }
+
+    /// Makes the pending tensor nodes a stage, if one of these values needs them.
+    fn flush_tensors(&mut self, wanted: &[ValueId]) -> Result<()> {
+        let made_here: HashSet<ValueId> =
+            self.pending.iter().flat_map(|n| self.p.node(*n).results.iter().copied()).collect();
+        if !wanted.iter().any(|v| made_here.contains(v)) {
+            return Ok(());
+        }
+        let nodes = std::mem::take(&mut self.pending);
+        let mut inputs = vec![];
+        for &n in &nodes {
+            let node = self.p.node(n);
+            if let Op::Control(ControlOp::Call(f)) = node.op
+                && self.p.region(self.p.func(f).body).results.iter().any(|v| matches!(self.p.ty(*v), Type::Table(_)))
+            {
+                return Err(Error::Unsupported("a function that returns a table".into()));
+            }
+            let reads = node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(self.p, *r)));
+            for v in reads {
+                if !made_here.contains(&v) && !inputs.contains(&v) {
+                    inputs.push(v);
+                }
+            }
+        }
+        let outputs: Vec<ValueId> =
+            nodes.iter().flat_map(|n| self.p.node(*n).results.iter().copied()).filter(|v| self.uses.contains_key(v)).collect();
+        self.made.extend(&outputs);
+        self.plan.stages.push(Stage::Tensor { nodes, inputs, outputs });
+        Ok(())
+    }
+}
