@@ -13,7 +13,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, until: impl Fn(char) -> bool) -> &'a str {
-        let end = self.rest.find(|c| until(c)).unwrap_or(self.rest.len());
+        let end = self.rest.find(until).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         self.rest = rest;
         word
