@@ -7,6 +7,7 @@
 //! An operation that can raise is never speculated: it runs only where the value is used.
 
 pub mod eval;
+pub mod grad;
 pub mod reduce;
 pub mod table;
 
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::types::{RowType, ScalarType};
 
 pub use eval::{compare, eval};
+pub use grad::grad;
 pub use table::{def, defs};
 
 /// A field of a date or a timestamp.

@@ -4,7 +4,9 @@
 //! operands' types and answers `None` where the operation is not defined for them.
 
 use super::eval::{Args, Outcome, cast, logic, number, text, time};
+use super::grad::{self, Adjoints, Rule};
 use super::{NullRule, ScalarOp};
+use crate::error::Result;
 use crate::types::{RowType, ScalarType};
 
 /// One operation.
@@ -23,6 +25,8 @@ pub struct ScalarDef {
     pub raises: fn(ScalarOp, &[ScalarType]) -> bool,
     /// What it computes; see [`eval`](super::eval) for what holds.
     pub eval: fn(&Args<'_>) -> Outcome,
+    /// Its derivative; see [`grad`](mod@super::grad) for what holds.
+    pub grad: fn(&mut Rule<'_>) -> Result<Adjoints>,
 }
 
 impl ScalarOp {
@@ -125,16 +129,26 @@ const STRICT: ScalarDef = ScalarDef {
     own_nullable: never,
     raises: never_raises,
     eval: number::sum,
+    grad: grad::missing,
 };
 
 static TABLE: &[ScalarDef] = &[
-    ScalarDef { name: "add", example: "add(2, 3) = 5", ty: sum_type, raises: sum_raises, eval: number::sum, ..STRICT },
+    ScalarDef {
+        name: "add",
+        example: "add(2, 3) = 5",
+        ty: sum_type,
+        raises: sum_raises,
+        eval: number::sum,
+        grad: grad::sum,
+        ..STRICT
+    },
     ScalarDef {
         name: "sub",
         example: "sub(1.50d, 0.5d) = 1.00d",
         ty: sum_type,
         raises: sum_raises,
         eval: number::sum,
+        grad: grad::sum,
         ..STRICT
     },
     ScalarDef {
@@ -143,6 +157,7 @@ static TABLE: &[ScalarDef] = &[
         ty: product_type,
         raises: product_raises,
         eval: number::mul,
+        grad: grad::mul,
         ..STRICT
     },
     ScalarDef {
@@ -151,14 +166,60 @@ static TABLE: &[ScalarDef] = &[
         ty: quotient_type,
         raises: integers,
         eval: number::div,
+        grad: grad::div,
         ..STRICT
     },
-    ScalarDef { name: "rem", example: "rem(-7, 2) = -1", ty: sum_type, raises: exact, eval: number::rem, ..STRICT },
-    ScalarDef { name: "neg", example: "neg(2.5) = -2.5", ty: numeric1, raises: integers, eval: number::neg, ..STRICT },
-    ScalarDef { name: "abs", example: "abs(-2) = 2", ty: numeric1, raises: integers, eval: number::abs, ..STRICT },
-    ScalarDef { name: "sign", example: "sign(-2.5) = -1.0", ty: numeric1, eval: number::sign, ..STRICT },
-    ScalarDef { name: "min", example: "min(nan, 1.0) = 1.0", ty: same2, eval: number::min, ..STRICT },
-    ScalarDef { name: "max", example: "max(nan, 1.0) = nan", ty: same2, eval: number::max, ..STRICT },
+    ScalarDef {
+        name: "rem",
+        example: "rem(-7, 2) = -1",
+        ty: sum_type,
+        raises: exact,
+        eval: number::rem,
+        grad: grad::rem,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "neg",
+        example: "neg(2.5) = -2.5",
+        ty: numeric1,
+        raises: integers,
+        eval: number::neg,
+        grad: grad::neg,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "abs",
+        example: "abs(-2) = 2",
+        ty: numeric1,
+        raises: integers,
+        eval: number::abs,
+        grad: grad::abs,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "sign",
+        example: "sign(-2.5) = -1.0",
+        ty: numeric1,
+        eval: number::sign,
+        grad: grad::zero,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "min",
+        example: "min(nan, 1.0) = 1.0",
+        ty: same2,
+        eval: number::min,
+        grad: grad::extreme,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "max",
+        example: "max(nan, 1.0) = nan",
+        ty: same2,
+        eval: number::max,
+        grad: grad::extreme,
+        ..STRICT
+    },
     ScalarDef { name: "eq", example: "eq(nan, nan) = true", ty: comparison, eval: logic::comparison, ..STRICT },
     ScalarDef { name: "ne", example: "ne('a', 'b') = true", ty: comparison, eval: logic::comparison, ..STRICT },
     ScalarDef { name: "lt", example: "lt('Z', 'a') = true", ty: comparison, eval: logic::comparison, ..STRICT },
@@ -227,6 +288,7 @@ static TABLE: &[ScalarDef] = &[
         null: NullRule::Own,
         own_nullable: all_nullable,
         eval: logic::coalesce,
+        grad: grad::coalesce,
         ..STRICT
     },
     ScalarDef {
@@ -236,6 +298,7 @@ static TABLE: &[ScalarDef] = &[
         null: NullRule::Own,
         own_nullable: branch_nullable,
         eval: logic::select,
+        grad: grad::select,
         ..STRICT
     },
     ScalarDef {
@@ -245,6 +308,7 @@ static TABLE: &[ScalarDef] = &[
         null: NullRule::Own,
         own_nullable: always,
         eval: logic::null_if_true,
+        grad: grad::null_if_true,
         ..STRICT
     },
     ScalarDef {
@@ -253,6 +317,7 @@ static TABLE: &[ScalarDef] = &[
         ty: cast_type,
         raises: cast_raises,
         eval: cast::cast,
+        grad: grad::cast,
         ..STRICT
     },
     ScalarDef {
@@ -262,32 +327,97 @@ static TABLE: &[ScalarDef] = &[
         null: NullRule::Own,
         own_nullable: always,
         eval: logic::try_cast,
+        grad: grad::cast,
         ..STRICT
     },
-    ScalarDef { name: "exp", example: "exp(0.0) = 1.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "log", example: "log(1.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "log1p", example: "log1p(0.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "sqrt", example: "sqrt(6.25) = 2.5", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "sin", example: "sin(0.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "cos", example: "cos(0.0) = 1.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "tan", example: "tan(0.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "asin", example: "asin(0.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "acos", example: "acos(1.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "atan", example: "atan(0.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "atan2", example: "atan2(0.0, 1.0) = 0.0", ty: float2, eval: number::atan2, ..STRICT },
-    ScalarDef { name: "tanh", example: "tanh(100.0) = 1.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "sigmoid", example: "sigmoid(0.0) = 0.5", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "erf", example: "erf(0.0) = 0.0", ty: float1, eval: number::math1, ..STRICT },
-    ScalarDef { name: "pow", example: "pow(2.0, 10.0) = 1024.0", ty: float2, eval: number::pow, ..STRICT },
-    ScalarDef { name: "floor", example: "floor(-1.5d) = -2d", ty: rounding, eval: number::whole, ..STRICT },
-    ScalarDef { name: "ceil", example: "ceil(-1.5) = -1.0", ty: rounding, eval: number::whole, ..STRICT },
-    ScalarDef { name: "trunc", example: "trunc(-1.5d) = -1d", ty: rounding, eval: number::whole, ..STRICT },
+    ScalarDef { name: "exp", example: "exp(0.0) = 1.0", ty: float1, eval: number::math1, grad: grad::exp, ..STRICT },
+    ScalarDef { name: "log", example: "log(1.0) = 0.0", ty: float1, eval: number::math1, grad: grad::log, ..STRICT },
+    ScalarDef {
+        name: "log1p",
+        example: "log1p(0.0) = 0.0",
+        ty: float1,
+        eval: number::math1,
+        grad: grad::log1p,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "sqrt",
+        example: "sqrt(6.25) = 2.5",
+        ty: float1,
+        eval: number::math1,
+        grad: grad::sqrt,
+        ..STRICT
+    },
+    ScalarDef { name: "sin", example: "sin(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::sin, ..STRICT },
+    ScalarDef { name: "cos", example: "cos(0.0) = 1.0", ty: float1, eval: number::math1, grad: grad::cos, ..STRICT },
+    ScalarDef { name: "tan", example: "tan(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::tan, ..STRICT },
+    ScalarDef { name: "asin", example: "asin(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::asin, ..STRICT },
+    ScalarDef { name: "acos", example: "acos(1.0) = 0.0", ty: float1, eval: number::math1, grad: grad::asin, ..STRICT },
+    ScalarDef { name: "atan", example: "atan(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::atan, ..STRICT },
+    ScalarDef {
+        name: "atan2",
+        example: "atan2(0.0, 1.0) = 0.0",
+        ty: float2,
+        eval: number::atan2,
+        grad: grad::atan2,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "tanh",
+        example: "tanh(100.0) = 1.0",
+        ty: float1,
+        eval: number::math1,
+        grad: grad::tanh,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "sigmoid",
+        example: "sigmoid(0.0) = 0.5",
+        ty: float1,
+        eval: number::math1,
+        grad: grad::sigmoid,
+        ..STRICT
+    },
+    ScalarDef { name: "erf", example: "erf(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::erf, ..STRICT },
+    ScalarDef {
+        name: "pow",
+        example: "pow(2.0, 10.0) = 1024.0",
+        ty: float2,
+        eval: number::pow,
+        grad: grad::pow,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "floor",
+        example: "floor(-1.5d) = -2d",
+        ty: rounding,
+        eval: number::whole,
+        grad: grad::zero,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "ceil",
+        example: "ceil(-1.5) = -1.0",
+        ty: rounding,
+        eval: number::whole,
+        grad: grad::zero,
+        ..STRICT
+    },
+    ScalarDef {
+        name: "trunc",
+        example: "trunc(-1.5d) = -1d",
+        ty: rounding,
+        eval: number::whole,
+        grad: grad::zero,
+        ..STRICT
+    },
     ScalarDef {
         name: "round",
         example: "round(-1.25d, 1i32) = -1.30d",
         ty: round_type,
         raises: round_raises,
         eval: number::round,
+        grad: grad::zero,
         ..STRICT
     },
     ScalarDef { name: "length", example: "length('Zürich') = 6", ty: text_length, eval: text::length, ..STRICT },

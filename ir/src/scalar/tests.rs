@@ -13,7 +13,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, until: impl Fn(char) -> bool) -> &'a str {
-        let end = self.rest.find(|c| until(c)).unwrap_or(self.rest.len());
+        let end = self.rest.find(until).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         self.rest = rest;
         word
@@ -436,4 +436,219 @@ fn values_of_wrong_types_are_an_error_and_no_panic() {
         eval(ScalarOp::Add, &[Value::I32(1)], &[S::I32], S::I32).map_err(|e| e.kind),
         Err(TrapKind::Internal(_))
     ));
+}
+
+/// Values at the edges of a type.
+pub(crate) fn edges(ty: S) -> Vec<Value> {
+    use Value as V;
+    match ty {
+        S::Bool => vec![V::Bool(false), V::Bool(true)],
+        S::I32 => [0, 1, -1, 2, 7, 12, -100, i32::MAX, i32::MIN, i32::MAX - 1].map(V::I32).to_vec(),
+        S::I64 => {
+            let near = i64::from(i32::MAX) + 1;
+            [0, 1, -1, 2, 7, near, -near - 1, i64::MAX, i64::MIN, i64::MAX - 1].map(V::I64).to_vec()
+        }
+        S::F32 => {
+            [0.0, -0.0, 1.0, -1.5, 0.1, 2.5, 1e-40, 3e38, 2_147_483_648.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+                .map(V::F32)
+                .to_vec()
+        }
+        S::F64 => {
+            [0.0, -0.0, 1.0, -1.5, 0.1, 2.5, 1e-310, 1e308, -9.3e18, 99.995, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]
+                .map(V::F64)
+                .to_vec()
+        }
+        S::Decimal { precision, .. } => {
+            let most = 10i128.pow(u32::from(precision)) - 1;
+            [0, 1, -1, 5, most / 2, most, -most, most - 5].map(V::Decimal).to_vec()
+        }
+        S::Date => [0, 1, -1, 15_706, -719_162, 11_016, i32::MAX, i32::MIN].map(V::Date).to_vec(),
+        S::Timestamp => {
+            let day = 86_400_000_000;
+            [0, 1, -1, 15_706 * day + 12_345_678_901, -719_162 * day, i64::MAX, i64::MIN].map(V::Timestamp).to_vec()
+        }
+        S::Text => [
+            "",
+            "a",
+            "Zürich",
+            " 12 ",
+            "-7.5",
+            "%_%",
+            "2013-01-31 05:06:07",
+            "true",
+            "inf",
+            "a text of more than twelve bytes",
+            "\\",
+        ]
+        .map(|t| V::Text(t.into()))
+        .to_vec(),
+    }
+}
+
+/// Types for the generated tests; decimals that fit 64 bits, that need more, and that are full.
+pub(crate) fn sample_types() -> Vec<S> {
+    let decimal = |precision, scale| S::Decimal { precision, scale };
+    vec![
+        S::Bool,
+        S::I32,
+        S::I64,
+        S::F32,
+        S::F64,
+        decimal(4, 2),
+        decimal(4, 0),
+        decimal(18, 4),
+        decimal(19, 2),
+        decimal(38, 10),
+        S::Date,
+        S::Timestamp,
+        S::Text,
+    ]
+}
+
+/// Every list of operand types for which the operation is defined.
+pub(crate) fn signatures(op: ScalarOp) -> Vec<Vec<S>> {
+    let types = sample_types();
+    let mut lists: Vec<Vec<S>> = types.iter().map(|t| vec![*t]).collect();
+    for a in &types {
+        for b in &types {
+            lists.push(vec![*a, *b]);
+        }
+    }
+    lists.extend(types.iter().map(|t| vec![S::Bool, *t, *t]));
+    lists.extend([vec![S::Text; 3], vec![S::Text, S::I64, S::I64]]);
+    lists.retain(|t| (def(op).ty)(op, t).is_some());
+    lists
+}
+
+/// Every list of values of these types, edges and NULL.
+pub(crate) fn operand_lists(types: &[S]) -> Vec<Vec<Value>> {
+    let mut lists = vec![vec![]];
+    for ty in types {
+        let mut values = edges(*ty);
+        values.push(Value::Null);
+        if types.len() == 3 {
+            // Three operands: every second value is enough.
+            values = values.into_iter().rev().step_by(2).collect();
+        }
+        lists = lists
+            .iter()
+            .flat_map(|list| values.iter().map(move |v| [list.as_slice(), &[v.clone()]].concat()))
+            .collect();
+    }
+    lists
+}
+
+#[test]
+fn results_keep_what_the_rows_promise() {
+    let mut evaluated = 0;
+    for op in every_op() {
+        assert!(!signatures(op).is_empty(), "{op:?} is defined for no sample");
+        for types in signatures(op) {
+            let raises = can_raise(op, &types);
+            for values in operand_lists(&types) {
+                let row: Vec<RowType> = types.iter().zip(&values).map(|(t, v)| t.nullable(v.is_null())).collect();
+                let out = result_type(op, &row).expect("the signature is defined");
+                let what = || format!("{op:?} of {values:?} as {types:?}");
+                evaluated += 1;
+                let value = match eval(op, &values, &types, out.ty) {
+                    Ok(value) => value,
+                    Err(trap) => {
+                        assert!(raises, "{} raises {trap}; the row says that it never does", what());
+                        assert!(!matches!(trap.kind, TrapKind::Internal(_)), "{}: {trap}", what());
+                        continue;
+                    }
+                };
+                assert!(value.fits(out.ty), "{} is {value:?}, no {}", what(), out.ty);
+                assert!(out.nullable || !value.is_null(), "{} is NULL", what());
+                if def(op).null == NullRule::Strict {
+                    assert_eq!(value.is_null(), values.iter().any(Value::is_null), "{}", what());
+                }
+                if let (Value::Decimal(v), S::Decimal { precision, .. }) = (&value, out.ty) {
+                    assert!(v.unsigned_abs() < 10u128.pow(u32::from(precision)), "{} has too many digits: {v}", what());
+                }
+            }
+        }
+    }
+    assert!(evaluated > 10_000, "{evaluated}");
+}
+
+/// A number as an exact ratio times a power of ten, for what has one.
+fn exact(value: &Value, ty: S) -> Option<(i128, u32)> {
+    match (value, ty) {
+        (Value::I32(v), _) => Some((i128::from(*v), 0)),
+        (Value::I64(v), _) => Some((i128::from(*v), 0)),
+        (Value::Decimal(v), S::Decimal { scale, .. }) => Some((*v, u32::from(scale))),
+        _ => None,
+    }
+}
+
+#[test]
+fn exact_arithmetic_equals_arithmetic_in_wide_integers() {
+    for op in [ScalarOp::Add, ScalarOp::Sub, ScalarOp::Mul, ScalarOp::Neg, ScalarOp::Abs] {
+        for types in signatures(op) {
+            let out = (def(op).ty)(op, &types).expect("defined");
+            for values in operand_lists(&types) {
+                let numbers: Option<Vec<_>> = values.iter().zip(&types).map(|(v, t)| exact(v, *t)).collect();
+                let Some(numbers) = numbers else { continue };
+                let to = if let S::Decimal { scale, .. } = out { u32::from(scale) } else { 0 };
+                let up = |(v, from): (i128, u32)| v.checked_mul(10i128.pow(to - from));
+                let want = match op {
+                    ScalarOp::Mul => numbers[0].0.checked_mul(numbers[1].0),
+                    ScalarOp::Add => up(numbers[0]).zip(up(numbers[1])).and_then(|(a, b)| a.checked_add(b)),
+                    ScalarOp::Sub => up(numbers[0]).zip(up(numbers[1])).and_then(|(a, b)| a.checked_sub(b)),
+                    ScalarOp::Neg => Some(-numbers[0].0),
+                    _ => Some(numbers[0].0.abs()),
+                };
+                let want = want.filter(|v| match out {
+                    S::I32 => i32::try_from(*v).is_ok(),
+                    S::I64 => i64::try_from(*v).is_ok(),
+                    S::Decimal { precision, .. } => v.unsigned_abs() < 10u128.pow(u32::from(precision)),
+                    _ => false,
+                });
+                let got = eval(op, &values, &types, out).ok().and_then(|v| exact(&v, out)).map(|v| v.0);
+                assert_eq!(got, want, "{op:?} of {values:?} as {types:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_value_reads_back_from_its_text() {
+    for ty in sample_types() {
+        for value in edges(ty) {
+            let text = eval(ScalarOp::Cast(S::Text), &[value.clone()], &[ty], S::Text).expect("everything prints");
+            let back = eval(ScalarOp::Cast(ty), &[text.clone()], &[S::Text], ty);
+            let out_of_print = matches!(ty, S::Date | S::Timestamp) && back.is_err();
+            if !out_of_print {
+                assert_eq!(back, Ok(value.clone()), "{value:?} prints as {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn comparisons_agree_with_each_other() {
+    let flag = |op, values: &[Value], types: &[S]| match eval(op, values, types, S::Bool) {
+        Ok(Value::Bool(v)) => v,
+        other => panic!("{op:?} of {values:?}: {other:?}"),
+    };
+    for ty in sample_types() {
+        let types = [ty, ty];
+        for a in edges(ty) {
+            for b in edges(ty) {
+                let (pair, turned) = ([a.clone(), b.clone()], [b.clone(), a.clone()]);
+                let lt = flag(ScalarOp::Lt, &pair, &types);
+                let eq = flag(ScalarOp::Eq, &pair, &types);
+                let gt = flag(ScalarOp::Gt, &pair, &types);
+                assert_eq!(u8::from(lt) + u8::from(eq) + u8::from(gt), 1, "{pair:?} have one order");
+                assert_eq!(flag(ScalarOp::Le, &pair, &types), lt || eq);
+                assert_eq!(flag(ScalarOp::Ge, &pair, &types), gt || eq);
+                assert_eq!(flag(ScalarOp::Ne, &pair, &types), !eq);
+                assert_eq!(flag(ScalarOp::Lt, &turned, &types), gt, "{pair:?} turned");
+                assert_eq!(flag(ScalarOp::IsNotDistinct, &pair, &types), eq);
+                let least = eval(ScalarOp::Min, &pair, &types, ty).expect("min does not raise");
+                assert_eq!(least, if gt { b.clone() } else { a.clone() }, "min of {pair:?}");
+            }
+        }
+    }
 }

@@ -54,10 +54,7 @@ pub(crate) fn add_days(args: &Args<'_>) -> Outcome {
     let days = i64::from(args.i32(1)?);
     match args.values {
         [Value::Date(d), _] => in_range(args, date::add_days(*d, days).map(Value::Date)),
-        [Value::Timestamp(t), _] => {
-            let micros = days * date::MICROS_PER_DAY;
-            in_range(args, t.checked_add(micros).map(Value::Timestamp))
-        }
+        [Value::Timestamp(t), _] => in_range(args, date::timestamp_add_interval(*t, 0, days, 0).map(Value::Timestamp)),
         _ => mistyped(args),
     }
 }
