@@ -17,7 +17,8 @@ pub enum Reducer {
     CountAll,
     /// Number of arguments that are not NULL, `i64`.
     Count,
-    /// Sum; NULL for no argument. Integers give `i64`, decimals `decimal(38, s)`, both raise on overflow; floats keep their type.
+    /// Sum; NULL for no argument. Integers give `i64`, decimals `decimal(38, s)`, both raise where the sum does not fit; floats
+    /// keep their type and are added in `f64`, in row order.
     Sum,
     /// Mean, `f64`; NULL for no argument. Of integers and decimals the exact sum, then one division.
     Avg,
@@ -109,6 +110,49 @@ impl Reducer {
             Self::ArgMax | Self::ArgMin => S::I64,
         };
         Ok(ty.nullable(true))
+    }
+
+    /// Whether a step takes rows whose argument is NULL; the others leave their state as it is.
+    pub fn sees_null(self) -> bool {
+        matches!(self, Self::CountAll | Self::First | Self::Last | Self::Single | Self::ArgMax | Self::ArgMin)
+    }
+
+    /// The fields of its state as generated code keeps them in a row's record, in order:
+    ///
+    /// | reducer | fields |
+    /// | --- | --- |
+    /// | `count_all`, `count` | count |
+    /// | `sum`, `avg`, `product` | value (exact: 128 bits; floats: `f64`), count of arguments |
+    /// | `min`, `max` | value, whether there was one |
+    /// | `bool_and`, `bool_or` | value, whether there was one |
+    /// | `var_*`, `stddev_*` | count, mean, sum of the squared distances from it |
+    /// | `first`, `last` | value, whether it is valid, whether there was a row |
+    /// | `single` | value, whether it is valid, count of rows |
+    /// | `arg_max`, `arg_min` | count of rows, index of the best, the best, whether there is one |
+    ///
+    /// # Errors
+    /// Where the reducer is not defined for the argument.
+    pub fn state_fields(self, arg: Option<RowType>) -> Result<Vec<ScalarType>> {
+        use ScalarType as S;
+        self.result_type(arg)?;
+        let arg = arg.map_or(S::I64, |a| a.ty);
+        let exact = match arg {
+            S::F32 | S::F64 => S::F64,
+            S::Decimal { scale, .. } => S::Decimal { precision: 38, scale },
+            _ => S::Decimal { precision: 38, scale: 0 },
+        };
+        Ok(match self {
+            Self::CountAll | Self::Count => vec![S::I64],
+            Self::Sum | Self::Avg | Self::Product => vec![exact, S::I64],
+            Self::Min | Self::Max => vec![arg, S::Bool],
+            Self::BoolAnd | Self::BoolOr => vec![S::Bool, S::Bool],
+            Self::VarSample | Self::VarPopulation | Self::StddevSample | Self::StddevPopulation => {
+                vec![S::I64, S::F64, S::F64]
+            }
+            Self::First | Self::Last => vec![arg, S::Bool, S::Bool],
+            Self::Single => vec![arg, S::Bool, S::I64],
+            Self::ArgMax | Self::ArgMin => vec![S::I64, S::I64, arg, S::Bool],
+        })
     }
 
     /// Its name in text.
@@ -564,6 +608,19 @@ mod tests {
         let flags = [Value::Bool(true), Value::Bool(false), Value::Null];
         assert_eq!(run(Reducer::BoolAnd, S::Bool, &flags).unwrap(), Value::Bool(false));
         assert_eq!(run(Reducer::BoolOr, S::Bool, &flags).unwrap(), Value::Bool(true));
+    }
+
+    #[test]
+    fn states_have_fields_wherever_a_result_is_defined() {
+        for reducer in Reducer::ALL {
+            for ty in [S::Bool, S::I32, S::F32, S::Decimal { precision: 5, scale: 2 }, S::Date, S::Text] {
+                let arg = (reducer != Reducer::CountAll).then_some(ty.nullable(true));
+                assert_eq!(reducer.state_fields(arg).is_ok(), reducer.result_type(arg).is_ok(), "{reducer:?} of {ty}");
+                let keeps = reducer.state_fields(arg).unwrap_or_default();
+                // What takes NULL in keeps whether its value is valid, or which row it is.
+                assert!(!reducer.sees_null() || reducer == Reducer::CountAll || keeps.is_empty() || keeps.len() > 2);
+            }
+        }
     }
 
     #[test]
