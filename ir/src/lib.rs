@@ -6,9 +6,11 @@
 pub mod codegen;
 pub mod entity;
 pub mod error;
+pub mod exec;
 pub mod graph;
 pub mod interp;
 pub mod kernel;
+mod program;
 pub mod scalar;
 pub mod text;
 pub mod types;
