@@ -55,7 +55,8 @@ pub enum BridgeOp {
     /// mean over the steps of each epoch, `f32[epochs]` or `f64[epochs]` (weighted by rows).
     ///
     /// In each epoch the rows are cut into batches of `size` rows, the last one shorter unless it is dropped; with a seed they
-    /// are shuffled first, by a permutation of (seed, epoch) alone.
+    /// are shuffled first, by a permutation of (seed, epoch) alone: `Philox::new(seed, epoch).permutation(rows)` of the runtime.
+    /// `step` counts batches from 0 through all epochs.
     ForBatches {
         /// The number of rows of a batch, inside the region.
         batch: SymId,

@@ -38,7 +38,7 @@ mod names;
 mod parse;
 mod print;
 
-pub use print::{PrintOptions, print, print_node, print_with};
+pub use print::{PrintOptions, print, print_node, print_outputs, print_with};
 
-pub use parse::parse;
+pub use parse::{parse, parse_inputs};
 pub(crate) use print::used_columns;

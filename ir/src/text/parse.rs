@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use runtime::column::Table;
 use smallvec::SmallVec;
 
 use super::lexer::{Token, tokens};
 use super::names::{self, Attribute};
 use crate::entity::{ColumnId, FuncId, InputId, PlaceId, RegionId, SymId, ValueId};
 use crate::error::{Error, Result};
+use crate::exec::{Datum, Inputs, column_of_values};
 use crate::graph::bridge::TensorColumns;
 use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc};
 use crate::graph::tensor::{ContractSpec, Distribution, Move};
@@ -28,19 +30,34 @@ const MAX_ID: u32 = 1 << 20;
 ///
 /// The program is verified. Errors name the line.
 pub fn parse(text: &str) -> Result<Program> {
-    let mut parser = Parser {
-        tokens: tokens(text)?,
-        at: 0,
-        b: Builder::new().exact(),
-        values: HashMap::new(),
-        funcs: HashMap::new(),
-        declared: Vec::new(),
-        depth: 0,
-    };
+    let mut parser = Parser::new(text)?;
     parser.program()?;
     let program = parser.b.finish();
     crate::graph::verify::verify(&program)?;
     Ok(program)
+}
+
+/// Reads inputs of a run as [`super::print_outputs`] writes results:
+///
+/// ```text
+/// inputs {
+///   "t": table("a": i32, "b": text?) [(1, "x"), (2, null)]
+///   "w": const<f32> [2] [0.5, 1.0]
+///   "limit": literal 10 : i64
+/// }
+/// ```
+pub fn parse_inputs(text: &str) -> Result<Inputs> {
+    let mut parser = Parser::new(text)?;
+    parser.keyword("inputs")?;
+    parser.punct('{')?;
+    let mut inputs = Inputs::new();
+    while !parser.eat('}') {
+        let name = parser.text()?;
+        parser.punct(':')?;
+        let datum = parser.datum()?;
+        inputs.set(name, datum);
+    }
+    if *parser.peek() == Token::End { Ok(inputs) } else { parser.expected("the end of the text") }
 }
 
 struct Parser {
@@ -55,6 +72,61 @@ struct Parser {
 }
 
 impl Parser {
+    fn new(text: &str) -> Result<Self> {
+        Ok(Self {
+            tokens: tokens(text)?,
+            at: 0,
+            b: Builder::new().exact(),
+            values: HashMap::new(),
+            funcs: HashMap::new(),
+            declared: Vec::new(),
+            depth: 0,
+        })
+    }
+
+    fn datum(&mut self) -> Result<Datum> {
+        if self.eat_word("const") {
+            let dtype = self.variant(Self::scalar_type)?;
+            return Ok(Datum::Tensor(Arc::new(self.tensor_value(dtype)?)));
+        }
+        if self.eat_word("literal") {
+            return Ok(Datum::Scalar(self.literal()?.0));
+        }
+        self.keyword("table")?;
+        let columns = self.input_columns()?;
+        let line = self.line();
+        let types: Vec<ScalarType> = columns.iter().map(|c| c.ty.ty).collect();
+        let rows = self.rows(&types)?;
+        let mut table = Vec::new();
+        for (i, c) in columns.into_iter().enumerate() {
+            let values: Option<Vec<Value>> = rows.iter().map(|r| r.get(i).cloned()).collect();
+            let Some(values) = values else { return self.fail_at(line, "a row has fewer values than columns") };
+            if !c.ty.nullable && values.iter().any(Value::is_null) {
+                return self.fail_at(line, format!("column \"{}\" is not nullable", c.name));
+            }
+            table.push((c.name, Arc::new(column_of_values(c.ty.ty, &values)?)));
+        }
+        Ok(Datum::Table(Arc::new(Table::new(table, rows.len()))))
+    }
+
+    fn input_columns(&mut self) -> Result<Vec<InputColumn>> {
+        self.list('(', ')', |p| {
+            let name = p.text()?;
+            p.punct(':')?;
+            Ok(InputColumn { name, ty: p.row_type()? })
+        })
+    }
+
+    fn rows(&mut self, types: &[ScalarType]) -> Result<Vec<Vec<Value>>> {
+        self.list('[', ']', |p| {
+            let mut types = types.iter();
+            p.list('(', ')', |p| match types.next() {
+                Some(ty) => p.scalar(*ty),
+                None => p.fail("more values than columns"),
+            })
+        })
+    }
+
     fn peek(&self) -> &Token {
         &self.tokens[self.at].0
     }
@@ -515,11 +587,7 @@ impl Parser {
                 let name = self.text()?;
                 self.punct(':')?;
                 let kind = if self.eat_word("table") {
-                    InputKind::Table(self.list('(', ')', |p| {
-                        let name = p.text()?;
-                        p.punct(':')?;
-                        Ok(InputColumn { name, ty: p.row_type()? })
-                    })?)
+                    InputKind::Table(self.input_columns()?)
                 } else {
                     match self.ty()? {
                         Type::Scalar(t) => InputKind::Scalar(t),
@@ -781,13 +849,7 @@ impl Parser {
             "values" => {
                 let columns = self.table_type()?.columns;
                 let types: Vec<ScalarType> = columns.iter().map(|c| c.ty.ty).collect();
-                let rows = self.list('[', ']', |p| {
-                    let mut types = types.iter();
-                    p.list('(', ')', |p| match types.next() {
-                        Some(ty) => p.scalar(*ty),
-                        None => p.fail("more values than columns"),
-                    })
-                })?;
+                let rows = self.rows(&types)?;
                 Op::Rel(RelOp::Values { columns, rows })
             }
             "const" => {

@@ -5,12 +5,13 @@ use std::fmt::Write;
 
 use super::names;
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
+use crate::exec::{Datum, Outputs, column_value};
 use crate::graph::bridge::TensorColumns;
 use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, SortKey, WindowColumn, WindowFunc};
 use crate::graph::tensor::{Distribution, Move};
 use crate::graph::{BridgeOp, ControlOp, InputKind, Node, Op, Program, RelOp, TensorOp};
 use crate::types::{Dim, RowType, ScalarType, Type};
-use crate::value::{TensorData, Value};
+use crate::value::{TensorData, TensorValue, Value};
 
 /// What is printed.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,49 @@ pub fn print_node(p: &Program, node: NodeId) -> String {
     printer.indent = 0;
     printer.node(p.node(node));
     printer.out.lines().next().unwrap_or_default().to_string()
+}
+
+/// The results of a run, a line for each row.
+pub fn print_outputs(outputs: &Outputs) -> String {
+    let mut out = String::from("outputs {\n");
+    for o in &outputs.list {
+        let name = o.names.first().map(String::as_str).unwrap_or_default();
+        let _ = match &o.datum {
+            Datum::Table(t) => {
+                let kinds: Vec<ScalarType> = t.columns().iter().map(|(_, c)| c.kind().into()).collect();
+                let head = list(t.columns().iter().zip(&kinds), |((name, c), kind)| {
+                    format!("{}: {}", quote(name), kind.nullable(c.validity().is_some()))
+                });
+                let row = |row: usize| {
+                    list(t.columns().iter().zip(&kinds), |((_, c), kind)| value(&column_value(c, row), *kind))
+                };
+                let rows: String = (0..t.rows()).map(|r| format!("    ({}),\n", row(r))).collect();
+                writeln!(out, "  table({head}) [\n{rows}  ]")
+            }
+            Datum::Tensor(t) => {
+                let items = tensor_items(t, usize::MAX);
+                writeln!(out, "  {}: const<{}> {:?} [{items}]", quote(name), t.data.dtype(), t.shape)
+            }
+            Datum::Scalar(v) => writeln!(out, "  {}: literal {}", quote(name), value(v, ScalarType::Text)),
+        };
+    }
+    out.push_str("}\n");
+    out
+}
+
+/// Elements, at most so many.
+fn tensor_items(t: &TensorValue, limit: usize) -> String {
+    let mut items: Vec<String> = match &t.data {
+        TensorData::Bool(v) => v.iter().take(limit).map(|x| x.to_string()).collect(),
+        TensorData::I32(v) => v.iter().take(limit).map(|x| x.to_string()).collect(),
+        TensorData::I64(v) => v.iter().take(limit).map(|x| x.to_string()).collect(),
+        TensorData::F32(v) => v.iter().take(limit).map(|x| float32(*x)).collect(),
+        TensorData::F64(v) => v.iter().take(limit).map(|x| float64(*x)).collect(),
+    };
+    if t.data.len() > limit {
+        items.push(format!("… {} elements", t.data.len()));
+    }
+    items.join(", ")
 }
 
 struct Printer<'a> {
@@ -433,17 +477,7 @@ impl<'a> Printer<'a> {
         match op {
             TensorOp::Const(t) => {
                 let limit = if self.options.constants { usize::MAX } else { 8 };
-                let mut items: Vec<String> = match &t.data {
-                    TensorData::Bool(v) => v.iter().take(limit).map(|x| x.to_string()).collect(),
-                    TensorData::I32(v) => v.iter().take(limit).map(|x| x.to_string()).collect(),
-                    TensorData::I64(v) => v.iter().take(limit).map(|x| x.to_string()).collect(),
-                    TensorData::F32(v) => v.iter().take(limit).map(|x| float32(*x)).collect(),
-                    TensorData::F64(v) => v.iter().take(limit).map(|x| float64(*x)).collect(),
-                };
-                if t.data.len() > limit {
-                    items.push(format!("… {} elements", t.data.len()));
-                }
-                (format!("const<{}>", t.data.dtype()), format!("{:?} [{}]", t.shape, items.join(", ")))
+                (format!("const<{}>", t.data.dtype()), format!("{:?} [{}]", t.shape, tensor_items(t, limit)))
             }
             TensorOp::Iota { dim, .. } => (format!("iota<{dim}>"), String::new()),
             TensorOp::Random { distribution, seed, stream, .. } => {
