@@ -438,6 +438,7 @@ mod tests {
               store.i64 %11, [%1 + 64]
               return 0:i32
             }
-        "#]].assert_eq(&simplified.to_string());
+        "#]]
+        .assert_eq(&simplified.to_string());
     }
 }
