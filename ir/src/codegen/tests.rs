@@ -1517,8 +1517,8 @@ fn reductions_in_lanes() {
         };
         for &op in ops {
             for swapped in [false, true] {
-                let fits = !(op == BinaryOp::Mul && ty == Type::I8)
-                    && !(swapped && matches!(op, BinaryOp::Sub | BinaryOp::FSub));
+                let no_product = op == BinaryOp::Mul && ty == Type::I8;
+                let fits = !(no_product || swapped && matches!(op, BinaryOp::Sub | BinaryOp::FSub));
                 let function = pipeline(&format!("{op:?}_{ty}"), |b, input, output| {
                     let (begin, end) = (b.param(2), b.param(3));
                     let first = if ty.is_float() { b.fconst(ty, 1.0) } else { b.iconst(ty, 29) };
