@@ -878,8 +878,43 @@ impl Emitter<'_> {
 
     // ---- control ----
 
+    /// The comparison or choice of comparisons that a condition is the inverse of: branching on it the other way saves the inversion.
+    fn inverted(&self, condition: Value) -> Option<Value> {
+        let Definition::Result(inst, _) = self.kernel.definition(condition) else {
+            return None;
+        };
+        match self.kernel.inst(inst).op {
+            Op::Binary(BinaryOp::Xor, a, b) if self.kernel.constant(b) == Some(1) && self.is_flag(a, 8) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// Whether a value is seen to be 0 or 1 within so many steps.
+    fn is_flag(&self, value: Value, steps: u32) -> bool {
+        if steps == 0 {
+            return false;
+        }
+        let Definition::Result(inst, number) = self.kernel.definition(value) else {
+            return false;
+        };
+        match self.kernel.inst(inst).op {
+            Op::Compare(..) => true,
+            Op::Checked(..) => number == 1,
+            Op::Binary(BinaryOp::And | BinaryOp::Or | BinaryOp::Xor, a, b) => {
+                let flag =
+                    |v: Value| self.kernel.constant(v).is_some_and(|bits| bits <= 1) || self.is_flag(v, steps - 1);
+                flag(a) && flag(b)
+            }
+            _ => false,
+        }
+    }
+
     fn if_op(&mut self, condition: Value, yes: Region, no: Region, results: &[Value]) {
         let kernel = self.kernel;
+        let (condition, yes, no) = match self.inverted(condition) {
+            Some(inner) => (inner, no, yes),
+            None => (condition, yes, no),
+        };
         let condition = self.get(condition);
         let join = self.new_block(results);
         let then_block = self.b.create_block();
@@ -1059,12 +1094,13 @@ impl Emitter<'_> {
         state.extend(init);
         self.rounds(&kernel.region(body).params, limit, state, |e, state| {
             let mut state = state.to_vec();
-            let step = e.word(step as u64);
             for _ in 0..times {
-                let next = e.b.ins().iadd(state[0], step);
                 let carried = e.region_with(body, &state);
-                state.truncate(1);
-                state[0] = next;
+                // After the body, where the old index is not needed any more.
+                let step = e.word(step as u64);
+                let next = e.b.ins().iadd(state[0], step);
+                state.clear();
+                state.push(next);
                 state.extend(carried);
             }
             state
@@ -1099,7 +1135,13 @@ impl Emitter<'_> {
         self.b.switch_to_block(header);
         let params = self.b.block_params(header).to_vec();
         let yields = self.region_with(body, &params);
-        self.branch(yields[0], (header, &yields[1..]), (exit, &yields[1..]));
+        match self.inverted(self.kernel.region(body).yields[0]) {
+            Some(stop) => {
+                let stop = self.get(stop);
+                self.branch(stop, (exit, &yields[1..]), (header, &yields[1..]));
+            }
+            None => self.branch(yields[0], (header, &yields[1..]), (exit, &yields[1..])),
+        }
         self.b.switch_to_block(exit);
         let values = self.b.block_params(exit).to_vec();
         self.define_all(results, &values);
