@@ -1241,3 +1241,489 @@ proptest! {
         assert!(insts(&simplified) <= insts(&module));
     }
 }
+
+// ---- vector loops ----
+
+const LANE_TYPES: [Type; 6] = [Type::I8, Type::I16, Type::I32, Type::I64, Type::F32, Type::F64];
+
+/// Whether the code of a function has lanes.
+fn has_lanes(module: &Module, id: FunctionId) -> bool {
+    let options = Options { keep_text: true, ..Options::default() };
+    let code = CpuBackend::shared().unwrap().compile(module, &options).unwrap();
+    let text = &code.text(id).backend;
+    ["i8x16", "i16x8", "i32x4", "i64x2", "f32x4", "f64x2"].iter().any(|name| text.contains(name))
+}
+
+/// Columns of 128 values of each type of [`LANE_TYPES`], each in 128 inputs of 16 bytes; the column of a type.
+fn column(b: &mut Builder, input: Value, ty: Type) -> Value {
+    let number = LANE_TYPES.iter().position(|&other| other == ty).unwrap();
+    b.displace(input, number as i64 * 16 * 128)
+}
+
+fn columns(seed: u64) -> Vec<u128> {
+    let mut random = Random(seed | 1);
+    let mut bytes = Vec::new();
+    for ty in LANE_TYPES {
+        let edges = edges(ty);
+        let mut column = Vec::new();
+        for _ in 0..128 {
+            let mut bits = random.pick(&edges);
+            if random.below(2) == 0 {
+                // Small numbers, so that results are not all extreme.
+                let small = random.below(200) as i64 - 100;
+                bits = match ty {
+                    Type::F32 => u128::from((small as f32 / 4.0).to_bits()),
+                    Type::F64 => u128::from((small as f64 / 4.0).to_bits()),
+                    _ => eval::from_signed(ty, i128::from(small)),
+                };
+            }
+            column.extend_from_slice(&bits.to_le_bytes()[..ty.bytes() as usize]);
+        }
+        column.resize(16 * 128, 0);
+        bytes.extend(column);
+    }
+    bytes.chunks(16).map(|chunk| u128::from_le_bytes(chunk.try_into().unwrap())).collect()
+}
+
+/// Runs a vector loop over `begin .. end` whose body is the closure's, which gets a loader of the step's value of a type and gives values
+/// to store; checks that interpreted and compiled code agree.
+fn check_lanes(
+    name: &str,
+    expect_lanes: bool,
+    body: impl Fn(&mut Builder, &dyn Fn(&mut Builder, Type) -> Value) -> Vec<Value>,
+) {
+    let function = pipeline(name, |b, input, output| {
+        let (begin, end) = (b.param(2), b.param(3));
+        b.for_loop(LoopKind::Vector(0), begin, end, 1, &[], |b, i, _| {
+            let load = |b: &mut Builder, ty: Type| {
+                let column = column(b, input, ty);
+                let place = b.offset(column, i, i64::from(ty.bytes()), 0);
+                b.load(ty, place, 0)
+            };
+            let values = body(b, &load);
+            for (number, value) in values.into_iter().enumerate() {
+                let ty = b.ty(value);
+                let value = if ty.is_float() {
+                    let nan = b.fconst(ty, f64::NAN);
+                    let unordered = b.fcmp(Cmp::Ne, value, value);
+                    b.select(unordered, nan, value)
+                } else {
+                    value
+                };
+                let column = b.displace(output, number as i64 * 16 * 128);
+                let place = b.offset(column, i, i64::from(ty.bytes()), 0);
+                b.store(value, place, 0);
+            }
+            Vec::new()
+        });
+    });
+    let (module, id) = one(function);
+    assert_eq!(has_lanes(&module, id), expect_lanes, "{name}\n{module}");
+    let input = columns(7);
+    for range in [(0, 128), (0, 0), (3, 4), (1, 17), (5, 100), (0, 37)] {
+        same(&module, id, &input, 128 * 4, range);
+    }
+}
+
+#[test]
+fn arithmetic_in_lanes() {
+    for ty in [Type::I8, Type::I16, Type::I32, Type::I64] {
+        for op in [
+            BinaryOp::Add,
+            BinaryOp::Sub,
+            BinaryOp::Mul,
+            BinaryOp::And,
+            BinaryOp::Or,
+            BinaryOp::Xor,
+            BinaryOp::SMin,
+            BinaryOp::SMax,
+        ] {
+            let fits = !(op == BinaryOp::Mul && ty == Type::I8);
+            check_lanes(&format!("{op:?}_{ty}"), fits, |b, load| {
+                let x = load(b, ty);
+                let seven = b.iconst(ty, 7);
+                let y = b.add(x, seven);
+                let z = b.xor(y, x);
+                vec![b.binary(op, x, z), b.binary(op, y, seven)]
+            });
+        }
+        for op in [UnaryOp::Neg, UnaryOp::Not] {
+            check_lanes(&format!("{op:?}_{ty}"), true, |b, load| {
+                let x = load(b, ty);
+                vec![b.unary(op, x)]
+            });
+        }
+        for op in [BinaryOp::Shl, BinaryOp::SShr, BinaryOp::UShr] {
+            let fits = matches!(ty, Type::I32 | Type::I64);
+            check_lanes(&format!("{op:?}_{ty}"), fits, |b, load| {
+                let x = load(b, ty);
+                let begin = b.param(2);
+                let constant = b.iconst(Type::I32, 5);
+                let beyond = b.iconst(Type::I8, 67);
+                vec![b.binary(op, x, begin), b.binary(op, x, constant), b.binary(op, x, beyond)]
+            });
+        }
+    }
+    for ty in FLOATS {
+        for op in [BinaryOp::FAdd, BinaryOp::FSub, BinaryOp::FMul, BinaryOp::FDiv, BinaryOp::FMin, BinaryOp::FMax] {
+            check_lanes(&format!("{op:?}_{ty}"), true, |b, load| {
+                let x = load(b, ty);
+                let half = b.fconst(ty, 0.5);
+                let y = b.fmul(x, half);
+                vec![b.binary(op, x, y), b.binary(op, half, x)]
+            });
+        }
+        for op in [
+            UnaryOp::FNeg,
+            UnaryOp::FAbs,
+            UnaryOp::FSqrt,
+            UnaryOp::FFloor,
+            UnaryOp::FCeil,
+            UnaryOp::FTrunc,
+            UnaryOp::FNearest,
+        ] {
+            check_lanes(&format!("{op:?}_{ty}"), true, |b, load| {
+                let x = load(b, ty);
+                vec![b.unary(op, x)]
+            });
+        }
+        check_lanes("fma", true, |b, load| {
+            let x = load(b, ty);
+            let c = b.fconst(ty, 1.25);
+            vec![b.fma(x, x, c)]
+        });
+    }
+    for ty in [Type::I32, Type::I64] {
+        for op in [CheckedOp::Add, CheckedOp::Sub] {
+            check_lanes("checked", true, |b, load| {
+                let x = load(b, ty);
+                let y = b.not(x);
+                let big = b.iconst(ty, if ty == Type::I32 { i64::from(i32::MAX) } else { i64::MAX });
+                let (first, flag) = b.checked(op, x, big);
+                let (second, other) = b.checked(op, y, x);
+                vec![first, flag, second, other]
+            });
+        }
+    }
+}
+
+#[test]
+fn comparisons_and_choices_in_lanes() {
+    for ty in LANE_TYPES {
+        for cmp in [Cmp::Eq, Cmp::Ne, Cmp::Lt, Cmp::Le, Cmp::Gt, Cmp::Ge, Cmp::ULt, Cmp::ULe, Cmp::UGt, Cmp::UGe] {
+            if eval::compare(cmp, ty, 0, 0).is_none() {
+                continue;
+            }
+            let unsigned = matches!(cmp, Cmp::ULt | Cmp::ULe | Cmp::UGt | Cmp::UGe);
+            check_lanes(&format!("{cmp:?}_{ty}"), !(unsigned && ty == Type::I64), |b, load| {
+                let x = load(b, ty);
+                let y = if ty.is_float() { b.fconst(ty, 0.25) } else { b.iconst(ty, 3) };
+                let flag = b.compare(cmp, x, y);
+                let wide = b.zext(flag, Type::I32);
+                vec![flag, b.select(flag, x, y), wide]
+            });
+        }
+        // Flags of different widths, from memory and from outside.
+        for other in LANE_TYPES {
+            check_lanes(&format!("flags_{ty}_{other}"), true, |b, load| {
+                let (x, y, byte) = (load(b, ty), load(b, other), load(b, Type::I8));
+                let zero = b.constant(ty, 0);
+                let one = b.constant(other, 1);
+                let first = b.compare(Cmp::Gt, x, zero);
+                let second = b.compare(Cmp::Ge, y, one);
+                let range = b.param(2);
+                let outside = b.icmp_imm(Cmp::Gt, range, 2);
+                let both = b.and(first, second);
+                let not = b.bool_not(second);
+                let mixed = b.or(both, outside);
+                let chosen = b.select(not, first, both);
+                vec![b.select(both, x, zero), b.select(byte, one, y), b.select(mixed, y, one), chosen]
+            });
+        }
+    }
+}
+
+#[test]
+fn conversions_in_lanes() {
+    for from in LANE_TYPES {
+        for to in LANE_TYPES {
+            for op in [
+                ConvertOp::SignExtend,
+                ConvertOp::ZeroExtend,
+                ConvertOp::Truncate,
+                ConvertOp::IntToFloat,
+                ConvertOp::FloatToInt,
+                ConvertOp::Promote,
+                ConvertOp::Demote,
+                ConvertOp::Bitcast,
+            ] {
+                if !eval::convertible(op, from, to) {
+                    continue;
+                }
+                let fits = match op {
+                    ConvertOp::IntToFloat => from != Type::I64,
+                    ConvertOp::FloatToInt => from == Type::F32 && to == Type::I32,
+                    _ => true,
+                };
+                check_lanes(&format!("{op:?}_{from}_{to}"), fits, |b, load| {
+                    let x = load(b, from);
+                    vec![b.convert(op, x, to)]
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn the_index_in_lanes() {
+    let function = pipeline("index", |b, _, output| {
+        let (begin, end) = (b.param(2), b.param(3));
+        b.for_loop(LoopKind::Vector(0), begin, end, 1, &[], |b, i, _| {
+            let shifted = b.sub(i, begin);
+            let three = b.iconst(Type::I64, 3);
+            let scaled = b.mul(i, three);
+            let small = b.trunc(scaled, Type::I32);
+            let float = b.int_to_float(small, Type::F32);
+            let place = b.offset(output, shifted, 8, 0);
+            b.store(scaled, place, 0);
+            let place = b.offset(output, i, 4, 2048);
+            b.store(float, place, 0);
+            Vec::new()
+        });
+    });
+    let (module, id) = one(function);
+    assert!(has_lanes(&module, id));
+    for range in [(0, 100), (7, 90), (3, 5)] {
+        same(&module, id, &[], 512, range);
+    }
+}
+
+#[test]
+fn reductions_in_lanes() {
+    for ty in LANE_TYPES {
+        let ops: &[BinaryOp] = if ty.is_float() {
+            &[BinaryOp::FAdd, BinaryOp::FSub, BinaryOp::FMin, BinaryOp::FMax, BinaryOp::FMul]
+        } else {
+            &[
+                BinaryOp::Add,
+                BinaryOp::Sub,
+                BinaryOp::Mul,
+                BinaryOp::And,
+                BinaryOp::Or,
+                BinaryOp::Xor,
+                BinaryOp::SMin,
+                BinaryOp::SMax,
+            ]
+        };
+        for &op in ops {
+            for swapped in [false, true] {
+                let no_product = op == BinaryOp::Mul && ty == Type::I8;
+                let fits = !(no_product || swapped && matches!(op, BinaryOp::Sub | BinaryOp::FSub));
+                let function = pipeline(&format!("{op:?}_{ty}"), |b, input, output| {
+                    let (begin, end) = (b.param(2), b.param(3));
+                    let first = if ty.is_float() { b.fconst(ty, 1.0) } else { b.iconst(ty, 29) };
+                    let zero = b.constant(ty, 0);
+                    let init = [first, zero];
+                    let last = b.for_loop(LoopKind::Vector(0), begin, end, 1, &init, |b, i, carried| {
+                        let column = column(b, input, ty);
+                        let place = b.offset(column, i, i64::from(ty.bytes()), 0);
+                        let x = b.load(ty, place, 0);
+                        let one = if ty.is_float() { b.fconst(ty, 1.0) } else { b.iconst(ty, 1) };
+                        let flag = b.compare(Cmp::Gt, x, one);
+                        let counted = b.select(flag, one, zero);
+                        let next = match swapped {
+                            false => b.binary(op, carried[0], x),
+                            true => b.binary(op, x, carried[0]),
+                        };
+                        let add = if ty.is_float() { BinaryOp::FAdd } else { BinaryOp::Add };
+                        vec![next, b.binary(add, carried[1], counted)]
+                    });
+                    b.store(last[0], output, 0);
+                    b.store(last[1], output, 16);
+                });
+                let (module, id) = one(function);
+                assert_eq!(has_lanes(&module, id), fits, "{op:?} {ty} {swapped}");
+                // Numbers whose sums and products are exact in any order.
+                let mut input = vec![0u128; 128 * 6];
+                let number = LANE_TYPES.iter().position(|&other| other == ty).unwrap();
+                let mut bytes = Vec::new();
+                for step in 0..128i64 {
+                    let small = match op {
+                        BinaryOp::FMul => [1, 2, -1, 1, 1, 1, 1, 1][(step % 8) as usize],
+                        _ => step * 7 % 23 - 9,
+                    };
+                    let bits = match ty {
+                        Type::F32 => u128::from((small as f32).to_bits()),
+                        Type::F64 => u128::from((small as f64).to_bits()),
+                        _ => eval::from_signed(ty, i128::from(small)),
+                    };
+                    bytes.extend_from_slice(&bits.to_le_bytes()[..ty.bytes() as usize]);
+                }
+                for (n, chunk) in bytes.chunks(16).enumerate() {
+                    input[number * 128 + n] = u128::from_le_bytes(chunk.try_into().unwrap());
+                }
+                for range in [(0, 128), (0, 0), (5, 6), (2, 99), (0, 35)] {
+                    same(&module, id, &input, 2, range);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_known_number_of_steps_leaves_no_serial_rest() {
+    for steps in [4, 8, 12, 20, 21] {
+        let function = pipeline("known", |b, input, output| {
+            let (zero, end) = (b.iconst(Type::I64, 0), b.iconst(Type::I64, steps));
+            b.for_loop(LoopKind::Vector(0), zero, end, 1, &[], |b, i, _| {
+                let place = b.offset(input, i, 4, 0);
+                let x = b.load(Type::F32, place, 0);
+                let y = b.fmul(x, x);
+                let place = b.offset(output, i, 4, 0);
+                b.store(y, place, 0);
+                Vec::new()
+            });
+        });
+        let (module, id) = one(function);
+        let options = Options { keep_text: true, ..Options::default() };
+        let code = CpuBackend::shared().unwrap().compile(&module, &options).unwrap();
+        let text = &code.text(id).backend;
+        let scalar_rest = text.contains("load.f32 ");
+        assert_eq!(scalar_rest, steps % 4 != 0, "{text}");
+        let input: Vec<u128> = (0..8).map(|n| u128::from(((n * n) as f32).to_bits()) << 32).collect();
+        same(&module, id, &input, 8, (0, 0));
+    }
+}
+
+#[test]
+fn loops_that_do_not_fit_run_serially() {
+    // A carried value that is not a reduction, a strided load, a store in one place, a trap.
+    let function = pipeline("serial", |b, input, output| {
+        let (begin, end) = (b.param(2), b.param(3));
+        let zero = b.iconst(Type::I64, 0);
+        let last = b.for_loop(LoopKind::Vector(0), begin, end, 1, &[zero], |b, i, carried| {
+            let x = b.add(carried[0], i);
+            let y = b.mul(x, x);
+            vec![b.add(y, x)]
+        });
+        b.store(last[0], output, 0);
+        let sum = b.for_loop(LoopKind::Vector(0), begin, end, 1, &[zero], |b, i, carried| {
+            let place = b.offset(input, i, 16, 0);
+            let x = b.load(Type::I64, place, 0);
+            vec![b.add(carried[0], x)]
+        });
+        b.store(sum[0], output, 16);
+        b.for_loop(LoopKind::Vector(0), begin, end, 1, &[], |b, i, _| {
+            let big = b.icmp_imm(Cmp::Gt, i, 90);
+            b.trap_if(big, TrapCode::OutOfRange, 5);
+            b.store(i, output, 32);
+            Vec::new()
+        });
+    });
+    let (module, id) = one(function);
+    assert!(!has_lanes(&module, id));
+    let input: Vec<u128> = (0..128).collect();
+    for range in [(0, 50), (0, 0), (80, 100)] {
+        same(&module, id, &input, 4, range);
+    }
+}
+
+/// A random body of a vector loop over the columns.
+fn random_lanes(seed: u64) -> Function {
+    let mut random = Random(seed.wrapping_mul(2) | 1);
+    pipeline("lanes", |b, input, output| {
+        let (begin, end) = (b.param(2), b.param(3));
+        let zero = b.iconst(Type::I64, 0);
+        let false_flag = b.bool_const(false);
+        let kind = LoopKind::Vector(random.pick(&[0, 0, 4, 16]));
+        let last = b.for_loop(kind, begin, end, 1, &[zero, false_flag], |b, i, carried| {
+            let mut values = vec![i, begin];
+            for _ in 0..2 + random.below(3) {
+                let ty = random.pick(&LANE_TYPES);
+                let column = column(b, input, ty);
+                let place = b.offset(column, i, i64::from(ty.bytes()), 0);
+                values.push(b.load(ty, place, 0));
+            }
+            let mut flags = Vec::new();
+            for _ in 0..random.below(14) {
+                let x = values[random.below(values.len())];
+                let ty = b.ty(x);
+                let same: Vec<Value> = values.iter().copied().filter(|&v| b.ty(v) == ty).collect();
+                let y = random.pick(&same);
+                let made = match random.below(6) {
+                    0 | 1 if ty.is_float() => {
+                        let op = random.pick(&[BinaryOp::FAdd, BinaryOp::FMul, BinaryOp::FMin, BinaryOp::FSub]);
+                        b.binary(op, x, y)
+                    }
+                    0 | 1 => {
+                        let op = random.pick(&[BinaryOp::Add, BinaryOp::Sub, BinaryOp::Xor, BinaryOp::SMax]);
+                        b.binary(op, x, y)
+                    }
+                    2 => {
+                        let to = random.pick(&LANE_TYPES);
+                        let op = [
+                            ConvertOp::SignExtend,
+                            ConvertOp::Truncate,
+                            ConvertOp::IntToFloat,
+                            ConvertOp::Promote,
+                            ConvertOp::Demote,
+                        ]
+                        .into_iter()
+                        .find(|&op| eval::convertible(op, ty, to));
+                        match op {
+                            Some(op) => b.convert(op, x, to),
+                            None => x,
+                        }
+                    }
+                    3 => {
+                        let flag = b.compare(Cmp::Le, x, y);
+                        flags.push(flag);
+                        flag
+                    }
+                    4 if flags.len() > 1 => {
+                        let (f, g) = (random.pick(&flags), random.pick(&flags));
+                        let op = random.pick(&[BinaryOp::And, BinaryOp::Or, BinaryOp::Xor]);
+                        let flag = b.binary(op, f, g);
+                        flags.push(flag);
+                        flag
+                    }
+                    _ if !flags.is_empty() => {
+                        let flag = random.pick(&flags);
+                        b.select(flag, x, y)
+                    }
+                    _ => x,
+                };
+                values.push(made);
+            }
+            for (number, &value) in values.iter().rev().take(3).enumerate() {
+                let ty = b.ty(value);
+                let value = if ty.is_float() {
+                    let nan = b.fconst(ty, f64::NAN);
+                    let unordered = b.fcmp(Cmp::Ne, value, value);
+                    b.select(unordered, nan, value)
+                } else {
+                    value
+                };
+                let column = b.displace(output, number as i64 * 16 * 128 + 16);
+                let place = b.offset(column, i, i64::from(ty.bytes()), 0);
+                b.store(value, place, 0);
+            }
+            let whole: Vec<Value> = values.iter().copied().filter(|&v| b.ty(v) == Type::I64).collect();
+            let whole = random.pick(&whole);
+            let flag = flags.last().copied().unwrap_or(false_flag);
+            vec![b.add(carried[0], whole), b.or(carried[1], flag)]
+        });
+        b.store(last[0], output, 0);
+        b.store(last[1], output, 8);
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_vector_loops_run_the_same(seed in 0u64..1 << 40, begin in 0i64..20, steps in 0i64..108) {
+        let (module, id) = one(random_lanes(seed));
+        same(&module, id, &columns(seed), 128 * 4, (begin, begin + steps));
+    }
+}

@@ -227,7 +227,7 @@ impl Emitter<'_> {
         made
     }
 
-    fn make_constant(&mut self, ty: Type, bits: u128) -> ir::Value {
+    pub(super) fn make_constant(&mut self, ty: Type, bits: u128) -> ir::Value {
         match ty {
             Type::F32 => self.b.ins().f32const(f32::from_bits(bits as u32)),
             Type::F64 => self.b.ins().f64const(f64::from_bits(bits as u64)),
@@ -275,12 +275,12 @@ impl Emitter<'_> {
         block
     }
 
-    fn jump(&mut self, block: Block, args: &[ir::Value]) {
+    pub(super) fn jump(&mut self, block: Block, args: &[ir::Value]) {
         let args = block_args(args);
         self.b.ins().jump(block, &args);
     }
 
-    fn branch(
+    pub(super) fn branch(
         &mut self,
         condition: ir::Value,
         (yes, yes_args): (Block, &[ir::Value]),
@@ -325,7 +325,7 @@ impl Emitter<'_> {
     }
 
     /// An op without regions: its results.
-    fn simple(&mut self, op: &Op) -> Vec<ir::Value> {
+    pub(super) fn simple(&mut self, op: &Op) -> Vec<ir::Value> {
         match op {
             Op::Unary(op, a) => vec![self.unary(*op, *a)],
             Op::Binary(op, a, b) => vec![self.binary(*op, *a, *b)],
@@ -449,6 +449,11 @@ impl Emitter<'_> {
             return self.b.ins().ireduce(clif_type(ty), wide);
         }
         let (x, y) = (self.get(a), self.get(b));
+        self.scalar_binary(op, ty, x, y)
+    }
+
+    /// An op on values of a type that needs no widening.
+    pub(super) fn scalar_binary(&mut self, op: BinaryOp, ty: Type, x: ir::Value, y: ir::Value) -> ir::Value {
         match op {
             BinaryOp::FAdd => self.b.ins().fadd(x, y),
             BinaryOp::FSub => self.b.ins().fsub(x, y),
@@ -501,6 +506,24 @@ impl Emitter<'_> {
         }
     }
 
+    /// The amount of a shift of a type.
+    pub(super) fn shift_count(&mut self, amount: Value, ty: Type) -> ir::Value {
+        if let Some(bits) = self.kernel.constant(amount) {
+            let count = (bits as u32) & (ty.bits() - 1);
+            return self.b.ins().iconst(types::I32, i64::from(count));
+        }
+        let y = match self.ty(amount) {
+            Type::I8 | Type::I16 => self.widened(amount, false),
+            _ => self.get(amount),
+        };
+        if !matches!(ty, Type::I8 | Type::I16) {
+            return y;
+        }
+        let y_ty = self.b.func.dfg.value_type(y);
+        let mask = self.b.ins().iconst(y_ty, i64::from(ty.bits() - 1));
+        self.b.ins().band(y, mask)
+    }
+
     /// Amounts count modulo the width: of 8 and 16 bits that has to be written, as the shift is done in 32.
     fn shift(&mut self, op: BinaryOp, a: Value, amount: Value) -> ir::Value {
         let ty = self.ty(a);
@@ -510,22 +533,7 @@ impl Emitter<'_> {
             _ if narrow => self.widened(a, true),
             _ => self.get(a),
         };
-        let y = if let Some(bits) = self.kernel.constant(amount) {
-            let count = (bits as u32) & (ty.bits() - 1);
-            self.b.ins().iconst(types::I32, i64::from(count))
-        } else {
-            let y = match self.ty(amount) {
-                Type::I8 | Type::I16 => self.widened(amount, false),
-                _ => self.get(amount),
-            };
-            if narrow {
-                let y_ty = self.b.func.dfg.value_type(y);
-                let mask = self.b.ins().iconst(y_ty, i64::from(ty.bits() - 1));
-                self.b.ins().band(y, mask)
-            } else {
-                y
-            }
-        };
+        let y = self.shift_count(amount, ty);
         let shifted = match op {
             BinaryOp::Shl => self.b.ins().ishl(x, y),
             BinaryOp::SShr => self.b.ins().sshr(x, y),
@@ -870,8 +878,43 @@ impl Emitter<'_> {
 
     // ---- control ----
 
+    /// The comparison or choice of comparisons that a condition is the inverse of: branching on it the other way saves the inversion.
+    fn inverted(&self, condition: Value) -> Option<Value> {
+        let Definition::Result(inst, _) = self.kernel.definition(condition) else {
+            return None;
+        };
+        match self.kernel.inst(inst).op {
+            Op::Binary(BinaryOp::Xor, a, b) if self.kernel.constant(b) == Some(1) && self.is_flag(a, 8) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// Whether a value is seen to be 0 or 1 within so many steps.
+    fn is_flag(&self, value: Value, steps: u32) -> bool {
+        if steps == 0 {
+            return false;
+        }
+        let Definition::Result(inst, number) = self.kernel.definition(value) else {
+            return false;
+        };
+        match self.kernel.inst(inst).op {
+            Op::Compare(..) => true,
+            Op::Checked(..) => number == 1,
+            Op::Binary(BinaryOp::And | BinaryOp::Or | BinaryOp::Xor, a, b) => {
+                let flag =
+                    |v: Value| self.kernel.constant(v).is_some_and(|bits| bits <= 1) || self.is_flag(v, steps - 1);
+                flag(a) && flag(b)
+            }
+            _ => false,
+        }
+    }
+
     fn if_op(&mut self, condition: Value, yes: Region, no: Region, results: &[Value]) {
         let kernel = self.kernel;
+        let (condition, yes, no) = match self.inverted(condition) {
+            Some(inner) => (inner, no, yes),
+            None => (condition, yes, no),
+        };
         let condition = self.get(condition);
         let join = self.new_block(results);
         let then_block = self.b.create_block();
@@ -968,22 +1011,25 @@ impl Emitter<'_> {
         init: &[Value],
         body: Region,
     ) -> Vec<ir::Value> {
-        let init_values = self.all(init);
-        if let (Some(first), Some(last)) = (self.kernel.constant(begin), self.kernel.constant(end)) {
-            let (first, last) = (first as u64 as i64, last as u64 as i64);
-            if let LoopKind::Unrolled(times) = kind
-                && trip_count(first, last, step) <= i128::from(times)
-            {
-                return self.straight(first, last, step, init_values, body);
-            }
+        let init = self.all(init);
+        let word = |value: Value| self.kernel.constant(value).map(|bits| bits as u64 as i64);
+        let known = word(begin).zip(word(end));
+        let steps = known.map(|(first, last)| trip_count(first, last, step));
+        if let (LoopKind::Unrolled(times), Some((first, _)), Some(steps)) = (kind, known, steps)
+            && steps <= i64::from(times)
+        {
+            return self.straight(first, step, steps, init, body);
         }
         let (begin, end) = (self.get(begin), self.get(end));
         match kind {
-            LoopKind::Serial => self.serial(begin, end, step, init_values, body),
-            LoopKind::Unrolled(times) => self.unrolled(times.clamp(1, 64), begin, end, step, init_values, body),
+            LoopKind::Serial => self.serial(begin, end, step, init, body),
+            LoopKind::Unrolled(times) => self.unrolled(times.clamp(1, 64), begin, end, step, init, body),
             LoopKind::Vector(_) => {
-                let (begin, carried) = lanes::vector_part(self, kind, begin, end, step, init_values, body);
-                self.serial(begin, end, step, carried, body)
+                let rest = lanes::vector_part(self, (kind, step, body), steps, (begin, end), init);
+                match rest.empty {
+                    true => rest.carried,
+                    false => self.serial(rest.index, end, step, rest.carried, body),
+                }
             }
         }
     }
@@ -992,22 +1038,20 @@ impl Emitter<'_> {
     fn straight(
         &mut self,
         first: i64,
-        last: i64,
         step: i64,
+        steps: i64,
         mut carried: Vec<ir::Value>,
         body: Region,
     ) -> Vec<ir::Value> {
-        let mut index = first;
-        while index < last {
-            let mut params = vec![self.word(index as u64)];
+        for number in 0..steps {
+            let mut params = vec![self.word(first.wrapping_add(number.wrapping_mul(step)) as u64)];
             params.extend(carried);
             carried = self.region_with(body, &params);
-            index += step;
         }
         carried
     }
 
-    pub(super) fn serial(
+    fn serial(
         &mut self,
         begin: ir::Value,
         end: ir::Value,
@@ -1050,12 +1094,13 @@ impl Emitter<'_> {
         state.extend(init);
         self.rounds(&kernel.region(body).params, limit, state, |e, state| {
             let mut state = state.to_vec();
-            let step = e.word(step as u64);
             for _ in 0..times {
-                let next = e.b.ins().iadd(state[0], step);
                 let carried = e.region_with(body, &state);
-                state.truncate(1);
-                state[0] = next;
+                // After the body, where the old index is not needed any more.
+                let step = e.word(step as u64);
+                let next = e.b.ins().iadd(state[0], step);
+                state.clear();
+                state.push(next);
                 state.extend(carried);
             }
             state
@@ -1090,7 +1135,13 @@ impl Emitter<'_> {
         self.b.switch_to_block(header);
         let params = self.b.block_params(header).to_vec();
         let yields = self.region_with(body, &params);
-        self.branch(yields[0], (header, &yields[1..]), (exit, &yields[1..]));
+        match self.inverted(self.kernel.region(body).yields[0]) {
+            Some(stop) => {
+                let stop = self.get(stop);
+                self.branch(stop, (exit, &yields[1..]), (header, &yields[1..]));
+            }
+            None => self.branch(yields[0], (header, &yields[1..]), (exit, &yields[1..])),
+        }
         self.b.switch_to_block(exit);
         let values = self.b.block_params(exit).to_vec();
         self.define_all(results, &values);
@@ -1098,10 +1149,8 @@ impl Emitter<'_> {
 }
 
 /// How many steps a loop from `first` to `last` runs.
-fn trip_count(first: i64, last: i64, step: i64) -> i128 {
-    let span = i128::from(last) - i128::from(first);
-    if span <= 0 {
-        return 0;
-    }
-    (span + i128::from(step) - 1) / i128::from(step)
+fn trip_count(first: i64, last: i64, step: i64) -> i64 {
+    let span = (i128::from(last) - i128::from(first)).max(0);
+    let steps = (span + i128::from(step) - 1) / i128::from(step);
+    i64::try_from(steps).unwrap_or(i64::MAX)
 }

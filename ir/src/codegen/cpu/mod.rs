@@ -299,6 +299,7 @@ fn disassemble(bytes: &[u8], called: &HashSet<RuntimeFn>) -> String {
     }
     let mut formatter = IntelFormatter::new();
     let mut text = String::new();
+    let mut reached = 0;
     for instruction in &mut Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE) {
         let mut line = String::new();
         formatter.format(&instruction, &mut line);
@@ -310,6 +311,12 @@ fn disassemble(bytes: &[u8], called: &HashSet<RuntimeFn>) -> String {
             line.push_str(name);
         }
         text.push_str(&format!("{:6x}  {line}\n", instruction.ip()));
+        // Behind the last instruction stand constants.
+        reached = reached.max(instruction.near_branch_target());
+        let leaves = matches!(instruction.mnemonic(), Mnemonic::Ret | Mnemonic::Jmp | Mnemonic::Ud2);
+        if leaves && reached < instruction.next_ip() {
+            break;
+        }
     }
     text
 }
