@@ -583,7 +583,7 @@ impl Column {
         let zones = zones_of(values, &validity, |&v| v, Ord::cmp, Bound::Int);
         let mut distinct = DistinctSketch::new();
         for (_, &value) in validity.values(values) {
-            distinct.add(hash::combine_i128(0, value));
+            distinct.add(hash::i128_word(value));
         }
         let lanes = validity.lanes(values.iter().copied(), 0);
         let data = AlignedBytes::from_iter(values.len(), lanes);
