@@ -382,6 +382,8 @@ runtime_functions! {
     HashF32 = hash_f32(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_f32;
     /// Folds each f64 element into the rows' hashes.
     HashF64 = hash_f64(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_f64;
+    /// Folds each i128 element into the rows' hashes.
+    HashI128 = hash_i128(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_i128;
     /// Folds each text view into the rows' hashes.
     HashText = hash_text(data: Ptr, rows: I64, valid: Ptr, hashes: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::hash::hash_text;
     /// Folds the value of each u8 dictionary code into the rows' hashes; `words` are the dictionary's hash words, `values` their number.

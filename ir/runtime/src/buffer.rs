@@ -150,7 +150,7 @@ impl Field {
                 FieldKind::I8 => hash::combine(hash, i64::from(*at.cast::<i8>()) as u64),
                 FieldKind::I32 => hash::combine(hash, i64::from(*at.cast::<i32>()) as u64),
                 FieldKind::I64 => hash::combine(hash, *at.cast::<i64>() as u64),
-                FieldKind::I128 => hash::combine_i128(hash, *at.cast::<i128>()),
+                FieldKind::I128 => hash::combine(hash, hash::i128_word(*at.cast::<i128>())),
                 FieldKind::F32 => hash::combine(hash, hash::f32_word(*at.cast::<f32>())),
                 FieldKind::F64 => hash::combine(hash, hash::f64_word(*at.cast::<f64>())),
                 FieldKind::Text => hash::combine_text(hash, &*at.cast::<TextView>()),

@@ -583,7 +583,7 @@ impl Column {
         let zones = zones_of(values, &validity, |&v| v, Ord::cmp, Bound::Int);
         let mut distinct = DistinctSketch::new();
         for (_, &value) in validity.values(values) {
-            distinct.add(hash::combine_i128(0, value));
+            distinct.add(hash::i128_word(value));
         }
         let lanes = validity.lanes(values.iter().copied(), 0);
         let data = AlignedBytes::from_iter(values.len(), lanes);
@@ -1125,7 +1125,11 @@ pub struct TextBuilder {
     /// Open addressing over `distinct`: index + 1, 0 for an empty slot.
     slots: Vec<u32>,
     hasher: RandomState,
+    /// The last codes of short texts, by a quick hash: most rows repeat one of few texts.
+    recent: Box<[(TextView, u32); RECENT]>,
 }
+
+const RECENT: usize = 256;
 
 /// A dictionary has at most this many values,
 const DICTIONARY_LIMIT: usize = 64 << 10;
@@ -1152,6 +1156,7 @@ impl TextBuilder {
             distinct: Vec::new(),
             slots: vec![0; 64],
             hasher: RandomState::new(),
+            recent: Box::new([(TextView::EMPTY, u32::MAX); RECENT]),
         }
     }
 
@@ -1167,12 +1172,26 @@ impl TextBuilder {
         let code = match value {
             // No value of the dictionary: the column may have none but NULLs.
             None => u32::MAX,
-            Some(_) => self.code_of(text),
+            Some(_) => self.recent_code_of(text),
         };
         self.codes.push(code);
         if self.distinct.len() > DICTIONARY_LIMIT {
             self.give_up_dictionary();
         }
+    }
+
+    fn recent_code_of(&mut self, text: &[u8]) -> u32 {
+        let Some(view) = TextView::inline(text) else {
+            return self.code_of(text);
+        };
+        let place = (hash::text_word(&view) >> 56) as usize % RECENT;
+        let (known, code) = self.recent[place];
+        if known == view && code != u32::MAX {
+            return code;
+        }
+        let code = self.code_of(text);
+        self.recent[place] = (view, code);
+        code
     }
 
     fn code_of(&mut self, text: &[u8]) -> u32 {

@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use crate::buffer::{Field, RowBuffer, RowList, keys_equal};
 use crate::kernels::hash::{self, PARTITIONS};
-use crate::pool::{Block, MemoryLimitError, QueryMemory};
+use crate::pool::{Block, MemoryLimitError, PoolArray, QueryMemory};
 use crate::scheduler::WorkerPool;
-use crate::trap::{CancelToken, Trap, raise_null};
+use crate::trap::{CancelToken, Trap, TrapCode, raise_null};
 
 /// One slot.
 #[repr(C)]
@@ -159,10 +159,7 @@ impl GroupTable {
     /// Adds the group of `code` to a direct table.
     fn insert_direct(&mut self, code: usize, hash: u64) -> Result<*mut u8, Trap> {
         if code >= self.direct_len {
-            return Err(Trap::with_detail(
-                crate::trap::TrapCode::Internal,
-                format!("group code {code} of {}", self.direct_len),
-            ));
+            return Err(Trap::with_detail(TrapCode::Internal, format!("group code {code} of {}", self.direct_len)));
         }
         let row = self.rows.push()?;
         self.len += 1;
@@ -282,21 +279,19 @@ impl Index {
         Ok(Self { table })
     }
 
-    /// The row that stands for the keys of `row`: an earlier one, or `row` itself from now on.
+    /// The row that stands for the keys of `row`, which has the hash `hash`: an earlier one, or `row` itself from now on.
     ///
     /// # Safety
     /// As for [`GroupTable::find`]; at most as many rows are entered as `new` was told.
-    unsafe fn find_or_enter(&mut self, keys: &[Field], row: *mut u8) -> Option<*mut u8> {
-        // SAFETY: promised by the caller; rows begin with their hash.
-        unsafe {
-            // Rows of one partition agree in some bits of their hashes: another round makes slots of the others.
-            let hash = hash::mix(*row.cast::<u64>());
-            let found = self.table.find(keys, hash, row);
-            if found.is_none() {
-                self.table.place(hash, row);
-            }
-            found
+    unsafe fn find_or_enter(&mut self, keys: &[Field], hash: u64, row: *mut u8) -> Option<*mut u8> {
+        // Rows of one partition agree in some bits of their hashes: another round makes slots of the others.
+        let hash = hash::mix(hash);
+        // SAFETY: promised by the caller.
+        let found = unsafe { self.table.find(keys, hash, row) };
+        if found.is_none() {
+            self.table.place(hash, row);
         }
+        found
     }
 }
 
@@ -309,8 +304,8 @@ unsafe fn merge_serially(
     let mut index = Index::new(total, buffers[0].memory())?;
     let mut rows = Vec::with_capacity(total);
     for row in buffers.iter().flat_map(RowBuffer::rows) {
-        // SAFETY: promised by the caller of `merge_groups`.
-        match unsafe { index.find_or_enter(keys, row) } {
+        // SAFETY: promised by the caller of `merge_groups`; rows begin with their hash.
+        match unsafe { index.find_or_enter(keys, *row.cast::<u64>(), row) } {
             Some(earlier) => merge(earlier, row)?,
             None => rows.push(row),
         }
@@ -318,41 +313,13 @@ unsafe fn merge_serially(
     Ok(rows)
 }
 
-/// The rows of one range, bucketed by partition: `rows[starts[p]..starts[p + 1]]`, each bucket in row order.
-struct Buckets {
-    rows: Vec<(*mut u8, u32)>,
-    starts: Vec<usize>,
-}
-
-// SAFETY: the addresses are read by one task at a time; the buffers outlive the merge.
-unsafe impl Send for Buckets {}
-// SAFETY: as above.
-unsafe impl Sync for Buckets {}
-
-impl Buckets {
-    fn new(buffer: &RowBuffer) -> Self {
-        // SAFETY: rows of a group table begin with their hash.
-        let partition = |row: *mut u8| hash::partition(unsafe { *row.cast::<u64>() });
-        let mut starts = vec![0; PARTITIONS + 1];
-        for row in buffer.rows() {
-            starts[partition(row) + 1] += 1;
-        }
-        for p in 0..PARTITIONS {
-            starts[p + 1] += starts[p];
-        }
-        let mut next = starts.clone();
-        let mut rows = vec![(std::ptr::null_mut(), 0); buffer.len()];
-        for (i, row) in buffer.rows().enumerate() {
-            let at = &mut next[partition(row)];
-            rows[*at] = (row, i as u32);
-            *at += 1;
-        }
-        Self { rows, starts }
-    }
-
-    fn partition(&self, p: usize) -> &[(*mut u8, u32)] {
-        &self.rows[self.starts[p]..self.starts[p + 1]]
-    }
+/// A row on its way through a merge: partitions are worked off without touching rows whose hash is new.
+#[derive(Clone, Copy)]
+struct Candidate {
+    hash: u64,
+    row: *mut u8,
+    /// The row's position among all rows, ranges in order.
+    position: u32,
 }
 
 unsafe fn merge_partitions(
@@ -363,38 +330,71 @@ unsafe fn merge_partitions(
     cancel: &CancelToken,
 ) -> Result<Vec<*mut u8>, Trap> {
     let memory = buffers[0].memory();
-    let buckets = pool.map(buffers.len(), |range, _| {
+    // SAFETY: rows of a group table begin with their hash.
+    let hash_of = |row: *mut u8| unsafe { *row.cast::<u64>() };
+    let counts = pool.map(buffers.len(), |range, _| {
         cancel.check()?;
-        Ok(Buckets::new(&buffers[range]))
+        let mut counts = [0usize; PARTITIONS];
+        buffers[range].rows().for_each(|row| counts[hash::partition(hash_of(row))] += 1);
+        Ok(counts)
     })?;
-    // For each partition, the (range, row) of the rows that were merged into an earlier one.
-    let merged = pool.map(PARTITIONS, |p, _| {
+    // Where each partition begins, and where each range writes in it.
+    let mut starts = [0usize; PARTITIONS + 1];
+    let mut places = vec![[0usize; PARTITIONS]; buffers.len()];
+    for p in 0..PARTITIONS {
+        let mut place = starts[p];
+        for (range, counts) in counts.iter().enumerate() {
+            places[range][p] = place;
+            place += counts[p];
+        }
+        starts[p + 1] = place;
+    }
+    let total = starts[PARTITIONS];
+    if u32::try_from(total).is_err() {
+        return Err(Trap::with_detail(TrapCode::TooManyRows, format!("{total} groups in a merge")));
+    }
+    let mut firsts = vec![0usize; buffers.len() + 1];
+    for (range, buffer) in buffers.iter().enumerate() {
+        firsts[range + 1] = firsts[range] + buffer.len();
+    }
+    let candidates = PoolArray::<Candidate>::new(total, memory)?;
+    // Each row's address in input order, null once it is merged into an earlier one.
+    let alive = PoolArray::<*mut u8>::new(total, memory)?;
+    pool.run(buffers.len(), |range, _| {
         cancel.check()?;
-        let total = buckets.iter().map(|b| b.partition(p).len()).sum();
-        let mut index = Index::new(total, memory)?;
-        let mut gone: Vec<(u32, u32)> = Vec::new();
-        for (range, bucket) in buckets.iter().enumerate() {
-            for &(row, position) in bucket.partition(p) {
-                // SAFETY: promised by the caller of `merge_groups`; rows of one key are all in this partition, hence in this task.
-                if let Some(earlier) = unsafe { index.find_or_enter(keys, row) } {
+        let mut places = places[range];
+        for (row, position) in buffers[range].rows().zip(firsts[range]..) {
+            let hash = hash_of(row);
+            let place = &mut places[hash::partition(hash)];
+            let candidate = Candidate { hash, row, position: position as u32 };
+            // SAFETY: the places of all ranges and partitions are disjoint, and so are positions.
+            unsafe {
+                *candidates.as_ptr().add(*place) = candidate;
+                *alive.as_ptr().add(position) = row;
+            }
+            *place += 1;
+        }
+        Ok(())
+    })?;
+    pool.run(PARTITIONS, |p, _| {
+        cancel.check()?;
+        let mut index = Index::new(starts[p + 1] - starts[p], memory)?;
+        // SAFETY: written above, only read from here on.
+        for candidate in unsafe { candidates.slice(starts[p]..starts[p + 1]) } {
+            let row = candidate.row;
+            // SAFETY: promised by the caller of `merge_groups`; rows of one key are all in this partition, hence in this task.
+            unsafe {
+                if let Some(earlier) = index.find_or_enter(keys, candidate.hash, row) {
                     merge(earlier, row)?;
-                    gone.push((range as u32, position));
+                    *alive.as_ptr().add(candidate.position as usize) = std::ptr::null_mut();
                 }
             }
         }
-        Ok(gone)
+        Ok(())
     })?;
-    let mut alive: Vec<Vec<bool>> = buffers.iter().map(|b| vec![true; b.len()]).collect();
-    let mut left: usize = buffers.iter().map(RowBuffer::len).sum();
-    for (range, position) in merged.into_iter().flatten() {
-        alive[range as usize][position as usize] = false;
-        left -= 1;
-    }
-    let mut rows = Vec::with_capacity(left);
-    for (buffer, alive) in buffers.iter().zip(&alive) {
-        rows.extend(buffer.rows().zip(alive).filter(|(_, a)| **a).map(|(r, _)| r));
-    }
-    Ok(rows)
+    // SAFETY: every position was written, and the tasks have ended.
+    let alive = unsafe { alive.slice(0..total) };
+    Ok(alive.iter().copied().filter(|row| !row.is_null()).collect())
 }
 
 /// See the table in [`crate::abi`].
@@ -430,7 +430,6 @@ mod tests {
     use super::*;
     use crate::buffer::{FieldKind, hash_keys};
     use crate::pool::MemoryPool;
-    use crate::trap::TrapCode;
     use proptest::prelude::*;
 
     /// hash 0..8, key 8..16, sum 16..24, valid 24.

@@ -12,10 +12,11 @@
 //!   number of rows. It is built where the caller allows it, for one integer key whose range is at most 4 times the rows.
 //!   `dense_len` is 0 and `dense` null otherwise.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::buffer::{Field, FieldKind, RowBuffer, keys_equal};
-use crate::pool::{MemoryLimitError, PoolArray, QueryMemory};
+use crate::pool::{PoolArray, QueryMemory};
 use crate::scheduler::WorkerPool;
 use crate::trap::{CancelToken, Trap, TrapCode};
 
@@ -259,9 +260,10 @@ struct Build<'a> {
     cancel: &'a CancelToken,
 }
 
-/// All rows with keys, by partition and in input order within each; then the rows without.
+/// The rows' array: rows with keys by partition, in input order within each; then the rows without.
 struct Partitioned {
-    rows: PoolArray<*mut u8>,
+    rows: PoolArray<u8>,
+    row_size: usize,
     /// Partition `p` is `starts[p]..starts[p + 1]`.
     starts: Vec<usize>,
     null_rows: usize,
@@ -276,15 +278,25 @@ impl Partitioned {
         self.starts[self.count()]
     }
 
-    fn partition(&self, p: usize) -> &[*mut u8] {
-        // SAFETY: `Build::partition` filled the array and no one writes to it any more.
-        unsafe { self.rows.slice(self.starts[p]..self.starts[p + 1]) }
+    fn range(&self, p: usize) -> Range<usize> {
+        self.starts[p]..self.starts[p + 1]
     }
 
-    fn nulls(&self) -> &[*mut u8] {
-        let keyed = self.keyed();
-        // SAFETY: as above.
-        unsafe { self.rows.slice(keyed..keyed + self.null_rows) }
+    /// The address of row `index` of the array.
+    #[inline]
+    fn row(&self, index: usize) -> *mut u8 {
+        self.rows.as_ptr().wrapping_add(index * self.row_size)
+    }
+}
+
+/// # Safety
+/// Both are rows of `bytes` bytes, a multiple of 8, in different memory, aligned to 8.
+#[inline]
+unsafe fn copy_row(from: *const u8, to: *mut u8, bytes: usize) {
+    // Rows are short: a loop over words beats a call.
+    for word in 0..bytes / 8 {
+        // SAFETY: promised by the caller.
+        unsafe { *to.cast::<u64>().add(word) = *from.cast::<u64>().add(word) };
     }
 }
 
@@ -321,7 +333,7 @@ impl Build<'_> {
         Ok(range.map(|(min, max)| (min, max.wrapping_sub(min) as u64)))
     }
 
-    /// Sorts the rows' addresses by partition.
+    /// Copies the rows into their array, by partition.
     ///
     /// # Safety
     /// `partition_of` is below `partitions` for every row with keys.
@@ -351,46 +363,25 @@ impl Build<'_> {
             }
             starts[bucket + 1] = place;
         }
-        let rows = PoolArray::<*mut u8>::new(self.total, self.memory)?;
+        let rows = PoolArray::<u8>::new(self.total * self.row_size, self.memory)?;
         self.pool.run(self.buffers.len(), |range, _| {
             self.cancel.check()?;
             let mut places = places[range].clone();
             for row in self.buffers[range].rows() {
                 let place = &mut places[bucket_of(row)];
                 // SAFETY: the places of all ranges and buckets are disjoint and add up to `total`.
-                unsafe { *rows.as_ptr().add(*place) = row };
+                unsafe { copy_row(row, rows.as_ptr().add(*place * self.row_size), self.row_size) };
                 *place += 1;
             }
             Ok(())
         })?;
         let null_rows = starts[partitions + 1] - starts[partitions];
         starts.truncate(partitions + 1);
-        Ok(Partitioned { rows, starts, null_rows })
+        Ok(Partitioned { rows, row_size: self.row_size, starts, null_rows })
     }
 
     fn partition_bits(&self) -> u32 {
         if self.total <= SERIAL_ROWS { 0 } else { PARTITION_BITS }
-    }
-
-    /// The rows' array with the rows without keys in place, all others still to be written.
-    fn row_array(&self, partitioned: &Partitioned) -> Result<PoolArray<u8>, MemoryLimitError> {
-        let rows = PoolArray::<u8>::new(self.total * self.row_size, self.memory)?;
-        for (i, &row) in partitioned.nulls().iter().enumerate() {
-            // SAFETY: keyed and other rows add up to `total`.
-            unsafe { self.copy_row(row, &rows, partitioned.keyed() + i) };
-        }
-        Ok(rows)
-    }
-
-    /// # Safety
-    /// `index < total`, no one else writes there, and `row` is one of the build's.
-    #[inline]
-    unsafe fn copy_row(&self, row: *const u8, rows: &PoolArray<u8>, index: usize) {
-        // SAFETY: promised by the caller; sources and the array do not overlap.
-        unsafe {
-            let target = rows.as_ptr().add(index * self.row_size);
-            target.copy_from_nonoverlapping(row, self.row_size);
-        }
     }
 
     /// # Safety
@@ -401,12 +392,10 @@ impl Build<'_> {
         let shift = (64 - span.leading_zeros()).saturating_sub(bits);
         // SAFETY: called with rows of the build that have keys.
         let distance = |row| unsafe { read_integer(key, row).wrapping_sub(min) as u64 };
-        // A span of at most 2^62 (4 times the rows) makes the difference exact and the shift less than 64.
         // SAFETY: a distance is at most `span`, which has `shift + bits` bits at most.
         let partitioned = unsafe { self.partition(1 << bits, |row| (distance(row) >> shift) as usize)? };
         let len = span as usize + 1;
         let dense = PoolArray::<DenseEntry>::new(len, self.memory)?;
-        let rows = self.row_array(&partitioned)?;
         let distinct = self.pool.map(partitioned.count(), |p, _| {
             self.cancel.check()?;
             let begin = (p << shift).min(len);
@@ -414,34 +403,65 @@ impl Build<'_> {
             // SAFETY: the elements `begin..end` belong to the keys of this partition alone.
             let entries = unsafe { std::slice::from_raw_parts_mut(dense.as_ptr().add(begin), end - begin) };
             entries.fill(DenseEntry { start: 0, count: 0 });
-            for &row in partitioned.partition(p) {
-                entries[distance(row) as usize - begin].count += 1;
-            }
-            let mut next = partitioned.starts[p] as u32;
             let mut distinct = 0;
-            for entry in entries.iter_mut() {
-                entry.start = next;
-                next += entry.count;
-                distinct += usize::from(entry.count > 0);
+            for index in partitioned.range(p) {
+                let entry = &mut entries[distance(partitioned.row(index)) as usize - begin];
+                if entry.count == 0 {
+                    entry.start = index as u32;
+                    distinct += 1;
+                }
+                entry.count += 1;
             }
-            for &row in partitioned.partition(p) {
-                let entry = &mut entries[distance(row) as usize - begin];
-                // SAFETY: each row of this partition gets an index of its own within the partition's.
-                unsafe { self.copy_row(row, &rows, entry.start as usize) };
-                entry.start += 1;
-            }
-            for entry in entries.iter_mut() {
-                entry.start -= entry.count;
+            let range = partitioned.range(p);
+            if distinct < range.len() {
+                // Rows of one key are brought together, keys ascending.
+                let mut next = range.start as u32;
+                for entry in entries.iter_mut() {
+                    entry.start = next;
+                    next += entry.count;
+                }
+                let place = |row| {
+                    let entry = &mut entries[distance(row) as usize - begin];
+                    entry.start += 1;
+                    entry.start as usize - 1
+                };
+                // SAFETY: the rows of the range are this task's, and each gets a place of its own there.
+                unsafe { self.permute(&partitioned, range, place) };
+                for entry in entries.iter_mut() {
+                    entry.start -= entry.count;
+                }
             }
             Ok(distinct)
         })?;
         let entries = PoolArray::<JoinEntry>::zeroed(2, self.memory)?;
-        let mut table = self.table(&partitioned, entries, rows, distinct.iter().sum());
+        let mut table = self.table(partitioned, entries, distinct.iter().sum());
         table.dense = dense.as_ptr();
         table.dense_min = min;
         table.dense_len = len as u64;
         table._dense = Some(dense);
         Ok(table)
+    }
+
+    /// Moves the rows of `range` to the indices that `place` gives, called for each in turn.
+    ///
+    /// # Safety
+    /// No one else uses these rows; the indices are a permutation of the range.
+    unsafe fn permute(
+        &self,
+        partitioned: &Partitioned,
+        range: Range<usize>,
+        mut place: impl FnMut(*const u8) -> usize,
+    ) {
+        let mut copy = vec![0u64; range.len() * self.row_size / 8];
+        let copy = copy.as_mut_ptr().cast::<u8>();
+        // SAFETY: both hold the range's rows; promised by the caller.
+        unsafe {
+            copy.copy_from_nonoverlapping(partitioned.row(range.start), range.len() * self.row_size);
+            for i in 0..range.len() {
+                let row = copy.add(i * self.row_size);
+                copy_row(row, partitioned.row(place(row)), self.row_size);
+            }
+        }
     }
 
     /// # Safety
@@ -459,8 +479,8 @@ impl Build<'_> {
         let mut capacity = (expected * 5 / 2).max(2 << bits).next_power_of_two();
         loop {
             // SAFETY: promised by the caller.
-            if let Some(table) = unsafe { self.try_hashed(&partitioned, capacity)? } {
-                return Ok(table);
+            if let Some((entries, distinct)) = unsafe { self.insert_all(&partitioned, capacity)? } {
+                return Ok(self.table(partitioned, entries, distinct));
             }
             capacity *= 2;
         }
@@ -473,126 +493,164 @@ impl Build<'_> {
         }
         let estimates = self.pool.map(partitioned.count(), |p, _| {
             self.cancel.check()?;
-            let rows = partitioned.partition(p);
-            let bits = (rows.len() * 2).next_power_of_two().max(64);
+            let rows = partitioned.range(p);
+            let most = rows.len();
+            let bits = (most * 2).next_power_of_two().max(64);
             let mut seen = vec![0u64; bits / 64];
-            for &row in rows {
-                // SAFETY: a row of the build.
+            for index in rows {
                 // The top bits chose the partition, so the bits below them are used.
-                let hash = unsafe { row_hash(row) } << PARTITION_BITS;
+                // SAFETY: a row of the build.
+                let hash = unsafe { row_hash(partitioned.row(index)) } << PARTITION_BITS;
                 let bit = (hash >> (64 - bits.ilog2())) as usize;
                 seen[bit / 64] |= 1 << (bit % 64);
             }
             let set: u32 = seen.iter().map(|word| word.count_ones()).sum();
             let empty = (bits - set as usize).max(1);
             let estimate = bits as f64 * (bits as f64 / empty as f64).ln();
-            Ok(((estimate * 1.03) as usize + 1).min(rows.len()))
+            Ok(((estimate * 1.03) as usize + 1).min(most))
         })?;
         Ok(estimates.iter().sum())
     }
 
-    /// `None` where the capacity turns out too small.
+    /// The entries and the number of distinct keys, with the rows of each key brought together; `None` where the capacity turns out
+    /// too small, with the rows where they were.
     ///
     /// # Safety
     /// As for [`JoinTable::build`].
-    unsafe fn try_hashed(&self, partitioned: &Partitioned, capacity: usize) -> Result<Option<JoinTable>, Trap> {
+    unsafe fn insert_all(
+        &self,
+        partitioned: &Partitioned,
+        capacity: usize,
+    ) -> Result<Option<(PoolArray<JoinEntry>, usize)>, Trap> {
         let entries = PoolArray::<JoinEntry>::new(capacity, self.memory)?;
         let shift = 64 - capacity.ilog2();
         let region = capacity / partitioned.count();
-        // For each row its slot, and the first row of its key, both in partition order.
+        // The slot of each row.
         let slots = PoolArray::<u32>::new(partitioned.keyed(), self.memory)?;
-        let firsts = PoolArray::<u32>::new(partitioned.keyed(), self.memory)?;
         let parts = self.pool.map(partitioned.count(), |p, _| {
             self.cancel.check()?;
-            // SAFETY: each partition has its own region of slots and its own part of the arrays.
-            let part = unsafe {
-                let start = partitioned.starts[p];
-                let len = partitioned.starts[p + 1] - start;
+            // SAFETY: each partition has its own region of slots and its own part of the array; promised by the caller.
+            unsafe {
                 entries.as_ptr().add(p * region).write_bytes(0, region);
-                PartBuild {
-                    rows: partitioned.partition(p),
-                    slots: std::slice::from_raw_parts_mut(slots.as_ptr().add(start), len),
-                    firsts: std::slice::from_raw_parts_mut(firsts.as_ptr().add(start), len),
-                    keys: self.keys,
-                    entries: entries.as_ptr(),
-                    shift,
-                }
-            };
-            // SAFETY: promised by the caller; the region is this task's.
-            Ok(unsafe { part.insert((p + 1) * region) })
+                let part = PartBuild { partitioned, keys: self.keys, entries: entries.as_ptr(), shift };
+                Ok(part.insert(p, (p + 1) * region, slots.as_ptr()))
+            }
         })?;
         let mut distinct: usize = parts.iter().map(|part| part.distinct).sum();
-        if distinct > capacity / 2 {
-            return Ok(None);
+        let left_over: usize = parts.iter().map(|part| part.left_over.len()).sum();
+        // Enough empty slots for what is left, whatever its keys are.
+        if distinct + left_over > capacity / 2 {
+            let least = self.keyed_least_capacity(partitioned);
+            if capacity < least {
+                return Ok(None);
+            }
         }
         // Rows whose probe ran out of their partition's region: rare, so one after the other, around the end of the table.
-        for (p, part) in parts.iter().enumerate() {
-            let start = partitioned.starts[p];
-            for &row in &part.left_over {
-                // SAFETY: the tasks have ended; slots are below the capacity, at most half of them and the left-over rows are taken.
+        for part in &parts {
+            for &index in &part.left_over {
+                // SAFETY: the tasks have ended; there is an empty slot, for the capacity is more than the rows or twice the keys.
                 unsafe {
-                    let first = &mut *firsts.as_ptr().add(start + row as usize);
-                    let slot = &mut *slots.as_ptr().add(start + row as usize);
-                    if distinct == capacity - 1 {
-                        return Ok(None);
-                    }
-                    let place = LeftOver {
-                        rows: partitioned.partition(p),
-                        first_row: partitioned.partition(p)[row as usize],
-                        index: row,
-                        partition: p,
-                        partition_bits: partitioned.count().ilog2(),
-                    };
-                    let (at, new) = place.insert(self.keys, entries.as_ptr(), shift);
-                    *slot = at as u32;
-                    *first = (*entries.as_ptr().add(at)).start;
+                    let (slot, new) = self.insert_anywhere(partitioned, index as usize, entries.as_ptr(), shift);
+                    *slots.as_ptr().add(index as usize) = slot as u32;
                     distinct += usize::from(new);
                 }
             }
         }
-        let rows = self.row_array(partitioned)?;
         self.pool.run(partitioned.count(), |p, _| {
             self.cancel.check()?;
-            let base = partitioned.starts[p];
-            let part = partitioned.partition(p);
-            // SAFETY: filled above for every row, read only from here on.
-            let (slots, firsts) = unsafe {
-                let range = base..base + part.len();
-                (slots.slice(range.clone()), firsts.slice(range))
-            };
-            let mut next = base as u32;
-            let mut cursors = vec![0u32; part.len()];
-            for (i, &row) in part.iter().enumerate() {
-                let first = firsts[i] as usize;
-                if first == i {
-                    // SAFETY: a key's entry is written by the task of its partition alone, wherever it stands.
-                    let entry = unsafe { &mut *entries.as_ptr().add(slots[i] as usize) };
-                    entry.start = next;
-                    cursors[i] = next;
-                    next += entry.count;
-                }
-                // SAFETY: the rows of a partition get distinct indices from `base` on.
-                unsafe { self.copy_row(row, &rows, cursors[first] as usize) };
-                cursors[first] += 1;
+            let range = partitioned.range(p);
+            if parts[p].distinct == range.len() && parts[p].left_over.is_empty() {
+                return Ok(());
             }
+            // SAFETY: filled above for every row, read only from here on; the entries of these rows are this task's.
+            unsafe { self.bring_together(partitioned, range.clone(), slots.slice(range), entries.as_ptr()) };
             Ok(())
         })?;
-        Ok(Some(self.table(partitioned, entries, rows, distinct)))
+        Ok(Some((entries, distinct)))
     }
 
-    fn table(
+    /// The capacity that is enough whatever the keys are.
+    fn keyed_least_capacity(&self, partitioned: &Partitioned) -> usize {
+        (partitioned.keyed() * 2).max(2 * partitioned.count()).next_power_of_two()
+    }
+
+    /// Brings the rows of each key together, keys in order of first appearance, and lets the entries name them.
+    ///
+    /// # Safety
+    /// `slots` are those of the rows of `range`, in whose entries `start` is the index of the key's first row; both are this task's.
+    unsafe fn bring_together(
         &self,
         partitioned: &Partitioned,
-        entries: PoolArray<JoinEntry>,
-        rows: PoolArray<u8>,
-        distinct: usize,
-    ) -> JoinTable {
+        range: Range<usize>,
+        slots: &[u32],
+        entries: *mut JoinEntry,
+    ) {
+        let mut next = range.start as u32;
+        // For a key's first row the place of the key's next row.
+        let mut cursors = vec![0u32; range.len()];
+        let mut places = vec![0u32; range.len()];
+        // Entries keep naming first rows until all places are known.
+        let mut firsts = Vec::new();
+        for (i, &slot) in slots.iter().enumerate() {
+            // SAFETY: promised by the caller.
+            let entry = unsafe { *entries.add(slot as usize) };
+            let first = entry.start as usize - range.start;
+            if first == i {
+                cursors[i] = next;
+                firsts.push((slot, next));
+                next += entry.count;
+            }
+            places[i] = cursors[first];
+            cursors[first] += 1;
+        }
+        for (slot, start) in firsts {
+            // SAFETY: as above.
+            unsafe { (*entries.add(slot as usize)).start = start };
+        }
+        let mut places = places.into_iter();
+        // SAFETY: promised by the caller; the counts of the keys add up to the rows.
+        unsafe { self.permute(partitioned, range, |_| places.next().unwrap_or(0) as usize) };
+    }
+
+    /// Enters one row anywhere in the table: its slot, and whether its key is new.
+    ///
+    /// # Safety
+    /// No one else uses the table, which has an empty slot.
+    unsafe fn insert_anywhere(
+        &self,
+        partitioned: &Partitioned,
+        index: usize,
+        entries: *mut JoinEntry,
+        shift: u32,
+    ) -> (usize, bool) {
+        let mask = (1usize << (64 - shift)) - 1;
+        let row = partitioned.row(index);
+        // SAFETY: promised by the caller.
+        unsafe {
+            let hash = row_hash(row);
+            let mut slot = (hash >> shift) as usize;
+            loop {
+                let entry = &mut *entries.add(slot);
+                if entry.count == 0 {
+                    *entry = JoinEntry { hash, start: index as u32, count: 1 };
+                    return (slot, true);
+                }
+                if entry.hash == hash && keys_equal(self.keys, partitioned.row(entry.start as usize), row) {
+                    entry.count += 1;
+                    return (slot, false);
+                }
+                slot = (slot + 1) & mask;
+            }
+        }
+    }
+
+    fn table(&self, partitioned: Partitioned, entries: PoolArray<JoinEntry>, distinct: usize) -> JoinTable {
         let capacity = entries.len();
         JoinTable {
             entries: entries.as_ptr(),
             shift: 64 - u64::from(capacity.ilog2()),
             mask: capacity as u64 - 1,
-            rows: rows.as_ptr(),
+            rows: partitioned.rows.as_ptr(),
             row_size: self.row_size as u64,
             dense: std::ptr::null_mut(),
             dense_min: 0,
@@ -601,18 +659,15 @@ impl Build<'_> {
             null_rows: partitioned.null_rows as u64,
             distinct,
             _entries: entries,
-            _rows: rows,
+            _rows: partitioned.rows,
             _dense: None,
         }
     }
 }
 
-/// The insertion of one partition's rows into its region. While a table is built, an entry's `start` is the index of the key's first row
-/// within its partition.
+/// The insertion of partitions' rows into their regions of the table.
 struct PartBuild<'a> {
-    rows: &'a [*mut u8],
-    slots: &'a mut [u32],
-    firsts: &'a mut [u32],
+    partitioned: &'a Partitioned,
     keys: &'a [Field],
     entries: *mut JoinEntry,
     shift: u32,
@@ -620,83 +675,45 @@ struct PartBuild<'a> {
 
 struct PartResult {
     distinct: usize,
+    /// Rows whose probe ran out of the region.
     left_over: Vec<u32>,
 }
 
 impl PartBuild<'_> {
     /// # Safety
-    /// The slots from the partition's first up to `end` are initialized and this task's alone; all rows have the keys.
-    unsafe fn insert(self, end: usize) -> PartResult {
+    /// The slots from the partition's first up to `end` are initialized and this task's alone; all rows have the keys; `slots` has
+    /// one element for each row.
+    unsafe fn insert(&self, p: usize, end: usize, slots: *mut u32) -> PartResult {
         let mut result = PartResult { distinct: 0, left_over: Vec::new() };
-        for (i, &row) in self.rows.iter().enumerate() {
+        for index in self.partitioned.range(p) {
+            let row = self.partitioned.row(index);
             // SAFETY: promised by the caller; the home slot of a row lies in its partition's region.
             unsafe {
                 let hash = row_hash(row);
                 let mut slot = (hash >> self.shift) as usize;
                 loop {
                     if slot == end {
-                        result.left_over.push(i as u32);
+                        result.left_over.push(index as u32);
                         break;
                     }
                     let entry = &mut *self.entries.add(slot);
                     if entry.count == 0 {
-                        *entry = JoinEntry { hash, start: i as u32, count: 1 };
+                        *entry = JoinEntry { hash, start: index as u32, count: 1 };
                         result.distinct += 1;
-                    } else if entry.hash == hash && keys_equal(self.keys, self.rows[entry.start as usize], row) {
+                    } else if entry.hash == hash
+                        && keys_equal(self.keys, self.partitioned.row(entry.start as usize), row)
+                    {
                         entry.count += 1;
                     } else {
                         slot += 1;
                         continue;
                     }
-                    self.slots[i] = slot as u32;
-                    self.firsts[i] = entry.start;
+                    *slots.add(index) = slot as u32;
                     break;
                 }
             }
         }
         result
-    }
-}
-
-/// The insertion of one row anywhere in the table.
-struct LeftOver<'a> {
-    rows: &'a [*mut u8],
-    first_row: *mut u8,
-    index: u32,
-    partition: usize,
-    partition_bits: u32,
-}
-
-impl LeftOver<'_> {
-    /// The row's slot, and whether its key is new.
-    ///
-    /// # Safety
-    /// No one else uses the table, which has an empty slot.
-    unsafe fn insert(self, keys: &[Field], entries: *mut JoinEntry, shift: u32) -> (usize, bool) {
-        let mask = (1usize << (64 - shift)) - 1;
-        // SAFETY: promised by the caller.
-        unsafe {
-            let hash = row_hash(self.first_row);
-            let mut slot = (hash >> shift) as usize;
-            loop {
-                let entry = &mut *entries.add(slot);
-                if entry.count == 0 {
-                    *entry = JoinEntry { hash, start: self.index, count: 1 };
-                    return (slot, true);
-                }
-                // Another partition's entry has another hash, so `start` is looked up in this partition's rows only.
-                let same_partition =
-                    self.partition_bits == 0 || (entry.hash >> (64 - self.partition_bits)) as usize == self.partition;
-                if same_partition
-                    && entry.hash == hash
-                    && keys_equal(keys, self.rows[entry.start as usize], self.first_row)
-                {
-                    entry.count += 1;
-                    return (slot, false);
-                }
-                slot = (slot + 1) & mask;
-            }
-        }
     }
 }
 

@@ -5,8 +5,8 @@
 //!   equals -0.0, texts order by their bytes, and NULLs stand where the key says, whatever its direction.
 //! - Each row gets a normalized key: one bit for NULL where the field is nullable, then the value so that unsigned order is the key's order, cut off after 64 or 128
 //!   bits. Rows are compared by it, and in full only where it ties and something was cut off.
-//! - Runs are cut by the number of rows, sorted as tasks, and merged as tasks between splitters. Since the order is total up to equal rows, and
-//!   those keep their input order, the result does not depend on threads.
+//! - Large inputs are first cut into buckets between splitters taken from a sample, in input order within each; then each bucket is sorted as a
+//!   task, but for those behind a limit. Rows with one normalized key are in one bucket. The result does not depend on threads.
 //! - [`TopK`] begins with a [`RowBuffer`], to which generated code appends as to any other; when it is full it keeps the best rows, in input order.
 
 use std::cmp::Ordering;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::buffer::{Field, FieldKind, RowBuffer, RowList};
 use crate::column::TextView;
 use crate::kernels::hash;
-use crate::pool::{MemoryLimitError, QueryMemory};
+use crate::pool::{MemoryLimitError, PoolArray, QueryMemory};
 use crate::scheduler::WorkerPool;
 use crate::trap::{CancelToken, Trap, raise_null};
 
@@ -181,8 +181,11 @@ unsafe impl<K: Send> Send for Item<K> {}
 // SAFETY: as above.
 unsafe impl<K: Sync> Sync for Item<K> {}
 
-/// Rows a run: sorted as one task.
-const RUN_ROWS: usize = 16 << 10;
+/// Rows a bucket, about; so many are also made into items as one task.
+const BUCKET_ROWS: usize = 16 << 10;
+const MAX_BUCKETS: usize = 256;
+/// Samples a bucket.
+const SAMPLES: usize = 32;
 
 /// The rows in order, the first `limit` of them where there is a limit.
 ///
@@ -222,75 +225,124 @@ struct Rows(Vec<*mut u8>);
 unsafe impl Sync for Rows {}
 
 impl Rows {
-    fn run(&self, index: usize) -> &[*mut u8] {
-        let begin = index * RUN_ROWS;
-        &self.0[begin..(begin + RUN_ROWS).min(self.0.len())]
+    fn chunk(&self, index: usize) -> &[*mut u8] {
+        let begin = index * BUCKET_ROWS;
+        &self.0[begin..(begin + BUCKET_ROWS).min(self.0.len())]
     }
 }
 
 impl Sort<'_> {
-    fn compare<K: KeyWord>(&self, a: &Item<K>, b: &Item<K>) -> Ordering {
-        let order = a.key.cmp(&b.key);
-        if self.normalizer.complete || order.is_ne() {
-            return order;
+    fn sort<K: KeyWord>(&self, items: &mut [Item<K>]) {
+        if self.normalizer.complete {
+            items.sort_by_key(|item| item.key);
+            return;
         }
-        // SAFETY: items are made of rows that have the keys.
-        unsafe { compare_rows(self.normalizer.keys, a.row, b.row) }
-    }
-
-    fn sort<K: KeyWord>(&self, items: &mut Vec<Item<K>>) {
-        items.sort_by(|a, b| self.compare(a, b));
-        items.truncate(self.limit);
+        items.sort_by(|a, b| {
+            // SAFETY: items are made of rows that have the keys.
+            a.key.cmp(&b.key).then_with(|| unsafe { compare_rows(self.normalizer.keys, a.row, b.row) })
+        });
     }
 
     /// # Safety
     /// As for [`sort_rows`].
     unsafe fn run<K: KeyWord>(&self, rows: Vec<*mut u8>) -> Result<Vec<*mut u8>, Trap> {
-        // The runs, and what a merge writes.
-        let bytes = rows.len() * 2 * size_of::<Item<K>>();
-        let _reservation = self.memory.reserve(bytes)?;
+        let total = rows.len();
         let rows = Rows(rows);
-        let runs = self.pool.map(rows.0.len().div_ceil(RUN_ROWS), |run, _| {
+        let chunks = total.div_ceil(BUCKET_ROWS);
+        let items = PoolArray::<Item<K>>::new(total, self.memory)?;
+        self.pool.run(chunks, |chunk, _| {
             self.cancel.check()?;
-            let item = |&row: &*mut u8| Item {
-                // SAFETY: promised by the caller.
-                key: K::from_bits(unsafe { self.normalizer.key(row) }),
-                row,
-            };
-            let mut items: Vec<Item<K>> = rows.run(run).iter().map(item).collect();
-            self.sort(&mut items);
-            Ok(items)
+            for (i, &row) in rows.chunk(chunk).iter().enumerate() {
+                // SAFETY: promised by the caller; each chunk writes its own part of the array.
+                unsafe {
+                    let key = K::from_bits(self.normalizer.key(row));
+                    items.as_ptr().add(chunk * BUCKET_ROWS + i).write(Item { key, row });
+                }
+            }
+            Ok(())
         })?;
-        let parts = self.split(&runs);
-        let merged = self.pool.map(parts.len() - 1, |part, _| {
+        // SAFETY: written above, only read while the slice lives.
+        let splitters = self.splitters(unsafe { items.slice(0..total) });
+        let (items, starts) = if splitters.is_empty() {
+            (items, vec![0, total])
+        } else {
+            // SAFETY: as above.
+            self.distribute(unsafe { items.slice(0..total) }, &splitters)?
+        };
+        // Buckets that begin behind the limit are not looked at.
+        let wanted = total.min(self.limit);
+        let buckets = starts.iter().take_while(|&&start| start < wanted).count().min(starts.len() - 1);
+        self.pool.run(buckets, |bucket, _| {
             self.cancel.check()?;
-            let slices =
-                runs.iter().zip(parts[part].iter().zip(&parts[part + 1])).map(|(run, (&begin, &end))| &run[begin..end]);
-            let mut items: Vec<Item<K>> = slices.flatten().copied().collect();
-            // The sort of the standard library is stable and finds and merges the runs that it is made of.
-            self.sort(&mut items);
-            Ok(items)
+            let (begin, end) = (starts[bucket], starts[bucket + 1]);
+            // SAFETY: all items are written, and each bucket is one task's.
+            self.sort(unsafe { std::slice::from_raw_parts_mut(items.as_ptr().add(begin), end - begin) });
+            Ok(())
         })?;
-        let mut sorted: Vec<*mut u8> = merged.iter().flatten().map(|item| item.row).collect();
-        sorted.truncate(self.limit);
-        Ok(sorted)
+        // SAFETY: the tasks have ended.
+        Ok(unsafe { items.slice(0..wanted) }.iter().map(|item| item.row).collect())
     }
 
-    /// Cuts the runs between splitters: part `p` of run `r` is `cuts[p][r]..cuts[p + 1][r]`; equal items are in one part.
-    fn split<K: KeyWord>(&self, runs: &[Vec<Item<K>>]) -> Vec<Vec<usize>> {
-        let total: usize = runs.iter().map(Vec::len).sum();
-        let parts = (total / RUN_ROWS).clamp(1, 64);
-        let step = (total / (parts * 16)).max(1);
-        let mut sample: Vec<&Item<K>> = runs.iter().flat_map(|run| run.iter().step_by(step)).collect();
-        sample.sort_by(|a, b| self.compare(a, b));
-        let mut cuts = vec![vec![0; runs.len()]];
-        for part in 1..parts {
-            let splitter = sample[sample.len() * part / parts];
-            let cut = |run: &Vec<Item<K>>| run.partition_point(|item| self.compare(item, splitter).is_lt());
-            cuts.push(runs.iter().map(cut).collect());
+    /// Ascending and distinct; a key belongs to the bucket whose number is that of the splitters that are less or equal.
+    fn splitters<K: KeyWord>(&self, items: &[Item<K>]) -> Vec<K> {
+        let buckets = (items.len() / BUCKET_ROWS).min(MAX_BUCKETS);
+        if buckets < 2 {
+            return Vec::new();
         }
-        cuts.push(runs.iter().map(Vec::len).collect());
-        cuts
+        let step = items.len() / (buckets * SAMPLES);
+        let mut sample: Vec<K> = items.iter().step_by(step).map(|item| item.key).collect();
+        sample.sort_unstable();
+        let mut splitters: Vec<K> = (1..buckets).map(|i| sample[sample.len() * i / buckets]).collect();
+        splitters.dedup();
+        splitters
+    }
+
+    /// The items by bucket, in input order within each, and where each bucket begins.
+    fn distribute<K: KeyWord>(
+        &self,
+        items: &[Item<K>],
+        splitters: &[K],
+    ) -> Result<(PoolArray<Item<K>>, Vec<usize>), Trap> {
+        let chunks: Vec<&[Item<K>]> = items.chunks(BUCKET_ROWS).collect();
+        let buckets = splitters.len() + 1;
+        let numbers = PoolArray::<u8>::new(items.len(), self.memory)?;
+        let counts = self.pool.map(chunks.len(), |chunk, _| {
+            self.cancel.check()?;
+            let mut counts = vec![0usize; buckets];
+            for (i, item) in chunks[chunk].iter().enumerate() {
+                let bucket = splitters.partition_point(|splitter| *splitter <= item.key);
+                counts[bucket] += 1;
+                // SAFETY: each chunk writes its own part of the array; there are at most 256 buckets.
+                unsafe { *numbers.as_ptr().add(chunk * BUCKET_ROWS + i) = bucket as u8 };
+            }
+            Ok(counts)
+        })?;
+        let mut starts = vec![0; buckets + 1];
+        let mut places = vec![vec![0; buckets]; chunks.len()];
+        for bucket in 0..buckets {
+            let mut place = starts[bucket];
+            for (chunk, counts) in counts.iter().enumerate() {
+                places[chunk][bucket] = place;
+                place += counts[bucket];
+            }
+            starts[bucket + 1] = place;
+        }
+        let target = PoolArray::<Item<K>>::new(items.len(), self.memory)?;
+        self.pool.run(chunks.len(), |chunk, _| {
+            self.cancel.check()?;
+            let mut places = places[chunk].clone();
+            let begin = chunk * BUCKET_ROWS;
+            // SAFETY: written above.
+            let numbers = unsafe { numbers.slice(begin..begin + chunks[chunk].len()) };
+            for (item, &bucket) in chunks[chunk].iter().zip(numbers) {
+                let place = &mut places[usize::from(bucket)];
+                // SAFETY: the places of all chunks and buckets are disjoint.
+                unsafe { target.as_ptr().add(*place).write(*item) };
+                *place += 1;
+            }
+            Ok(())
+        })?;
+        Ok((target, starts))
     }
 }
 

@@ -4,8 +4,8 @@
 //! - A hash is 64 bits, folded word by word: `h = 0; for each word: h = mix(h ^ word)` with `mix(x) = m ^ (m >> 32)`, `m = x * MULTIPLIER`.
 //!   The top bits are those of Fibonacci hashing (Knuth, TAOCP vol. 3, 6.4); they choose a table's slot. Bits 26 to 31 choose a
 //!   partition: like the top ones they depend on every bit of the word, also where its low bits are all zero, as a float's often are.
-//! - The words of a value: integers, booleans and dates sign-extended to 64 bits; floats as [`f32_word`] and [`f64_word`]; I128 as low,
-//!   then high half; text as [`text_word`]; NULL as [`NULL_WORD`]. So the same number hashes the same in every width and encoding.
+//! - The words of a value: integers, booleans and dates sign-extended to 64 bits; floats as [`f32_word`] and [`f64_word`]; I128 as [`i128_word`];
+//!   text as [`text_word`]; NULL as [`NULL_WORD`]. So the same number hashes the same in every width and encoding.
 
 use super::{elements, elements_mut};
 use crate::column::TextView;
@@ -43,10 +43,14 @@ pub fn partition(hash: u64) -> usize {
     (hash >> 26) as usize % PARTITIONS
 }
 
-/// Folds a 128-bit integer into a hash.
+/// The word of a 128-bit integer: that of the same number as an i64 where it fits, for then the high half is the sign of the
+/// low one, and `mix(0)` is 0.
 #[inline]
-pub fn combine_i128(hash: u64, value: i128) -> u64 {
-    combine(combine(hash, value as u64), (value >> 64) as u64)
+pub fn i128_word(value: i128) -> u64 {
+    let low = value as u64;
+    let sign = (low as i64 >> 63) as u64;
+    let rest = (value >> 64) as u64 ^ sign;
+    low ^ mix(rest)
 }
 
 /// The word of an f64: its bits, with -0.0 as 0.0 and one NaN.
@@ -196,6 +200,9 @@ entry! {
     hash_i64(base: i64), i64, |data: &[i64], out: &mut [u64]| words_i64(data, base as u64, out);
     hash_f32(), f32, words_f32;
     hash_f64(), f64, words_f64;
+    hash_i128(), i128, |data: &[i128], out: &mut [u64]| {
+        out.iter_mut().zip(data).for_each(|(o, &value)| *o = i128_word(value));
+    };
     hash_text(), TextView, |data: &[TextView], out: &mut [u64]| {
         out.iter_mut().zip(data).for_each(|(o, view)| *o = text_word(view));
     };
@@ -300,7 +307,7 @@ mod tests {
                 PhysicalType::Code8 => hash_codes_u8(data, rows, valid, out, first, words, values),
                 PhysicalType::Code16 => hash_codes_u16(data, rows, valid, out, first, words, values),
                 PhysicalType::Code32 => hash_codes_u32(data, rows, valid, out, first, words, values),
-                PhysicalType::I128 => unreachable!("not in this test"),
+                PhysicalType::I128 => hash_i128(data, rows, valid, out, first),
             }
         }
     }
@@ -354,6 +361,26 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn decimals_hash_the_same_in_every_width() {
+        let kind = ColumnKind::Decimal { precision: 38, scale: 0 };
+        let values = [0, 1, -1, i64::MAX.into(), i64::MIN.into(), 1 << 64, -(1 << 64), i128::MAX, i128::MIN];
+        let mut words: Vec<u64> = values.iter().map(|&v| i128_word(v)).collect();
+        let mut wide = vec![0; values.len()];
+        hash_column(&Column::from_i128(kind, &values, None), &mut wide, true);
+        let mut narrow = vec![0; 5];
+        hash_column(&Column::from_i128(kind, &values[..5], None), &mut narrow, true);
+        assert_eq!(wide[..5], narrow[..]);
+        for (value, hash) in values.iter().zip(&wide) {
+            let field = Field::new(0, FieldKind::I128);
+            // SAFETY: the field is the value.
+            assert_eq!(*hash, unsafe { field.hash(0, (&raw const *value).cast()) });
+        }
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), values.len());
     }
 
     #[test]

@@ -65,18 +65,22 @@ pub fn to_selection(mask: &[u8], selection: &mut [u16]) -> usize {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(word);
         // Bit 8 i of the word says whether row `base + i` is in.
-        let mut bits = u64::from_le_bytes(bytes);
-        if bits == 0x0101_0101_0101_0101 {
-            for i in 0..8 {
-                selection[count + i as usize] = base + i;
-            }
-            count += 8;
-        } else {
-            while bits != 0 {
+        let bits = u64::from_le_bytes(bytes);
+        if bits.count_ones() <= 1 {
+            if bits != 0 {
                 selection[count] = base + (bits.trailing_zeros() / 8) as u16;
                 count += 1;
-                bits &= bits - 1;
             }
+        } else {
+            // Every index is written, but only those of ones stay: no branch to mispredict. At least 8 elements are left, for
+            // the count is at most the number of rows before this word.
+            let room = &mut selection[count..count + 8];
+            let mut kept = 0;
+            for i in 0..8 {
+                room[kept & 7] = base + i;
+                kept += (bits >> (8 * i)) as usize & 1;
+            }
+            count += kept;
         }
         base = base.wrapping_add(8);
     }
