@@ -11,6 +11,7 @@ pub mod filter;
 pub mod hash;
 pub mod mask;
 pub mod random;
+pub mod text;
 pub mod vector_math;
 
 /// A slice of what generated code points to.
