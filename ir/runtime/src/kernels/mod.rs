@@ -5,6 +5,7 @@
 //! - Every version of a kernel gives the same bits.
 
 pub mod bloom;
+pub(crate) mod calls;
 pub mod date;
 pub mod decimal;
 pub mod filter;

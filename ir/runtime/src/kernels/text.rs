@@ -355,7 +355,8 @@ pub enum ParseError {
 
 /// The text as characters, without white space around; bytes that are no UTF-8 are no value of any type.
 fn trimmed(text: &[u8]) -> Result<&str, ParseError> {
-    std::str::from_utf8(text).map(str::trim).map_err(|_| ParseError::Syntax)
+    let blank = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
+    std::str::from_utf8(text).map(|text| text.trim_matches(blank)).map_err(|_| ParseError::Syntax)
 }
 
 /// Reads a boolean: `true`, `yes`, `on`, `1` and their opposites, in any case, or an unambiguous beginning of them.
