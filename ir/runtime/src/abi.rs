@@ -406,44 +406,264 @@ runtime_functions! {
     /// Runs a model over a full tile: slot 2 of the tile's block holds the address of a function, slot 3 its first argument.
     TileRun = tile_run(worker: Ptr, tile: Ptr) -> I32, Writes, Status => crate::abi::tile_run;
 
-    // Mathematics: the scalar versions of the block kernels, bit for bit.
+    // Texts; see `kernels::text`. A text result goes to `out`: low word, high word.
 
-    /// e to the power of x.
+    /// The number of characters.
+    TextLength = text_length(lo: I64, hi: I64) -> I64, Pure, Never => crate::kernels::calls::text_length;
+    /// The text in lower case.
+    TextLower = text_lower(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_lower;
+    /// The text in upper case.
+    TextUpper = text_upper(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_upper;
+    /// The text without blanks at both ends: a view of the same bytes.
+    TextTrim = text_trim(lo: I64, hi: I64, out: Ptr) -> Unit, Writes, Never => crate::kernels::calls::text_trim;
+    /// The text without blanks at its start: a view of the same bytes.
+    TextTrimStart = text_trim_start(lo: I64, hi: I64, out: Ptr) -> Unit, Writes, Never => crate::kernels::calls::text_trim_start;
+    /// The text without blanks at its end: a view of the same bytes.
+    TextTrimEnd = text_trim_end(lo: I64, hi: I64, out: Ptr) -> Unit, Writes, Never => crate::kernels::calls::text_trim_end;
+    /// The characters at positions `start` to `start + length - 1`, counted from 1: a view of the same bytes. A negative length raises.
+    TextSubstring = text_substring(worker: Ptr, lo: I64, hi: I64, start: I64, length: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_substring;
+    /// Both texts, one after the other.
+    TextConcat = text_concat(worker: Ptr, a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_concat;
+    /// The text with every occurrence of one text replaced by another.
+    TextReplace = text_replace(worker: Ptr, lo: I64, hi: I64, from_lo: I64, from_hi: I64, to_lo: I64, to_hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_replace;
+    /// Whether the text begins with the other (1 or 0).
+    TextStartsWith = text_starts_with(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::kernels::calls::text_starts_with;
+    /// Whether the other occurs in the text (1 or 0).
+    TextContains = text_contains(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::kernels::calls::text_contains;
+    /// The position of the other in the text, from 1; 0 where it does not occur.
+    TextPosition = text_position(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I64, Pure, Never => crate::kernels::calls::text_position;
+    /// Whether the text fits a LIKE pattern that is a value; `\\` escapes. A constant pattern is compiled once: `like_match`.
+    TextLike = text_like(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::kernels::calls::text_like;
+    /// `text_like` without regard to case.
+    TextIlike = text_ilike(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::kernels::calls::text_ilike;
+    /// Whether the text fits a compiled `kernels::text::LikePattern`.
+    LikeMatch = like_match(pattern: Ptr, lo: I64, hi: I64) -> I8, Pure, Never => crate::kernels::calls::like_match;
+    /// Whether a regular expression that is a value matches somewhere in the text; 1 or 0 into the byte at `out`. A constant one is compiled once: `regex_match`.
+    TextRegexMatch = text_regex_match(worker: Ptr, a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_regex_match;
+    /// Whether a compiled `kernels::text::RegexPattern` matches somewhere in the text.
+    RegexMatch = regex_match(pattern: Ptr, lo: I64, hi: I64) -> I8, Pure, Never => crate::kernels::calls::regex_match;
+
+    // Texts to values (into the value at `out`) and values to texts. A null worker records no detail: the status alone tells, as `try_cast` needs.
+
+    /// Reads a bool.
+    TextToBool = text_to_bool(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_bool;
+    /// Reads a i32.
+    TextToI32 = text_to_i32(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_i32;
+    /// Reads a i64.
+    TextToI64 = text_to_i64(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_i64;
+    /// Reads a f32.
+    TextToF32 = text_to_f32(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_f32;
+    /// Reads a f64.
+    TextToF64 = text_to_f64(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_f64;
+    /// Reads a date.
+    TextToDate = text_to_date(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_date;
+    /// Reads a timestamp.
+    TextToTimestamp = text_to_timestamp(worker: Ptr, lo: I64, hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_timestamp;
+    /// Reads a decimal, rounded half away from zero; two words to `out`.
+    TextToDecimal = text_to_decimal(worker: Ptr, lo: I64, hi: I64, scale: I32, precision: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_to_decimal;
+    /// Prints a bool.
+    BoolToText = bool_to_text(worker: Ptr, value: I8, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::bool_to_text;
+    /// Prints a i64.
+    I64ToText = i64_to_text(worker: Ptr, value: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::i64_to_text;
+    /// Prints a f32.
+    F32ToText = f32_to_text(worker: Ptr, value: F32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::f32_to_text;
+    /// Prints a f64.
+    F64ToText = f64_to_text(worker: Ptr, value: F64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::f64_to_text;
+    /// Prints a date.
+    DateToText = date_to_text(worker: Ptr, value: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::date_to_text;
+    /// Prints a timestamp.
+    TimestampToText = timestamp_to_text(worker: Ptr, value: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::timestamp_to_text;
+    /// Prints a decimal with exactly `scale` digits behind the point.
+    DecimalToText = decimal_to_text(worker: Ptr, lo: I64, hi: I64, scale: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_to_text;
+
+    // Dates and timestamps; `part` is the code of a `kernels::date::DatePart`.
+
+    /// One part of a date.
+    DateExtract = date_extract(part: I32, days: I32) -> I64, Pure, Never => crate::kernels::calls::date_extract;
+    /// One part of a timestamp.
+    TimestampExtract = timestamp_extract(part: I32, micros: I64) -> I64, Pure, Never => crate::kernels::calls::timestamp_extract;
+    /// The first day of the part that a date is in, into the I32 at `out`.
+    DateTrunc = date_trunc(worker: Ptr, part: I32, days: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::date_trunc;
+    /// The start of the part that a timestamp is in, into the I64 at `out`.
+    TimestampTrunc = timestamp_trunc(worker: Ptr, part: I32, micros: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::timestamp_trunc;
+    /// A date some months later, clamped to the end of its month, into the I32 at `out`.
+    DateAddMonths = date_add_months(worker: Ptr, days: I32, months: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::date_add_months;
+    /// A timestamp some months later, into the I64 at `out`.
+    TimestampAddMonths = timestamp_add_months(worker: Ptr, micros: I64, months: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::timestamp_add_months;
+    /// The boundaries of the part crossed from one date to another, into the I64 at `out`.
+    DateDiff = date_diff(worker: Ptr, part: I32, a: I32, b: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::date_diff;
+    /// The boundaries of the part crossed from one timestamp to another, into the I64 at `out`.
+    TimestampDiff = timestamp_diff(worker: Ptr, part: I32, a: I64, b: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::timestamp_diff;
+    /// The day that a timestamp falls on.
+    TimestampToDate = timestamp_to_date(micros: I64) -> I32, Pure, Never => crate::kernels::calls::timestamp_to_date;
+    /// Midnight at the start of a day, into the I64 at `out`.
+    DateToTimestamp = date_to_timestamp(worker: Ptr, days: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::date_to_timestamp;
+
+    // Decimals: 128-bit numbers of units of 10^-scale, as two words; results of that width go to `out`. What has more digits than the precision raises.
+
+    /// The product.
+    DecimalMul = decimal_mul(worker: Ptr, a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64, precision: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_mul;
+    /// The quotient towards zero.
+    DecimalDiv = decimal_div(worker: Ptr, a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_div;
+    /// The remainder with the sign of the dividend.
+    DecimalRem = decimal_rem(worker: Ptr, a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_rem;
+    /// The value at another scale, rounded half away from zero.
+    DecimalRescale = decimal_rescale(worker: Ptr, lo: I64, hi: I64, from: I32, to: I32, precision: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_rescale;
+    /// The value rounded half away from zero to so many digits, at its own scale.
+    DecimalRound = decimal_round(worker: Ptr, lo: I64, hi: I64, scale: I32, digits: I32, precision: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_round;
+    /// The largest whole number not above, at scale 0.
+    DecimalFloor = decimal_floor(lo: I64, hi: I64, scale: I32, out: Ptr) -> Unit, Writes, Never => crate::kernels::calls::decimal_floor;
+    /// The smallest whole number not below, at scale 0.
+    DecimalCeil = decimal_ceil(lo: I64, hi: I64, scale: I32, out: Ptr) -> Unit, Writes, Never => crate::kernels::calls::decimal_ceil;
+    /// The whole number towards zero, at scale 0.
+    DecimalTrunc = decimal_trunc(lo: I64, hi: I64, scale: I32, out: Ptr) -> Unit, Writes, Never => crate::kernels::calls::decimal_trunc;
+    /// The nearest f64.
+    DecimalToF64 = decimal_to_f64(lo: I64, hi: I64, scale: I32) -> F64, Pure, Never => crate::kernels::calls::decimal_to_f64;
+    /// The nearest f32.
+    DecimalToF32 = decimal_to_f32(lo: I64, hi: I64, scale: I32) -> F32, Pure, Never => crate::kernels::calls::decimal_to_f32;
+    /// The nearest integer, halves away from zero, into the I64 at `out`.
+    DecimalToI64 = decimal_to_i64(worker: Ptr, lo: I64, hi: I64, scale: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::decimal_to_i64;
+    /// The nearest decimal of an f64, read to 15 digits.
+    F64ToDecimal = f64_to_decimal(worker: Ptr, value: F64, scale: I32, precision: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::f64_to_decimal;
+    /// The nearest decimal of an f32, read to six digits.
+    F32ToDecimal = f32_to_decimal(worker: Ptr, value: F32, scale: I32, precision: I32, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::f32_to_decimal;
+
+    // Functions of floats; see `kernels::vector_math`, whose constants let code emit the same bits inline.
+
+    /// e^x, for an f32.
     ExpF32 = exp_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::exp_f32;
-    /// e to the power of x.
+    /// e^x, for an f64.
     ExpF64 = exp_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::exp_f64;
-    /// The natural logarithm.
+    /// e^x - 1, for an f32.
+    Expm1F32 = expm1_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::expm1_f32;
+    /// e^x - 1, for an f64.
+    Expm1F64 = expm1_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::expm1_f64;
+    /// The natural logarithm of an f32.
     LogF32 = log_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::log_f32;
-    /// The natural logarithm.
+    /// The natural logarithm of an f64.
     LogF64 = log_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::log_f64;
-    /// The natural logarithm of 1 + x.
+    /// log(1 + x), for an f32.
     Log1pF32 = log1p_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::log1p_f32;
-    /// The natural logarithm of 1 + x.
+    /// log(1 + x), for an f64.
     Log1pF64 = log1p_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::log1p_f64;
-    /// The sine of radians.
-    SinF32 = sin_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sin_f32;
-    /// The sine of radians.
-    SinF64 = sin_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sin_f64;
-    /// The cosine of radians.
-    CosF32 = cos_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::cos_f32;
-    /// The cosine of radians.
-    CosF64 = cos_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::cos_f64;
-    /// The hyperbolic tangent.
+    /// The hyperbolic tangent of an f32.
     TanhF32 = tanh_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::tanh_f32;
-    /// The hyperbolic tangent.
+    /// The hyperbolic tangent of an f64.
     TanhF64 = tanh_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::tanh_f64;
-    /// 1 / (1 + e^-x).
+    /// 1 / (1 + e^-x), for an f32.
     SigmoidF32 = sigmoid_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sigmoid_f32;
-    /// 1 / (1 + e^-x).
+    /// 1 / (1 + e^-x), for an f64.
     SigmoidF64 = sigmoid_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sigmoid_f64;
-    /// The error function.
+    /// The error function of an f32.
     ErfF32 = erf_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::erf_f32;
-    /// The error function.
+    /// The error function of an f64.
     ErfF64 = erf_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::erf_f64;
-    /// x to the power of y.
+    /// log(1 + e^x), for an f32.
+    SoftplusF32 = softplus_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::softplus_f32;
+    /// log(1 + e^x), for an f64.
+    SoftplusF64 = softplus_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::softplus_f64;
+    /// The sine of an f32.
+    SinF32 = sin_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sin_f32;
+    /// The sine of an f64.
+    SinF64 = sin_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sin_f64;
+    /// The cosine of an f32.
+    CosF32 = cos_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::cos_f32;
+    /// The cosine of an f64.
+    CosF64 = cos_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::cos_f64;
+    /// The tangent of an f32.
+    TanF32 = tan_f32(x: F32) -> F32, Pure, Never => f32::tan;
+    /// The tangent of an f64.
+    TanF64 = tan_f64(x: F64) -> F64, Pure, Never => f64::tan;
+    /// The inverse sine of an f32.
+    AsinF32 = asin_f32(x: F32) -> F32, Pure, Never => f32::asin;
+    /// The inverse sine of an f64.
+    AsinF64 = asin_f64(x: F64) -> F64, Pure, Never => f64::asin;
+    /// The inverse cosine of an f32.
+    AcosF32 = acos_f32(x: F32) -> F32, Pure, Never => f32::acos;
+    /// The inverse cosine of an f64.
+    AcosF64 = acos_f64(x: F64) -> F64, Pure, Never => f64::acos;
+    /// The inverse tangent of an f32.
+    AtanF32 = atan_f32(x: F32) -> F32, Pure, Never => f32::atan;
+    /// The inverse tangent of an f64.
+    AtanF64 = atan_f64(x: F64) -> F64, Pure, Never => f64::atan;
+    /// The angle of the point (x, y), for f32.
+    Atan2F32 = atan2_f32(y: F32, x: F32) -> F32, Pure, Never => f32::atan2;
+    /// The angle of the point (x, y), for f64.
+    Atan2F64 = atan2_f64(y: F64, x: F64) -> F64, Pure, Never => f64::atan2;
+    /// x^y, for f32.
     PowF32 = pow_f32(x: F32, y: F32) -> F32, Pure, Never => crate::kernels::vector_math::pow_f32;
-    /// x to the power of y.
+    /// x^y, for f64.
     PowF64 = pow_f64(x: F64, y: F64) -> F64, Pure, Never => crate::kernels::vector_math::pow_f64;
+    /// The remainder of x / y with the sign of x, for f32.
+    RemF32 = rem_f32(x: F32, y: F32) -> F32, Pure, Never => std::ops::Rem::rem;
+    /// The remainder of x / y with the sign of x, for f64.
+    RemF64 = rem_f64(x: F64, y: F64) -> F64, Pure, Never => std::ops::Rem::rem;
+    /// x rounded half away from zero at a decimal digit, for f32.
+    RoundF32 = round_f32(x: F32, digits: I32) -> F32, Pure, Never => crate::kernels::vector_math::round_f32;
+    /// x rounded half away from zero at a decimal digit, for f64.
+    RoundF64 = round_f64(x: F64, digits: I32) -> F64, Pure, Never => crate::kernels::vector_math::round_f64;
+
+    // The same for blocks: `out[i] = f(x[i])` for `n` elements; `out` may be `x`, and overlaps it in no other way.
+
+    /// exp of each f32.
+    ExpBlockF32 = exp_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::exp_block_f32;
+    /// exp of each f64.
+    ExpBlockF64 = exp_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::exp_block_f64;
+    /// expm1 of each f32.
+    Expm1BlockF32 = expm1_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::expm1_block_f32;
+    /// expm1 of each f64.
+    Expm1BlockF64 = expm1_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::expm1_block_f64;
+    /// log of each f32.
+    LogBlockF32 = log_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::log_block_f32;
+    /// log of each f64.
+    LogBlockF64 = log_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::log_block_f64;
+    /// log1p of each f32.
+    Log1pBlockF32 = log1p_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::log1p_block_f32;
+    /// log1p of each f64.
+    Log1pBlockF64 = log1p_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::log1p_block_f64;
+    /// tanh of each f32.
+    TanhBlockF32 = tanh_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::tanh_block_f32;
+    /// tanh of each f64.
+    TanhBlockF64 = tanh_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::tanh_block_f64;
+    /// sigmoid of each f32.
+    SigmoidBlockF32 = sigmoid_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::sigmoid_block_f32;
+    /// sigmoid of each f64.
+    SigmoidBlockF64 = sigmoid_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::sigmoid_block_f64;
+    /// erf of each f32.
+    ErfBlockF32 = erf_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::erf_block_f32;
+    /// erf of each f64.
+    ErfBlockF64 = erf_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::erf_block_f64;
+    /// softplus of each f32.
+    SoftplusBlockF32 = softplus_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::softplus_block_f32;
+    /// softplus of each f64.
+    SoftplusBlockF64 = softplus_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::softplus_block_f64;
+    /// sin of each f32.
+    SinBlockF32 = sin_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::sin_block_f32;
+    /// sin of each f64.
+    SinBlockF64 = sin_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::sin_block_f64;
+    /// cos of each f32.
+    CosBlockF32 = cos_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::cos_block_f32;
+    /// cos of each f64.
+    CosBlockF64 = cos_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::cos_block_f64;
+    /// sqrt of each f32.
+    SqrtBlockF32 = sqrt_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::sqrt_block_f32;
+    /// sqrt of each f64.
+    SqrtBlockF64 = sqrt_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::sqrt_block_f64;
+    /// relu of each f32.
+    ReluBlockF32 = relu_block_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::relu_block_f32;
+    /// relu of each f64.
+    ReluBlockF64 = relu_block_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::relu_block_f64;
+
+    // Dense products; see `gemm`. Strides count elements; `bias` may be null; `relu` is 0 or 1.
+
+    /// `C = relu(alpha A B + beta C + bias)` with A of m x k, B of k x n.
+    GemmF32 = gemm_f32(m: I64, n: I64, k: I64, alpha: F32, a: Ptr, a_row: I64, a_column: I64, b: Ptr, b_row: I64, b_column: I64, beta: F32, c: Ptr, c_row: I64, c_column: I64, bias: Ptr, relu: I8) -> Unit, Writes, Never => crate::kernels::calls::gemm_f32;
+    /// `gemm_f32` with a `gemm::PackedB<f32>` that gives k and n.
+    GemmPackedF32 = gemm_packed_f32(m: I64, alpha: F32, a: Ptr, a_row: I64, a_column: I64, b: Ptr, beta: F32, c: Ptr, c_row: I64, c_column: I64, bias: Ptr, relu: I8) -> Unit, Writes, Never => crate::kernels::calls::gemm_packed_f32;
+    /// `C = relu(alpha A B + beta C + bias)` with A of m x k, B of k x n.
+    GemmF64 = gemm_f64(m: I64, n: I64, k: I64, alpha: F64, a: Ptr, a_row: I64, a_column: I64, b: Ptr, b_row: I64, b_column: I64, beta: F64, c: Ptr, c_row: I64, c_column: I64, bias: Ptr, relu: I8) -> Unit, Writes, Never => crate::kernels::calls::gemm_f64;
+    /// `gemm_f64` with a `gemm::PackedB<f64>` that gives k and n.
+    GemmPackedF64 = gemm_packed_f64(m: I64, alpha: F64, a: Ptr, a_row: I64, a_column: I64, b: Ptr, beta: F64, c: Ptr, c_row: I64, c_column: I64, bias: Ptr, relu: I8) -> Unit, Writes, Never => crate::kernels::calls::gemm_packed_f64;
 }
 
 /// # Safety

@@ -115,6 +115,11 @@ pub fn ceil(value: i128, scale: u32) -> i128 {
     }
 }
 
+/// The whole number towards zero, at scale 0.
+pub fn trunc(value: i128, scale: u32) -> i128 {
+    power_of_ten(scale).map_or(0, |unit| value / unit)
+}
+
 /// The order of two values of any scales, exact even where rescaling would overflow.
 #[inline]
 pub fn compare(a: i128, a_scale: u32, b: i128, b_scale: u32) -> Ordering {
@@ -342,6 +347,7 @@ mod tests {
         assert_eq!((floor(-125, 2), ceil(-125, 2)), (-2, -1));
         assert_eq!((floor(125, 2), ceil(125, 2)), (1, 2));
         assert_eq!((floor(100, 2), ceil(100, 2)), (1, 1));
+        assert_eq!((trunc(-199, 2), trunc(199, 2)), (-1, 1));
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! - Every version of a kernel gives the same bits.
 
 pub mod bloom;
+pub(crate) mod calls;
 pub mod date;
 pub mod decimal;
 pub mod filter;
 pub mod hash;
 pub mod mask;
 pub mod random;
+pub mod text;
 pub mod vector_math;
 
 /// A slice of what generated code points to.

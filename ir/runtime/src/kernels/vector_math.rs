@@ -541,6 +541,35 @@ fn quarter_f64(r: f64, tail: f64, quadrant: u64) -> f64 {
     if quadrant & 2 == 0 { value } else { -value }
 }
 
+/// `x` rounded half away from zero to so many decimal digits: scaled by a power of ten, rounded, scaled back. A number so
+/// large that it has no such digit stays; one that rounds to nothing becomes 0.
+pub fn round_f64(x: f64, digits: i32) -> f64 {
+    if digits == 0 || !x.is_finite() {
+        return x.round();
+    }
+    let power = power_of_ten(digits.unsigned_abs());
+    if digits > 0 {
+        let scaled = x * power;
+        if scaled.is_finite() { scaled.round() / power } else { x }
+    } else if power.is_finite() {
+        (x / power).round() * power
+    } else {
+        0.0
+    }
+}
+
+/// [`round_f64`] in double precision, rounded.
+pub fn round_f32(x: f32, digits: i32) -> f32 {
+    round_f64(f64::from(x), digits) as f32
+}
+
+/// The double nearest to 10^n; infinite above 308.
+fn power_of_ten(n: u32) -> f64 {
+    // Up to 10^22 each power is exact, and so are the products.
+    let exact = |n: u32| (0..n).fold(1.0, |power, _| power * 10.0);
+    if n <= 22 { exact(n) } else { format!("1e{n}").parse().unwrap_or(f64::INFINITY) }
+}
+
 /// A trigonometric function and its block form: branch-free, then the few large arguments once more.
 macro_rules! trigonometric {
     ($t:ident, $name:ident, $block:ident, $small:ident, $max:ident, $doc:literal, $large:expr) => {
@@ -1146,6 +1175,24 @@ mod tests {
         }
         println!("pow_f64: {worst:.3} ulp at {at:?}");
         assert!(worst <= 1.5, "{at:?}: {worst} ulp");
+    }
+
+    #[test]
+    fn rounds_at_decimal_digits() {
+        for (x, digits, expected) in [
+            (2.5, 0, 3.0),
+            (-2.5, 0, -3.0),
+            (1.25, 1, 1.3),
+            (1234.5, -2, 1200.0),
+            (-1250.0, -2, -1300.0),
+            (1e300, 300, 1e300),
+            (5.0, -400, 0.0),
+            (0.1, 25, 0.1),
+        ] {
+            assert_eq!(round_f64(x, digits), expected, "{x} {digits}");
+        }
+        assert_eq!(round_f32(1.15, 1), 1.1);
+        assert!(round_f64(f64::NAN, 2).is_nan());
     }
 
     #[test]
