@@ -35,7 +35,6 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/src/codegen/cpu/helpers.rs", "functions that generated code calls"),
     ("ir/src/codegen/tests.rs", "runs pipelines over memory of its own"),
     ("ir/src/interp/kernel.rs", "reads and writes memory as a kernel says"),
-    ("ir/src/kernel/mod.rs", "the type of a runtime function"),
 ];
 
 /// What a crate must not know, as words of identifiers: `layer_norm` and `LayerNorm` are both `layer`, `norm`.
