@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_compare_as_sql_does() {
+    fn fields_compare_with_null_and_nan() {
         let fields =
             [Field::nullable(0, FieldKind::F64, 8), Field::new(9, FieldKind::I8), Field::new(16, FieldKind::Text)];
         let row = |number: Option<f64>, text: &str| {
