@@ -852,6 +852,7 @@ mod tests {
             let text = peers(&format!("tpch/queries/q{n:02}.sql"));
             let imported = program(&text, &catalog).unwrap_or_else(|e| panic!("Q{n}: {e} at {:?}", e.span()));
             assert!(!imported.columns.is_empty());
+            ir::graph::verify::verify(&imported.program).unwrap_or_else(|e| panic!("Q{n}: {e}"));
         }
     }
 
@@ -866,7 +867,8 @@ mod tests {
             ("tpch_train_features", tpch()),
         ] {
             let text = peers(&format!("pipelines/{file}.sql"));
-            program(&text, &catalog).unwrap_or_else(|e| panic!("{file}: {e} at {:?}", e.span()));
+            let imported = program(&text, &catalog).unwrap_or_else(|e| panic!("{file}: {e} at {:?}", e.span()));
+            ir::graph::verify::verify(&imported.program).unwrap_or_else(|e| panic!("{file}: {e}"));
         }
     }
 }

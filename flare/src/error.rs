@@ -152,6 +152,14 @@ impl Error {
         self
     }
 
+    /// An error of the common layer while this program ran.
+    pub(crate) fn from_ir(e: ir::Error, program: &ir::Program) -> Self {
+        match e {
+            ir::Error::Trap(trap) => Self::from_trap(&trap, Some(program)),
+            other => other.into(),
+        }
+    }
+
     /// An error at run time, with the place it names in the program.
     pub(crate) fn from_trap(trap: &ir::error::Trap, program: Option<&ir::Program>) -> Self {
         use ir::error::TrapKind;
