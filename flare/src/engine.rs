@@ -210,7 +210,8 @@ impl Engine {
             }
             Prepared::Explain { analyze, level, plan } => {
                 let query = Query::new(text, plan, catalog, settings.clone());
-                let printed = if analyze { query.explain_analyze(level)? } else { query.explain(level.unwrap_or_default())? };
+                let printed =
+                    if analyze { query.explain_analyze(level)? } else { query.explain(level.unwrap_or_default())? };
                 let lines = printed.lines().map(str::to_string).collect();
                 Query::texts(&[("explain", lines)], settings)
             }
@@ -255,7 +256,9 @@ fn drop_all(catalog: &Catalog, kind: DropKind, names: &[(String, Range<usize>)],
         let here = match (next.get(name), kind) {
             (Some(Relation::Table(_)), DropKind::Table) | (Some(Relation::View(_)), DropKind::View) => true,
             (Some(Relation::Table(_)), DropKind::View) => {
-                return Err(Error::meaning(format!("\"{name}\" is a table: DROP TABLE drops it")).at(Some(span.clone())));
+                return Err(
+                    Error::meaning(format!("\"{name}\" is a table: DROP TABLE drops it")).at(Some(span.clone()))
+                );
             }
             (Some(Relation::View(_)), DropKind::Table) => {
                 return Err(Error::meaning(format!("\"{name}\" is a view: DROP VIEW drops it")).at(Some(span.clone())));
@@ -342,12 +345,8 @@ fn plan_query(
     threads: usize,
 ) -> Result<Plan> {
     let bound = binder::bind(query, text, catalog, types)?;
-    let known: Option<Vec<ScalarType>> = bound
-        .parameters
-        .iter()
-        .enumerate()
-        .map(|(i, t)| t.or_else(|| types.get(i).copied().flatten()))
-        .collect();
+    let known: Option<Vec<ScalarType>> =
+        bound.parameters.iter().enumerate().map(|(i, t)| t.or_else(|| types.get(i).copied().flatten())).collect();
     let imported = match known {
         Some(types) => {
             let _span = tracing::debug_span!("import").entered();
@@ -426,7 +425,8 @@ impl Query {
             return if given.is_empty() { Ok(self) } else { Err(Error::meaning("this statement has no parameters")) };
         };
         if given.len() != plan.parameters.len() {
-            let message = format!("the query has {} parameters, {} values were given", plan.parameters.len(), given.len());
+            let message =
+                format!("the query has {} parameters, {} values were given", plan.parameters.len(), given.len());
             return Err(Error::meaning(message));
         }
         if plan.imported.is_none() {

@@ -176,7 +176,12 @@ impl Error {
             | TrapKind::NullFeature(_) => {
                 let help = place.map(|p| format!("in {}", p.text));
                 let span = place.and_then(|p| p.span).map(|(start, end)| start as usize..end as usize);
-                Self::Run(Box::new(Located { message: trap.kind.to_string(), help, span }))
+                let message = match &trap.kind {
+                    TrapKind::Overflow(ty) => format!("{} out of range", sql_name(ty)),
+                    TrapKind::InvalidCast { value, to } => format!("cannot cast {value} to {}", sql_name(to)),
+                    kind => kind.to_string(),
+                };
+                Self::Run(Box::new(Located { message, help, span }))
             }
         }
     }
@@ -213,6 +218,19 @@ impl Error {
             column: Some(column.to_string()),
             message: message.to_string(),
         }))
+    }
+}
+
+/// A type of the common layer as SQL calls it.
+fn sql_name(ty: &str) -> String {
+    match ty {
+        "bool" => "BOOLEAN".into(),
+        "i32" => "INTEGER".into(),
+        "i64" => "BIGINT".into(),
+        "f32" => "REAL".into(),
+        "f64" => "DOUBLE".into(),
+        "text" => "VARCHAR".into(),
+        other => other.to_uppercase(),
     }
 }
 

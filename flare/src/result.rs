@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
-    RecordBatchOptions, StringBuilder, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
+    RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use ir::types::RowType;
@@ -38,9 +38,7 @@ fn array(column: &Column, rows: Range<usize>) -> Result<ArrayRef> {
         ColumnKind::Date => Arc::new(i64s().map(|v| v.map(|v| v as i32)).collect::<Date32Array>()),
         ColumnKind::I64 => Arc::new(i64s().collect::<Int64Array>()),
         ColumnKind::Timestamp => Arc::new(i64s().collect::<TimestampMicrosecondArray>()),
-        ColumnKind::F32 => {
-            Arc::new(rows.map(|row| column.get_f64(row).map(|v| v as f32)).collect::<Float32Array>())
-        }
+        ColumnKind::F32 => Arc::new(rows.map(|row| column.get_f64(row).map(|v| v as f32)).collect::<Float32Array>()),
         ColumnKind::F64 => Arc::new(rows.map(|row| column.get_f64(row)).collect::<Float64Array>()),
         ColumnKind::Decimal { precision, scale } => {
             let array: Decimal128Array = rows.map(|row| column.get_i128(row)).collect();

@@ -86,6 +86,25 @@ impl Lines {
         Some(start + rest.char_indices().nth(skip).map_or(rest.len(), |(i, _)| i))
     }
 
+    /// The range, longer by the parentheses that it opens and does not close.
+    pub(crate) fn balanced(&self, range: Range<usize>) -> Range<usize> {
+        let inside = &self.text[range.clone()];
+        let mut open = inside.matches('(').count().saturating_sub(inside.matches(')').count());
+        let mut end = range.end;
+        for (i, c) in self.text[range.end..].char_indices().take(200) {
+            match c {
+                _ if open == 0 => break,
+                ')' => {
+                    open -= 1;
+                    end = range.end + i + 1;
+                }
+                '(' => open += 1,
+                _ => {}
+            }
+        }
+        range.start..end
+    }
+
     fn range(&self, span: datafusion_sql::sqlparser::tokenizer::Span) -> Option<Range<usize>> {
         Some(self.offset(span.start.line, span.start.column)?..self.offset(span.end.line, span.end.column)?)
     }
@@ -310,8 +329,8 @@ impl Reader<'_> {
 
     fn query(&mut self) -> Result<ParsedQuery> {
         let mut query = self.parser.parse_query().map_err(|e| self.parse_error(e))?;
-        exponents_are_doubles(&mut query);
         let shown_names = name_columns(&mut query);
+        exponents_are_doubles(&mut query);
         Ok(ParsedQuery { query, shown_names, parameters: self.parameters })
     }
 
