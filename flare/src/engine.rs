@@ -520,7 +520,7 @@ impl Query {
             return Err(Error::Cancelled);
         }
         let inputs = self.inputs()?;
-        ir::interp::graph::interpret(program, &inputs).map_err(|e| Error::from_ir(e, program))
+        program.interpret(&inputs).map_err(|e| Error::from_ir(e, program))
     }
 
     /// Runs the query; its rows come batch by batch.
@@ -559,7 +559,7 @@ impl Query {
     pub fn explain(&self, level: Level) -> Result<String> {
         let program = self.program()?;
         match level {
-            Level::Graph => Ok(ir::text::print(program)),
+            Level::Graph => Ok(program.print_short()),
             Level::Plan | Level::Kernel | Level::Clif | Level::Asm => {
                 Err(Error::unsupported(format!("EXPLAIN ({level:?})")))
             }

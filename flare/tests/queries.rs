@@ -710,35 +710,35 @@ fn statements() {
     check(
         "explain select n + 1 as m from t where n > 1",
         expect![[r#"
-            +----------------------------------------------+
-            | explain                                      |
-            +----------------------------------------------+
-            | program {                                    |
-            |   input in0 "t": table("n": i64)             |
-            |   column c0 "n": i64                         |
-            |   column c3 "m": i64                         |
-            |   place p0 "n + 1" 15 to 16                  |
-            |   func @query() -> (table(c3: i64)) {        |
-            |     %0 = scan in0 (0 -> c0) : table(c0: i64) |
-            |     %1 = filter %0 {                         |
-            |       %2 = col c0 : i64                      |
-            |       %3 = literal 1 : i64                   |
-            |       %4 = gt %2, %3 : bool                  |
-            |       yield %4                               |
-            |     } : table(c0: i64)                       |
-            |     %5 = extend %1 (c3) {                    |
-            |       %6 = col c0 : i64 at p0                |
-            |       %7 = literal 1 : i64 at p0             |
-            |       %8 = add %6, %7 : i64 at p0            |
-            |       yield %8                               |
-            |     } : table(c0: i64, c3: i64)              |
-            |     %9 = project %5 (c3) : table(c3: i64)    |
-            |     yield %9                                 |
-            |   }                                          |
-            |   entry @query                               |
-            |   result "m"                                 |
-            | }                                            |
-            +----------------------------------------------+
+            +----------------------------------------+
+            | explain                                |
+            +----------------------------------------+
+            | program {                              |
+            |   input in0 "t": table("n": i64)       |
+            |   column c0 "n": i64                   |
+            |   column c3 "m": i64                   |
+            |   place p0 "n + 1" 15 to 16            |
+            |   func @query() -> (table(…)) {        |
+            |     %0 = scan in0 (0 -> c0) : table(…) |
+            |     %1 = filter %0 {                   |
+            |       %2 = col c0 : i64                |
+            |       %3 = literal 1 : i64             |
+            |       %4 = gt %2, %3 : bool            |
+            |       yield %4                         |
+            |     } : table(…)                       |
+            |     %5 = extend %1 (c3) {              |
+            |       %6 = col c0 : i64 at p0          |
+            |       %7 = literal 1 : i64 at p0       |
+            |       %8 = add %6, %7 : i64 at p0      |
+            |       yield %8                         |
+            |     } : table(…)                       |
+            |     %9 = project %5 (c3) : table(…)    |
+            |     yield %9                           |
+            |   }                                    |
+            |   entry @query                         |
+            |   result "m"                           |
+            | }                                      |
+            +----------------------------------------+
         "#]],
     );
     let engine = engine();
