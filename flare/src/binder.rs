@@ -329,6 +329,9 @@ impl ExprPlanner for Planner {
         mut e: RawBinaryExpr,
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawBinaryExpr>, DataFusionError> {
+        if matches!(e.op, BinaryOperator::And | BinaryOperator::Or) {
+            return Ok(PlannerResult::Original(e));
+        }
         let (Ok(left), Ok(right)) = (e.left.get_type(schema), e.right.get_type(schema)) else {
             return Ok(PlannerResult::Original(e));
         };
@@ -367,6 +370,17 @@ impl ExprPlanner for Planner {
             }
             BinaryOperator::DuckIntegerDivide if left.is_integer() && right.is_integer() => {
                 e.op = BinaryOperator::Divide
+            }
+            BinaryOperator::Plus
+            | BinaryOperator::Minus
+            | BinaryOperator::Multiply
+            | BinaryOperator::Divide
+            | BinaryOperator::Modulo
+                if let (Some(a), Some(b)) = (from_arrow(&left), from_arrow(&right))
+                    && !(a.is_numeric() && b.is_numeric()) =>
+            {
+                let (a, b) = (functions::sql_type_name(a), functions::sql_type_name(b));
+                return Err(external(Error::meaning(format!("{} is not defined for {a} and {b}", e.op))));
             }
             BinaryOperator::Spaceship => return Err(external(Error::unsupported("the operator <=>"))),
             _ => {
@@ -711,10 +725,14 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
             None => Error::Bug("an empty list of errors".into()),
         },
         DataFusionError::SchemaError(error, _) => schema_error(*error, lines),
-        DataFusionError::NotImplemented(message) => Error::unsupported(message),
+        DataFusionError::NotImplemented(message) => Error::unsupported(match message.as_str() {
+            "Recursive CTE is not implemented" => "WITH RECURSIVE".to_string(),
+            m if m.starts_with("Could not plan array literal") => "array literals".to_string(),
+            _ => message,
+        }),
         DataFusionError::Plan(message)
         | DataFusionError::Execution(message)
-        | DataFusionError::Configuration(message) => Error::meaning(message),
+        | DataFusionError::Configuration(message) => Error::meaning(in_our_words(&message)),
         DataFusionError::SQL(error, _) => Error::syntax(error.to_string()),
         DataFusionError::ArrowError(error, _) => Error::meaning(error.to_string()),
         DataFusionError::ResourcesExhausted(message) => Error::Limit(message),
@@ -723,6 +741,18 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         }
         other => Error::Bug(other.to_string()),
     }
+}
+
+/// Messages that carry one of ours, or that say much.
+fn in_our_words(message: &str) -> String {
+    if let Some((_, ours)) = message.split_once("External error: ") {
+        return ours.split(". No function matches").next().unwrap_or(ours).to_string();
+    }
+    if message.starts_with("Column in ") && message.contains("must be in GROUP BY") {
+        let column = message.split("column \"").nth(1).and_then(|m| m.split('"').next()).unwrap_or_default();
+        return format!("the column {column} must stand in GROUP BY or inside an aggregate");
+    }
+    message.to_string()
 }
 
 fn unknown_function(message: &str, catalog: &Catalog) -> Error {
@@ -758,7 +788,8 @@ fn schema_error(error: SchemaError, lines: &Lines) -> Error {
 
 /// A place of DataFusion's as bytes of the text.
 pub(crate) fn span_of(span: datafusion_common::Span, lines: &Lines) -> Option<Range<usize>> {
-    Some(lines.offset(span.start.line, span.start.column)?..lines.offset(span.end.line, span.end.column)?)
+    let range = lines.offset(span.start.line, span.start.column)?..lines.offset(span.end.line, span.end.column)?;
+    Some(lines.balanced(range))
 }
 
 #[cfg(test)]
@@ -852,6 +883,7 @@ mod tests {
             let text = peers(&format!("tpch/queries/q{n:02}.sql"));
             let imported = program(&text, &catalog).unwrap_or_else(|e| panic!("Q{n}: {e} at {:?}", e.span()));
             assert!(!imported.columns.is_empty());
+            ir::graph::verify::verify(&imported.program).unwrap_or_else(|e| panic!("Q{n}: {e}"));
         }
     }
 
@@ -866,7 +898,8 @@ mod tests {
             ("tpch_train_features", tpch()),
         ] {
             let text = peers(&format!("pipelines/{file}.sql"));
-            program(&text, &catalog).unwrap_or_else(|e| panic!("{file}: {e} at {:?}", e.span()));
+            let imported = program(&text, &catalog).unwrap_or_else(|e| panic!("{file}: {e} at {:?}", e.span()));
+            ir::graph::verify::verify(&imported.program).unwrap_or_else(|e| panic!("{file}: {e}"));
         }
     }
 }

@@ -152,6 +152,14 @@ impl Error {
         self
     }
 
+    /// An error of the common layer while this program ran.
+    pub(crate) fn from_ir(e: ir::Error, program: &ir::Program) -> Self {
+        match e {
+            ir::Error::Trap(trap) => Self::from_trap(&trap, Some(program)),
+            other => other.into(),
+        }
+    }
+
     /// An error at run time, with the place it names in the program.
     pub(crate) fn from_trap(trap: &ir::error::Trap, program: Option<&ir::Program>) -> Self {
         use ir::error::TrapKind;
@@ -168,7 +176,12 @@ impl Error {
             | TrapKind::NullFeature(_) => {
                 let help = place.map(|p| format!("in {}", p.text));
                 let span = place.and_then(|p| p.span).map(|(start, end)| start as usize..end as usize);
-                Self::Run(Box::new(Located { message: trap.kind.to_string(), help, span }))
+                let message = match &trap.kind {
+                    TrapKind::Overflow(ty) => format!("{} out of range", sql_name(ty)),
+                    TrapKind::InvalidCast { value, to } => format!("cannot cast {value} to {}", sql_name(to)),
+                    kind => kind.to_string(),
+                };
+                Self::Run(Box::new(Located { message, help, span }))
             }
         }
     }
@@ -205,6 +218,19 @@ impl Error {
             column: Some(column.to_string()),
             message: message.to_string(),
         }))
+    }
+}
+
+/// A type of the common layer as SQL calls it.
+fn sql_name(ty: &str) -> String {
+    match ty {
+        "bool" => "BOOLEAN".into(),
+        "i32" => "INTEGER".into(),
+        "i64" => "BIGINT".into(),
+        "f32" => "REAL".into(),
+        "f64" => "DOUBLE".into(),
+        "text" => "VARCHAR".into(),
+        other => other.to_uppercase(),
     }
 }
 

@@ -18,7 +18,7 @@ use datafusion_sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Token
 use crate::error::{Error, Result};
 
 /// A statement longer than this is refused: the planner's recursion grows with the text.
-const MAX_TOKENS: usize = 200_000;
+const MAX_TOKENS: usize = 50_000;
 
 /// What `EXPLAIN` prints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -86,6 +86,25 @@ impl Lines {
         Some(start + rest.char_indices().nth(skip).map_or(rest.len(), |(i, _)| i))
     }
 
+    /// The range, longer by the parentheses that it opens and does not close.
+    pub(crate) fn balanced(&self, range: Range<usize>) -> Range<usize> {
+        let inside = &self.text[range.clone()];
+        let mut open = inside.matches('(').count().saturating_sub(inside.matches(')').count());
+        let mut end = range.end;
+        for (i, c) in self.text[range.end..].char_indices().take(200) {
+            match c {
+                _ if open == 0 => break,
+                ')' => {
+                    open -= 1;
+                    end = range.end + i + 1;
+                }
+                '(' => open += 1,
+                _ => {}
+            }
+        }
+        range.start..end
+    }
+
     fn range(&self, span: datafusion_sql::sqlparser::tokenizer::Span) -> Option<Range<usize>> {
         Some(self.offset(span.start.line, span.start.column)?..self.offset(span.end.line, span.end.column)?)
     }
@@ -123,13 +142,23 @@ pub fn split_statements(text: &str) -> Result<Vec<Range<usize>>> {
     Ok(statements)
 }
 
+/// Number of tokens of a text, blanks left out.
+///
+/// # Errors
+/// Text that has no tokens; more tokens than a statement may have.
+pub(crate) fn count_tokens(text: &str) -> Result<usize> {
+    let tokens = tokenize(text, &Lines::new(text))?;
+    let count = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).count();
+    if count > MAX_TOKENS {
+        return Err(Error::Limit(format!("the statement has {count} tokens, more than {MAX_TOKENS}")));
+    }
+    Ok(count)
+}
+
 /// Parses one statement; a semicolon may end it.
 pub(crate) fn parse(text: &str) -> Result<Statement> {
     let lines = Lines::new(text);
     let mut tokens = tokenize(text, &lines)?;
-    if tokens.len() > MAX_TOKENS {
-        return Err(Error::Limit(format!("the statement has {} tokens, more than {MAX_TOKENS}", tokens.len())));
-    }
     let parameters = number_placeholders(&mut tokens, &lines)?;
     let mut reader =
         Reader { parser: Parser::new(&DuckDbDialect {}).with_tokens_with_locations(tokens), lines, text, parameters };
@@ -300,8 +329,8 @@ impl Reader<'_> {
 
     fn query(&mut self) -> Result<ParsedQuery> {
         let mut query = self.parser.parse_query().map_err(|e| self.parse_error(e))?;
-        exponents_are_doubles(&mut query);
         let shown_names = name_columns(&mut query);
+        exponents_are_doubles(&mut query);
         Ok(ParsedQuery { query, shown_names, parameters: self.parameters })
     }
 

@@ -3,10 +3,10 @@
 use std::any::Any;
 
 use datafusion_common::DFSchemaRef;
+use datafusion_expr::Expr;
 use datafusion_expr::expr::AggregateFunction;
 use datafusion_expr::expr::GroupingSet;
 use datafusion_expr::logical_plan::{Aggregate, Distinct, DistinctOn};
-use datafusion_expr::{Expr, utils};
 use ir::entity::ColumnId;
 use ir::graph::RelOp;
 use ir::graph::rel;
@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 use crate::functions::AGGREGATES;
 use crate::import::types::from_arrow;
 use crate::import::{Importer, Rel, unalias};
+
+/// Keys of a `CUBE`: it has 2^keys sets.
+const MAX_CUBE: usize = 12;
 
 impl Importer {
     pub(crate) fn aggregate(&mut self, a: &Aggregate) -> Result<Rel> {
@@ -76,13 +79,7 @@ impl Importer {
     /// A group for each set of keys, one after the other; keys that are not in a set are NULL.
     fn grouping_sets(&mut self, a: &Aggregate, sets: &GroupingSet, input: &Rel, schema: &DFSchemaRef) -> Result<Rel> {
         let all: Vec<Expr> = sets.distinct_expr().into_iter().cloned().collect();
-        let sets: Vec<Vec<Expr>> = match utils::enumerate_grouping_sets(vec![Expr::GroupingSet(sets.clone())]) {
-            Ok(list) => match list.as_slice() {
-                [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => sets.clone(),
-                _ => return Err(Error::unsupported("these grouping sets")),
-            },
-            Err(e) => return Err(Error::unsupported(e.to_string())),
-        };
+        let sets = expand(sets)?;
         let id_field = a.schema.fields().get(all.len()).map(|f| f.data_type().clone());
         let id_type = id_field.as_ref().and_then(from_arrow).unwrap_or(ScalarType::I32);
         let types: Vec<ScalarType> =
@@ -185,6 +182,21 @@ impl Importer {
         let table = self.b.rel(RelOp::Group { keys, aggregates }, &[table], &[])?;
         Ok(Rel { table, columns })
     }
+}
+
+/// The sets of keys that `GROUPING SETS`, `ROLLUP` and `CUBE` stand for.
+fn expand(sets: &GroupingSet) -> Result<Vec<Vec<Expr>>> {
+    Ok(match sets {
+        GroupingSet::GroupingSets(sets) => sets.clone(),
+        GroupingSet::Rollup(keys) => (0..=keys.len()).rev().map(|n| keys[..n].to_vec()).collect(),
+        GroupingSet::Cube(keys) => {
+            if keys.len() > MAX_CUBE {
+                return Err(Error::Limit(format!("CUBE takes at most {MAX_CUBE} keys, not {}", keys.len())));
+            }
+            let chosen = |bits: usize| keys.iter().enumerate().filter(move |(i, _)| bits & (1 << i) != 0);
+            (0..1 << keys.len()).rev().map(|bits| chosen(bits).map(|(_, k)| k.clone()).collect()).collect()
+        }
+    })
 }
 
 fn aggregate_call(e: &Expr) -> Result<&AggregateFunction> {

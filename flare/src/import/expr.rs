@@ -3,7 +3,7 @@
 //! The type of a value is what the common layer infers, from the leaves up. Casts that the binder put in are kept where they
 //! change a value; inside operators, a cast that only widens a decimal's precision is dropped.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use datafusion_common::{Column, DFSchema, ScalarValue};
 use datafusion_expr::expr::{Between, Case, InList, Like, ScalarFunction};
@@ -24,6 +24,8 @@ use ScalarType as S;
 
 /// Longest text of an expression in an error at run time.
 const MAX_PLACE_TEXT: usize = 200;
+/// Parts of an expression that are looked at for its place and its text.
+const MAX_PLACE_NODES: usize = 100;
 
 /// What columns mean in an expression: those of a plan's schema, by position.
 #[derive(Clone, Copy)]
@@ -139,7 +141,7 @@ impl Importer {
         let result = self.expr_here(e, scope);
         self.place = outer_place;
         self.b.set_place(outer_place);
-        result.map_err(|error| error.at(span_in(e).and_then(|s| span_of(s, &self.lines))))
+        result.map_err(|error| error.at(span_in(e).0.and_then(|s| span_of(s, &self.lines))))
     }
 
     fn expr_here(&mut self, e: &Expr, scope: Scope<'_>) -> Result<ValueId> {
@@ -629,10 +631,15 @@ impl Importer {
 
     /// The place of an expression, for errors at run time.
     fn place_of(&mut self, e: &Expr) -> Option<PlaceId> {
-        let span = span_in(e).and_then(|s| span_of(s, &self.lines));
+        let (span, small) = span_in(e);
+        let span = span.and_then(|s| span_of(s, &self.lines));
         let mut text = Short(String::new());
-        // Writing fails where the text is long enough.
-        let _ = write!(text, "{}", e.human_display());
+        if small {
+            // Writing fails where the text is long enough.
+            let _ = write!(text, "{}", Sql(e));
+        } else {
+            text.0.push_str("a long expression");
+        }
         let span = span.and_then(|s| Some((u32::try_from(s.start).ok()?, u32::try_from(s.end).ok()?)));
         Some(self.b.program_mut().new_place(text.0, span))
     }
@@ -642,7 +649,7 @@ impl Importer {
 struct Short(String);
 
 impl Write for Short {
-    fn write_str(&mut self, s: &str) -> std::fmt::Result {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
         self.0.push_str(s);
         if self.0.len() <= MAX_PLACE_TEXT {
             return Ok(());
@@ -650,7 +657,45 @@ impl Write for Short {
         let end = (0..=MAX_PLACE_TEXT).rev().find(|i| self.0.is_char_boundary(*i)).unwrap_or(0);
         self.0.truncate(end);
         self.0.push('…');
-        Err(std::fmt::Error)
+        Err(fmt::Error)
+    }
+}
+
+/// An expression as SQL, with the parentheses that it needs.
+struct Sql<'e>(&'e Expr);
+
+impl fmt::Display for Sql<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operand = |f: &mut fmt::Formatter<'_>, e: &Expr| match e {
+            Expr::BinaryExpr(_) | Expr::Between(_) | Expr::Like(_) | Expr::InList(_) => write!(f, "({})", Sql(e)),
+            e => write!(f, "{}", Sql(e)),
+        };
+        match self.0 {
+            Expr::BinaryExpr(e) => {
+                operand(f, &e.left)?;
+                write!(f, " {} ", e.op)?;
+                operand(f, &e.right)
+            }
+            Expr::Column(c) | Expr::OuterReferenceColumn(_, c) => f.write_str(&c.name),
+            Expr::Alias(alias) => write!(f, "{}", Sql(&alias.expr)),
+            Expr::Negative(x) => {
+                f.write_str("-")?;
+                operand(f, x)
+            }
+            Expr::Cast(cast) => match from_arrow(cast.field.data_type()) {
+                Some(ty) => write!(f, "CAST({} AS {})", Sql(&cast.expr), sql_type_name(ty)),
+                None => write!(f, "{}", Sql(&cast.expr)),
+            },
+            Expr::ScalarFunction(call) => {
+                write!(f, "{}(", call.func.name())?;
+                for (i, arg) in call.args.iter().enumerate() {
+                    write!(f, "{}{}", if i > 0 { ", " } else { "" }, Sql(arg))?;
+                }
+                f.write_str(")")
+            }
+            Expr::Literal(ScalarValue::Utf8(Some(text)), _) => write!(f, "'{}'", text.replace('\'', "''")),
+            other => write!(f, "{}", other.human_display()),
+        }
     }
 }
 
@@ -666,10 +711,11 @@ fn has_place(e: &Expr) -> bool {
     }
 }
 
-/// The span of the columns in an expression.
-fn span_in(e: &Expr) -> Option<datafusion_common::Span> {
+/// The span of the columns in an expression, and whether that was all of it: of a long one only the beginning is looked at.
+fn span_in(e: &Expr) -> (Option<datafusion_common::Span>, bool) {
     use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
     let mut all: Option<datafusion_common::Span> = None;
+    let mut nodes = 0;
     // The closure never fails.
     let _ = e.apply(|e| {
         if let Expr::Column(column) | Expr::OuterReferenceColumn(_, column) = e
@@ -677,9 +723,10 @@ fn span_in(e: &Expr) -> Option<datafusion_common::Span> {
         {
             all = Some(all.map_or(span, |a| a.union(&span)));
         }
-        Ok(TreeNodeRecursion::Continue)
+        nodes += 1;
+        Ok(if nodes < MAX_PLACE_NODES { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
-    all
+    (all, nodes < MAX_PLACE_NODES)
 }
 
 /// Whether an expression may be evaluated for rows that do not use it: cheap, and it never raises.

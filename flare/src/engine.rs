@@ -1,0 +1,641 @@
+//! The engine: names, statements, queries.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use ir::Program;
+use ir::exec::{Datum, Inputs, Outputs};
+use ir::types::{RowType, ScalarType};
+use ir::value::Value;
+use runtime::column::Table as Columns;
+use runtime::trap::CancelToken;
+
+use crate::binder;
+use crate::catalog::{Catalog, Relation, RowFunction};
+use crate::error::{Error, Result};
+use crate::functions::sql_type_name;
+use crate::import::{self, Imported, InputSource};
+use crate::ingest::{self, Table};
+use crate::result;
+use crate::sql::{self, DropKind, Level, ParsedQuery, Statement};
+
+/// Rows of a record batch, unless the settings say otherwise.
+const BATCH_ROWS: usize = 64 << 10;
+
+/// A statement with more tokens is planned on a stack of its own: planning recurses over long expressions.
+const SMALL_STATEMENT: usize = 200;
+/// Stack for each token of such a statement, and at least.
+const STACK_PER_TOKEN: usize = 16 << 10;
+const MIN_STACK: usize = 8 << 20;
+
+/// How the engine runs statements.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads that load files, compile and run.
+    pub threads: usize,
+    /// Bytes that a statement may use; none for no limit.
+    pub memory_limit: Option<usize>,
+    /// Rows of the record batches of a result, at most.
+    pub batch_rows: usize,
+    /// Rows of a morsel, for tests; the runtime's own number if none.
+    pub morsel_rows: Option<usize>,
+    /// Run by the interpreter instead of compiled code: slow, and what compiled code is tested against.
+    pub interpret: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_limit: None,
+            batch_rows: BATCH_ROWS,
+            morsel_rows: None,
+            interpret: false,
+        }
+    }
+}
+
+/// A SQL engine: a catalog and settings. Cloning gives another handle of the same engine; all methods take `&self`.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    catalog: Mutex<Arc<Catalog>>,
+    settings: Mutex<Settings>,
+}
+
+impl Engine {
+    /// An engine without tables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An engine with these settings.
+    pub fn with_settings(settings: Settings) -> Self {
+        let engine = Self::default();
+        engine.set_settings(settings);
+        engine
+    }
+
+    /// The settings that the next statement gets.
+    pub fn settings(&self) -> Settings {
+        self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the settings for statements that follow.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// The names as they are now; later changes do not show in it.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the catalog by what `change` makes of it, or leaves it where that fails.
+    fn update(&self, change: impl FnOnce(&Catalog) -> Result<Catalog>) -> Result<()> {
+        let mut catalog = self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        *catalog = Arc::new(change(&catalog)?);
+        Ok(())
+    }
+
+    /// Registers a Parquet file under a name. Its columns are read when statements first need them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that cannot be read or whose types have no counterpart; [`Error::Name`] for a name that is
+    /// taken. Then nothing is registered.
+    pub fn register_parquet(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
+        self.register_table(name, ingest::parquet::open(path.as_ref())?)
+    }
+
+    /// Registers a CSV file with a header under a name. Types are inferred over all rows.
+    ///
+    /// # Errors
+    /// As for [`Engine::register_parquet`].
+    pub fn register_csv(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
+        self.register_table(name, ingest::csv::open(path.as_ref())?)
+    }
+
+    /// Registers record batches of one schema under a name.
+    ///
+    /// # Errors
+    /// As for [`Engine::register_parquet`]; and if there is no batch, since then there is no schema.
+    pub fn register_arrow(&self, name: &str, batches: &[RecordBatch]) -> Result<()> {
+        let first = batches.first().ok_or_else(|| Error::input(name.as_ref(), "there is no record batch"))?;
+        self.register_table(name, Table::from_batches(name, &first.schema(), batches)?)
+    }
+
+    /// Registers a table under a name.
+    ///
+    /// # Errors
+    /// [`Error::Name`] for a name that is taken.
+    pub fn register_table(&self, name: &str, table: Table) -> Result<()> {
+        let table = Arc::new(table);
+        self.update(|catalog| {
+            absent(catalog, name)?;
+            Ok(catalog.with_relation(name, Relation::Table(table)))
+        })
+    }
+
+    /// Registers a function over rows, in place of one of the same name.
+    pub fn register_function(&self, function: Arc<dyn RowFunction>) -> Result<()> {
+        self.update(|catalog| Ok(catalog.with_function(function)))
+    }
+
+    /// Removes a function; does nothing if there is none of this name.
+    pub fn remove_function(&self, name: &str) -> Result<()> {
+        self.update(|catalog| Ok(catalog.without_function(name)))
+    }
+
+    /// Takes one statement. A query is planned and runs when its rows are asked for; every other statement is carried out here,
+    /// and its query has the rows that it returns, if any.
+    ///
+    /// # Errors
+    /// An error with its place in the text. A statement that fails leaves everything as it was.
+    pub fn sql(&self, text: &str) -> Result<Query> {
+        let settings = self.settings();
+        let catalog = self.catalog();
+        match prepare(text, &catalog, &[], settings.threads)? {
+            Prepared::Query(plan) => Ok(Query::new(text, plan, catalog, settings)),
+            Prepared::CreateTable { name, or_replace, if_not_exists, plan } => {
+                if if_not_exists && catalog.get(&name).is_some() {
+                    return Ok(Query::done(format!("table {name} exists"), settings));
+                }
+                if !or_replace {
+                    absent(&catalog, &name)?;
+                }
+                let columns = Query::new(text, plan, catalog, settings.clone()).columns()?;
+                let table = Arc::new(Table::from_columns(&name, columns.columns().to_vec(), columns.rows())?);
+                self.update(|catalog| {
+                    if !or_replace {
+                        absent(catalog, &name)?;
+                    }
+                    Ok(catalog.with_relation(&name, Relation::Table(table)))
+                })?;
+                Ok(Query::done(format!("created table {name}"), settings))
+            }
+            Prepared::CreateView { name, or_replace, if_not_exists, query } => {
+                self.update(|catalog| match catalog.get(&name) {
+                    Some(_) if if_not_exists => Ok(catalog.clone()),
+                    Some(_) if !or_replace => Err(taken(&name)),
+                    _ => Ok(catalog.with_relation(&name, Relation::View(text[query].into()))),
+                })?;
+                Ok(Query::done(format!("created view {name}"), settings))
+            }
+            Prepared::Drop { kind, names, if_exists } => {
+                self.update(|catalog| drop_all(catalog, kind, &names, if_exists))?;
+                let names: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+                Ok(Query::done(format!("dropped {}", names.join(", ")), settings))
+            }
+            Prepared::ShowTables => {
+                let names: Vec<String> = catalog.relations().map(|(name, _)| name.to_string()).collect();
+                let is_view = |r| if matches!(r, &Relation::View(_)) { "view" } else { "table" };
+                let kinds = catalog.relations().map(|(_, r)| is_view(r).to_string()).collect();
+                Query::texts(&[("name", names), ("kind", kinds)], settings)
+            }
+            Prepared::Describe { columns } => {
+                let names = columns.iter().map(|(name, _)| name.clone()).collect();
+                let types = columns.iter().map(|(_, t)| sql_type_name(t.ty)).collect();
+                let nullable = columns.iter().map(|(_, t)| if t.nullable { "YES" } else { "NO" }.to_string()).collect();
+                Query::texts(&[("column_name", names), ("column_type", types), ("null", nullable)], settings)
+            }
+            Prepared::Explain { analyze, level, plan } => {
+                let query = Query::new(text, plan, catalog, settings.clone());
+                let printed =
+                    if analyze { query.explain_analyze(level)? } else { query.explain(level.unwrap_or_default())? };
+                let lines = printed.lines().map(str::to_string).collect();
+                Query::texts(&[("explain", lines)], settings)
+            }
+        }
+    }
+
+    /// The columns of a table or a view.
+    ///
+    /// # Errors
+    /// [`Error::Name`] for an unknown name; the view's own errors.
+    pub fn describe(&self, name: &str) -> Result<Vec<(String, RowType)>> {
+        let settings = self.settings();
+        describe(name, &self.catalog(), settings.threads)
+    }
+}
+
+fn describe(name: &str, catalog: &Catalog, threads: usize) -> Result<Vec<(String, RowType)>> {
+    match catalog.get(name) {
+        None => Err(catalog.unknown(name)),
+        Some(Relation::Table(table)) => {
+            let column = |i: usize| (table.columns()[i].name.clone(), table.column_type(i));
+            Ok((0..table.columns().len()).map(column).collect())
+        }
+        Some(Relation::View(text)) => match prepare(text, catalog, &[], threads)? {
+            Prepared::Query(Plan { imported: Some(imported), .. }) => Ok(imported.columns.clone()),
+            _ => Err(Error::Bug(format!("the view {name} is no query"))),
+        },
+    }
+}
+
+fn absent(catalog: &Catalog, name: &str) -> Result<()> {
+    if catalog.get(name).is_some() { Err(taken(name)) } else { Ok(()) }
+}
+
+fn taken(name: &str) -> Error {
+    Error::name(format!("there is a table or a view \"{name}\" already"), None)
+}
+
+fn drop_all(catalog: &Catalog, kind: DropKind, names: &[(String, Range<usize>)], if_exists: bool) -> Result<Catalog> {
+    let mut next = catalog.clone();
+    for (name, span) in names {
+        let here = match (next.get(name), kind) {
+            (Some(Relation::Table(_)), DropKind::Table) | (Some(Relation::View(_)), DropKind::View) => true,
+            (Some(Relation::Table(_)), DropKind::View) => {
+                return Err(
+                    Error::meaning(format!("\"{name}\" is a table: DROP TABLE drops it")).at(Some(span.clone()))
+                );
+            }
+            (Some(Relation::View(_)), DropKind::Table) => {
+                return Err(Error::meaning(format!("\"{name}\" is a view: DROP VIEW drops it")).at(Some(span.clone())));
+            }
+            (None, _) => false,
+        };
+        if here {
+            next = next.without_relation(name);
+        } else if !if_exists {
+            return Err(catalog.unknown(name).at(Some(span.clone())));
+        }
+    }
+    Ok(next)
+}
+
+/// A query that is planned.
+struct Plan {
+    /// The program; none where the type of a parameter is not known yet.
+    imported: Option<Arc<Imported>>,
+    /// The types of the parameters, as far as their use tells.
+    parameters: Vec<Option<ScalarType>>,
+}
+
+/// A statement that is planned.
+enum Prepared {
+    Query(Plan),
+    CreateTable { name: String, or_replace: bool, if_not_exists: bool, plan: Plan },
+    CreateView { name: String, or_replace: bool, if_not_exists: bool, query: Range<usize> },
+    Drop { kind: DropKind, names: Vec<(String, Range<usize>)>, if_exists: bool },
+    ShowTables,
+    Describe { columns: Vec<(String, RowType)> },
+    Explain { analyze: bool, level: Option<Level>, plan: Plan },
+}
+
+fn prepare(text: &str, catalog: &Catalog, types: &[Option<ScalarType>], threads: usize) -> Result<Prepared> {
+    // A token has a byte at least.
+    let tokens = text.len() / 2;
+    if tokens <= SMALL_STATEMENT {
+        return prepare_here(text, catalog, types, threads);
+    }
+    let tokens = sql::count_tokens(text)?;
+    let stack = (tokens * STACK_PER_TOKEN).max(MIN_STACK);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("flare-plan".into()).stack_size(stack);
+        let handle = thread
+            .spawn_scoped(scope, || prepare_here(text, catalog, types, threads))
+            .map_err(|e| Error::Limit(format!("no thread for planning: {e}")))?;
+        handle.join().unwrap_or_else(|panic| Err(Error::Bug(panic_message(&*panic))))
+    })
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic in planning").to_string()
+}
+
+fn prepare_here(text: &str, catalog: &Catalog, types: &[Option<ScalarType>], threads: usize) -> Result<Prepared> {
+    let _span = tracing::debug_span!("plan", bytes = text.len()).entered();
+    let plan = |query: ParsedQuery| plan_query(&query, text, catalog, types, threads);
+    Ok(match sql::parse(text)? {
+        Statement::Query(query) => Prepared::Query(plan(query)?),
+        Statement::CreateTable { name, or_replace, if_not_exists, query } => {
+            Prepared::CreateTable { name, or_replace, if_not_exists, plan: plan(query)? }
+        }
+        Statement::CreateView { name, or_replace, if_not_exists, query } => {
+            let view = sql::parse_query(&text[query.clone()]).map_err(|e| e.shifted(query.start))?;
+            plan_query(&view, &text[query.clone()], catalog, &[], threads).map_err(|e| e.shifted(query.start))?;
+            Prepared::CreateView { name, or_replace, if_not_exists, query }
+        }
+        Statement::Drop { kind, names, if_exists } => Prepared::Drop { kind, names, if_exists },
+        Statement::ShowTables => Prepared::ShowTables,
+        Statement::Describe { name, span } => {
+            Prepared::Describe { columns: describe(&name, catalog, threads).map_err(|e| e.at(Some(span)))? }
+        }
+        Statement::Explain { analyze, level, query } => Prepared::Explain { analyze, level, plan: plan(query)? },
+    })
+}
+
+fn plan_query(
+    query: &ParsedQuery,
+    text: &str,
+    catalog: &Catalog,
+    types: &[Option<ScalarType>],
+    threads: usize,
+) -> Result<Plan> {
+    let bound = binder::bind(query, text, catalog, types)?;
+    let known: Option<Vec<ScalarType>> =
+        bound.parameters.iter().enumerate().map(|(i, t)| t.or_else(|| types.get(i).copied().flatten())).collect();
+    let imported = match known {
+        Some(types) => {
+            let _span = tracing::debug_span!("import").entered();
+            Some(Arc::new(import::import(&bound, &types, &query.shown_names, text, threads)?))
+        }
+        None => None,
+    };
+    Ok(Plan { imported, parameters: bound.parameters })
+}
+
+/// A statement that was taken: a query to run, or the rows that a statement returned.
+///
+/// It holds the tables as they were when it was made; changes of the catalog do not reach it.
+pub struct Query {
+    text: String,
+    settings: Settings,
+    cancel: CancelToken,
+    state: State,
+}
+
+enum State {
+    /// A query, with the values of its parameters.
+    Program { plan: Plan, values: Vec<Value>, catalog: Arc<Catalog> },
+    /// A statement that was carried out.
+    Done { message: String, schema: SchemaRef, rows: Option<RecordBatch> },
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("text", &self.text).finish_non_exhaustive()
+    }
+}
+
+/// The rows of a result, batch by batch.
+pub struct Rows {
+    schema: SchemaRef,
+    table: Arc<Columns>,
+    next: usize,
+    batch_rows: usize,
+}
+
+impl Query {
+    fn new(text: &str, plan: Plan, catalog: Arc<Catalog>, settings: Settings) -> Self {
+        let state = State::Program { plan, values: vec![], catalog };
+        Self { text: text.to_string(), settings, cancel: CancelToken::new(), state }
+    }
+
+    fn done(message: String, settings: Settings) -> Self {
+        let state = State::Done { message, schema: Arc::new(Schema::empty()), rows: None };
+        Self { text: String::new(), settings, cancel: CancelToken::new(), state }
+    }
+
+    fn texts(columns: &[(&str, Vec<String>)], settings: Settings) -> Result<Self> {
+        let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let arrays = columns.iter().map(|(_, v)| Arc::new(StringArray::from_iter_values(v)) as ArrayRef).collect();
+        let rows = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| Error::Bug(e.to_string()))?;
+        let state = State::Done { message: String::new(), schema, rows: Some(rows) };
+        Ok(Self { text: String::new(), settings, cancel: CancelToken::new(), state })
+    }
+
+    /// What a statement without rows did, as `created table t`.
+    pub fn message(&self) -> Option<&str> {
+        match &self.state {
+            State::Done { message, rows: None, .. } => Some(message),
+            State::Done { .. } | State::Program { .. } => None,
+        }
+    }
+
+    /// Gives the parameters values: `$1`, or the first `?`, is the first. A value is cast to the type that its use demands.
+    ///
+    /// # Errors
+    /// [`Error::Meaning`] for another number of values than the query has parameters, or a value that does not cast.
+    pub fn bind(mut self, given: &[Value]) -> Result<Self> {
+        let State::Program { plan, values, catalog } = &mut self.state else {
+            return if given.is_empty() { Ok(self) } else { Err(Error::meaning("this statement has no parameters")) };
+        };
+        if given.len() != plan.parameters.len() {
+            let message =
+                format!("the query has {} parameters, {} values were given", plan.parameters.len(), given.len());
+            return Err(Error::meaning(message));
+        }
+        if plan.imported.is_none() {
+            let types: Vec<Option<ScalarType>> =
+                plan.parameters.iter().zip(given).map(|(t, v)| Some(t.unwrap_or_else(|| type_of(v)))).collect();
+            match prepare(&self.text, catalog, &types, self.settings.threads)? {
+                Prepared::Query(Plan { imported: Some(imported), .. }) => {
+                    *plan = Plan { imported: Some(imported), parameters: types };
+                }
+                _ => return Err(Error::meaning("the type of a parameter is not known: write CAST($1 AS type)")),
+            }
+        }
+        *values = given
+            .iter()
+            .zip(&plan.parameters)
+            .enumerate()
+            .map(|(i, (v, t))| parameter_value(i, v, t.unwrap_or_else(|| type_of(v))))
+            .collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    fn imported(&self) -> Result<&Imported> {
+        match &self.state {
+            State::Program { plan: Plan { imported: Some(imported), .. }, .. } => Ok(imported),
+            State::Program { .. } => Err(Error::meaning("the query has parameters: bind values to them first")),
+            State::Done { .. } => Err(Error::meaning("this statement has no program")),
+        }
+    }
+
+    /// The program of a query, as it came from SQL: not optimized.
+    ///
+    /// # Errors
+    /// [`Error::Meaning`] for a statement that is no query, or whose parameters have no types yet.
+    pub fn program(&self) -> Result<&Program> {
+        Ok(&self.imported()?.program)
+    }
+
+    /// What the program reads: tables, and the values of parameters.
+    ///
+    /// # Errors
+    /// As for [`Query::program`]; [`Error::Meaning`] where a parameter has no value.
+    pub fn inputs(&self) -> Result<Inputs> {
+        let imported = self.imported()?;
+        let values = match &self.state {
+            State::Program { values, .. } => values.as_slice(),
+            State::Done { .. } => &[],
+        };
+        let mut inputs = Inputs::new();
+        for (input, source) in imported.program.inputs.iter().zip(&imported.inputs) {
+            let datum = match source {
+                InputSource::Table(table, columns) => {
+                    let loaded = table.load(columns, self.settings.threads)?;
+                    let names = columns.iter().map(|i| table.columns()[*i].name.clone());
+                    Datum::Table(Arc::new(Columns::new(names.zip(loaded).collect(), table.rows())))
+                }
+                InputSource::Parameter(i) => {
+                    let value = values.get(*i);
+                    let value = value.ok_or_else(|| Error::meaning(format!("parameter ${} has no value", i + 1)))?;
+                    Datum::Scalar(value.clone())
+                }
+            };
+            inputs.set(&input.name, datum);
+        }
+        Ok(inputs)
+    }
+
+    /// The names and types of the result's columns.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        match &self.state {
+            State::Done { schema, .. } => Ok(schema.clone()),
+            State::Program { .. } => Ok(result::schema_of(&self.imported()?.columns)),
+        }
+    }
+
+    /// Runs the query; all rows of the result, as columns of the runtime.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for what the query raises, with the expression that raised it; limits; cancellation.
+    pub fn columns(&self) -> Result<Arc<Columns>> {
+        let imported = self.imported()?;
+        let outputs = self.run(&imported.program)?;
+        match outputs.table(0) {
+            Some(table) => Ok(table.clone()),
+            None => Err(Error::Bug("a query whose result is no table".into())),
+        }
+    }
+
+    fn run(&self, program: &Program) -> Result<Outputs> {
+        let _span = tracing::debug_span!("run").entered();
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let inputs = self.inputs()?;
+        program.interpret(&inputs).map_err(|e| Error::from_ir(e, program))
+    }
+
+    /// Runs the query; its rows come batch by batch.
+    ///
+    /// # Errors
+    /// As for [`Query::columns`].
+    pub fn stream(&self) -> Result<Rows> {
+        let (schema, table) = match &self.state {
+            State::Program { .. } => (self.schema()?, self.columns()?),
+            State::Done { schema, rows, .. } => match rows {
+                Some(rows) => (schema.clone(), columns_of(schema, rows)?),
+                None => (schema.clone(), Arc::new(Columns::new(vec![], 0))),
+            },
+        };
+        Ok(Rows { schema, table, next: 0, batch_rows: self.settings.batch_rows.max(1) })
+    }
+
+    /// Runs the query; all its rows. There is one batch at least for a query, so that there is a schema.
+    ///
+    /// # Errors
+    /// As for [`Query::columns`].
+    pub fn collect(&self) -> Result<Vec<RecordBatch>> {
+        let rows = self.stream()?;
+        let schema = rows.schema().clone();
+        let mut batches: Vec<RecordBatch> = rows.collect::<Result<_>>()?;
+        if batches.is_empty() && !schema.fields().is_empty() {
+            batches.push(RecordBatch::new_empty(schema));
+        }
+        Ok(batches)
+    }
+
+    /// The program at a level, as text.
+    ///
+    /// # Errors
+    /// As for [`Query::program`]; [`Error::Unsupported`] for a level that this build does not print.
+    pub fn explain(&self, level: Level) -> Result<String> {
+        let program = self.program()?;
+        match level {
+            Level::Graph => Ok(program.print_short()),
+            Level::Plan | Level::Kernel | Level::Clif | Level::Asm => {
+                Err(Error::unsupported(format!("EXPLAIN ({level:?})")))
+            }
+        }
+    }
+
+    /// Runs the query and tells what it took.
+    fn explain_analyze(&self, level: Option<Level>) -> Result<String> {
+        let start = Instant::now();
+        let rows = self.columns()?.rows();
+        let took = start.elapsed();
+        let mut out = format!("{rows} rows in {:.3} ms\n", took.as_secs_f64() * 1e3);
+        if let Some(level) = level {
+            out += &self.explain(level)?;
+        }
+        Ok(out)
+    }
+
+    /// A token that stops the query from another thread.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+}
+
+/// Rows of our own as columns of the runtime.
+fn columns_of(schema: &SchemaRef, rows: &RecordBatch) -> Result<Arc<Columns>> {
+    let table = Table::from_batches("", schema, std::slice::from_ref(rows))?;
+    let all: Vec<usize> = (0..schema.fields().len()).collect();
+    let names = schema.fields().iter().map(|f| f.name().clone());
+    Ok(Arc::new(Columns::new(names.zip(table.load(&all, 1)?).collect(), rows.num_rows())))
+}
+
+fn type_of(v: &Value) -> ScalarType {
+    match v {
+        Value::Bool(_) => ScalarType::Bool,
+        Value::I32(_) => ScalarType::I32,
+        Value::I64(_) => ScalarType::I64,
+        Value::F32(_) => ScalarType::F32,
+        Value::F64(_) => ScalarType::F64,
+        Value::Decimal(_) => ScalarType::Decimal { precision: 38, scale: 0 },
+        Value::Date(_) => ScalarType::Date,
+        Value::Timestamp(_) => ScalarType::Timestamp,
+        Value::Null | Value::Text(_) => ScalarType::Text,
+    }
+}
+
+fn parameter_value(i: usize, v: &Value, to: ScalarType) -> Result<Value> {
+    let from = type_of(v);
+    if v.fits(to) && !matches!(v, Value::Decimal(_)) {
+        return Ok(v.clone());
+    }
+    let cast = ir::scalar::eval(ir::scalar::ScalarOp::Cast(to), std::slice::from_ref(v), &[from], to);
+    cast.map_err(|e| Error::meaning(format!("parameter ${}: {e}", i + 1)))
+}
+
+impl Rows {
+    /// The names and types of the columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Number of rows, those already read included.
+    pub fn total(&self) -> usize {
+        self.table.rows()
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.table.rows() {
+            return None;
+        }
+        let rows = self.next..(self.next + self.batch_rows).min(self.table.rows());
+        self.next = rows.end;
+        Some(result::batch(&self.schema, &self.table, rows))
+    }
+}
