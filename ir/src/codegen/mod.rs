@@ -8,7 +8,7 @@ pub mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::kernel::{FunctionId, KernelError, Module, OptLevel};
+use crate::kernel::{KernelError, Module, OptLevel};
 use std::time::Duration;
 
 pub use cpu::CpuBackend;
@@ -90,6 +90,3 @@ pub struct FunctionText {
     /// The machine code, disassembled.
     pub assembly: String,
 }
-
-/// Names one function of a compiled module.
-pub type CompiledId = FunctionId;

@@ -375,3 +375,138 @@ fn check_compare(cmp: Cmp, ty: Type) -> Check {
 fn check_convert(op: ConvertOp, from: Type, to: Type) -> Check {
     if eval::convertible(op, from, to) { Ok(()) } else { Err(format!("no {op:?} from {from} to {to}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Builder, LoopKind, RuntimeFn, TrapCode};
+    use std::sync::Arc;
+
+    /// The mistake that is found in a function with these parameters.
+    fn mistake(params: &[Type], build: impl FnOnce(&mut Builder, Vec<Value>)) -> String {
+        let mut b = Builder::new("wrong", Signature::new(params, None));
+        let values = (0..params.len()).map(|n| b.param(n)).collect();
+        build(&mut b, values);
+        match b.finish(None) {
+            Ok(function) => panic!("no mistake was found in {function}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_op_has_its_types() {
+        let (i32, i64, f64, ptr, i8) = (Type::I32, Type::I64, Type::F64, Type::Ptr, Type::I8);
+        type Make = fn(&mut Builder, Vec<Value>) -> Option<Value>;
+        let cases: &[(&[Type], Make, &str)] = &[
+            (&[i32, i64], |b, v| Some(b.add(v[0], v[1])), "no Add of i32 and i64"),
+            (&[f64, f64], |b, v| Some(b.add(v[0], v[1])), "no Add of f64 and f64"),
+            (&[i32, i32], |b, v| Some(b.fadd(v[0], v[1])), "no FAdd of i32 and i32"),
+            (&[i32, f64], |b, v| Some(b.shl(v[0], v[1])), "no shift of i32 by f64"),
+            (&[i8], |b, v| Some(b.rotl(v[0], v[0])), "no rotation of i8 by i8"),
+            (&[i32], |b, v| Some(b.umulhi(v[0], v[0])), "no UMulHi of i32 and i32"),
+            (&[i32], |b, v| Some(b.fneg(v[0])), "no FNeg on i32"),
+            (&[i8], |b, v| Some(b.add_checked(v[0], v[0]).0), "no checked arithmetic on i8"),
+            (&[i32], |b, v| Some(b.fma(v[0], v[0], v[0])), "no fma on i32"),
+            (&[i32, i64], |b, v| Some(b.icmp(Cmp::Eq, v[0], v[1])), "second operand is i64, expected i32"),
+            (&[ptr, ptr], |b, v| Some(b.icmp(Cmp::Lt, v[0], v[1])), "no comparison Lt on ptr"),
+            (&[i32, i64, i64], |b, v| Some(b.select(v[0], v[1], v[2])), "condition is i32, expected i8"),
+            (&[i64], |b, v| Some(b.sext(v[0], Type::I32)), "no SignExtend from i64 to i32"),
+            (&[i64], |b, v| Some(b.bitcast(v[0], Type::F32)), "no Bitcast from i64 to f32"),
+            (&[i64], |b, v| Some(b.load(Type::I64, v[0], 0)), "address is i64, expected ptr"),
+            (
+                &[i64, i64],
+                |b, v| {
+                    b.store(v[0], v[1], 0);
+                    None
+                },
+                "address is i64, expected ptr",
+            ),
+            (&[ptr, i32], |b, v| Some(b.offset(v[0], v[1], 8, 0)), "index is i32, expected i64"),
+            (&[i32], |b, v| Some(b.concat64(v[0], v[0])), "low half is i32, expected i64"),
+            (&[i32], |b, v| b.call(RuntimeFn::TextHash, &[v[0]]), "arguments have types"),
+            (
+                &[i8],
+                |b, v| {
+                    b.trap_if(v[0], TrapCode::Overflow, 1);
+                    None
+                },
+                "a trap in a function without a worker block",
+            ),
+            (
+                &[i8],
+                |b, v| {
+                    b.return_if(v[0], v[0]);
+                    None
+                },
+                "the function has no result",
+            ),
+        ];
+        for (params, make, expected) in cases {
+            let found = mistake(params, |b, values| {
+                make(b, values);
+            });
+            assert!(found.contains(expected), "found: {found}, expected: {expected}");
+        }
+    }
+
+    #[test]
+    fn regions_yield_what_they_promise() {
+        let found = mistake(&[Type::I64, Type::I8], |b, v| {
+            let (x, c) = (v[0], v[1]);
+            b.if_else(c, &[Type::I64], |_| vec![x], |_| vec![c]);
+        });
+        assert!(found.contains("values yielded have types"), "{found}");
+        let found = mistake(&[Type::I64], |b, v| {
+            b.for_loop(LoopKind::Serial, v[0], v[0], 1, &[v[0]], |_, _, _| Vec::new());
+        });
+        assert!(found.contains("values yielded have types"), "{found}");
+        let found = mistake(&[Type::I64], |b, v| {
+            b.for_loop(LoopKind::Serial, v[0], v[0], 0, &[], |_, _, _| Vec::new());
+        });
+        assert!(found.contains("the step is not positive"), "{found}");
+        let found = mistake(&[Type::I64], |b, v| {
+            b.while_loop(&[], |_, _| (v[0], Vec::new()));
+        });
+        assert!(found.contains("values yielded have types"), "{found}");
+        let found = mistake(&[Type::I8], |b, v| {
+            b.begin_switch(v[0], 3, &[]);
+            b.begin_case(&[], 3);
+            b.begin_default(&[]);
+            b.end_switch(&[]);
+        });
+        assert!(found.contains("two cases of one value"), "{found}");
+        let found = mistake(&[Type::I8], |b, v| {
+            b.begin_switch(v[0], 300, &[]);
+            b.begin_default(&[]);
+            b.end_switch(&[]);
+        });
+        assert!(found.contains("case 300 does not fit i8"), "{found}");
+    }
+
+    #[test]
+    fn signatures_have_no_wide_integers_and_a_worker_that_is_an_address() {
+        for signature in [
+            Signature::new(&[Type::I128], None),
+            Signature::new(&[], Some(Type::I128)),
+            Signature::new(&[Type::I64], Some(Type::I32)).with_worker(0),
+            Signature::new(&[Type::Ptr], Some(Type::I64)).with_worker(0),
+            Signature::new(&[Type::Ptr], Some(Type::I32)).with_worker(1),
+        ] {
+            let function = Function::empty("f", Arc::new(signature));
+            assert!(verify_function(&function).is_err());
+        }
+    }
+
+    #[test]
+    fn a_module_knows_what_its_functions_call() {
+        let mut other = Module::new();
+        other.declare("first", Signature::new(&[], None));
+        let far = other.declare("far", Signature::new(&[], None));
+        let mut b = Builder::new("caller", Signature::new(&[], None));
+        b.call_function(&far, &[]);
+        let mut module = Module::new();
+        module.add(b.finish(None).unwrap());
+        let error = verify_module(&module).unwrap_err().to_string();
+        assert!(error.contains("calls a function of another module"), "{error}");
+    }
+}

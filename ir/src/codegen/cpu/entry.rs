@@ -87,7 +87,12 @@ impl CompiledModule {
     /// If the id is of another module.
     pub fn entry(&self, id: FunctionId) -> Entry {
         let function = &self.0.functions[id.index()];
-        Entry { address: function.address, signature: function.signature.clone(), _code: self.clone() }
+        Entry {
+            address: function.address,
+            pipeline: *function.signature == Signature::pipeline(),
+            signature: function.signature.clone(),
+            _code: self.clone(),
+        }
     }
 
     /// What each function took and gave, in the order of the module.
@@ -98,6 +103,11 @@ impl CompiledModule {
     /// Time from call to code, all functions together.
     pub fn wall_time(&self) -> Duration {
         self.0.wall
+    }
+
+    /// Time that compiling took, summed over the threads.
+    pub fn compile_time(&self) -> Duration {
+        self.stats().map(|stats| stats.time).sum()
     }
 
     /// Bytes of machine code, all functions together.
@@ -125,13 +135,14 @@ impl std::fmt::Debug for CompiledModule {
 pub struct Entry {
     address: usize,
     signature: Arc<Signature>,
+    pipeline: bool,
     _code: CompiledModule,
 }
 
 impl Entry {
     /// Whether this is a pipeline function, which [`Entry::run`] calls.
     pub fn is_pipeline(&self) -> bool {
-        *self.signature == Signature::pipeline()
+        self.pipeline
     }
 
     /// The function's parameters and result.

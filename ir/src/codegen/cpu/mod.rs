@@ -26,7 +26,7 @@ use helpers::Helper;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Compiles for the machine that it runs on. Cheap to clone.
 #[derive(Clone)]
@@ -331,9 +331,4 @@ fn disassemble(bytes: &[u8], _called: &HashSet<RuntimeFn>) -> String {
             format!("{digits}\n")
         })
         .collect()
-}
-
-/// Time that compiling took, summed over functions.
-pub fn compile_time(module: &CompiledModule) -> Duration {
-    module.stats().map(|stats| stats.time).sum()
 }
