@@ -1,5 +1,10 @@
 //! Text: characters are Unicode code points, order and search go by bytes.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use regex::Regex;
+
 use super::{Args, Outcome, mistyped, text_value};
 use crate::error::TrapKind;
 use crate::scalar::ScalarOp;
@@ -34,7 +39,13 @@ pub(crate) fn substring(args: &Args<'_>) -> Outcome {
     let first = start.max(1);
     let skip = usize::try_from(first - 1).unwrap_or(usize::MAX);
     let take = usize::try_from(end.saturating_sub(first)).unwrap_or(0);
-    text_value(s.chars().skip(skip).take(take).collect::<String>())
+    let rest = &s[byte_of_char(s, skip)..];
+    text_value(&rest[..byte_of_char(rest, take)])
+}
+
+/// Where the character with this number (from 0) begins; the end where there is none.
+fn byte_of_char(s: &str, n: usize) -> usize {
+    s.char_indices().nth(n).map_or(s.len(), |(byte, _)| byte)
 }
 
 pub(crate) fn concat(args: &Args<'_>) -> Outcome {
@@ -50,61 +61,74 @@ pub(crate) fn like(args: &Args<'_>) -> Outcome {
     }))
 }
 
-/// One element of a LIKE pattern.
-enum Piece {
-    Any,
-    One,
-    Char(char),
-}
-
-/// Greedy matching with one point of return: the last `%` swallows one character more whenever the rest fails.
+/// Greedy matching with one point of return: whenever the rest fails, the last `%` swallows one character more. Literal
+/// characters are compared byte by byte, which UTF-8 allows.
 fn matches_like(text: &str, pattern: &str) -> bool {
-    let mut pieces = vec![];
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        pieces.push(match c {
-            '%' => Piece::Any,
-            '_' => Piece::One,
-            '\\' => Piece::Char(chars.next().unwrap_or('\\')),
-            c => Piece::Char(c),
-        });
-    }
-    let text: Vec<char> = text.chars().collect();
+    let (text, pattern) = (text.as_bytes(), pattern.as_bytes());
     let (mut t, mut p) = (0, 0);
     let mut back: Option<(usize, usize)> = None;
     while t < text.len() {
-        match pieces.get(p) {
-            Some(Piece::Any) => {
+        match pattern[p..] {
+            [b'%', ..] => {
+                p += 1;
                 back = Some((t, p));
+                continue;
+            }
+            [b'_', ..] => {
+                t = next_char(text, t);
                 p += 1;
                 continue;
             }
-            Some(Piece::One) => {
+            [b'\\', escaped, ..] if escaped == text[t] => {
                 t += 1;
-                p += 1;
+                p += 2;
                 continue;
             }
-            Some(Piece::Char(c)) if *c == text[t] => {
+            [b'\\', _, ..] => {}
+            [byte, ..] if byte == text[t] => {
                 t += 1;
                 p += 1;
                 continue;
             }
             _ => {}
         }
-        let Some((from, any)) = back else { return false };
-        back = Some((from + 1, any));
-        t = from + 1;
-        p = any + 1;
+        let Some((from, after)) = back else { return false };
+        t = next_char(text, from);
+        p = after;
+        back = Some((t, p));
     }
-    pieces[p..].iter().all(|piece| matches!(piece, Piece::Any))
+    pattern[p..].iter().all(|b| *b == b'%')
+}
+
+/// Where the character after the one at `i` begins.
+fn next_char(text: &[u8], i: usize) -> usize {
+    let mut next = i + 1;
+    while text.get(next).is_some_and(|b| b & 0xc0 == 0x80) {
+        next += 1;
+    }
+    next
+}
+
+/// How many compiled regular expressions a thread keeps: patterns are literals, nearly always.
+const KEPT_PATTERNS: usize = 16;
+
+thread_local! {
+    static PATTERNS: RefCell<VecDeque<(String, Regex)>> = const { RefCell::new(VecDeque::new()) };
 }
 
 pub(crate) fn regex_match(args: &Args<'_>) -> Outcome {
     let (text, pattern) = (args.text(0)?, args.text(1)?);
-    match regex::Regex::new(pattern) {
-        Ok(regex) => Ok(Value::Bool(regex.is_match(text))),
-        Err(e) => Err(TrapKind::InvalidArgument(format!("invalid regular expression: {e}"))),
-    }
+    PATTERNS.with_borrow_mut(|kept| {
+        if let Some((_, regex)) = kept.iter().find(|(p, _)| p == pattern) {
+            return Ok(Value::Bool(regex.is_match(text)));
+        }
+        let regex =
+            Regex::new(pattern).map_err(|e| TrapKind::InvalidArgument(format!("invalid regular expression: {e}")))?;
+        let found = regex.is_match(text);
+        kept.truncate(KEPT_PATTERNS - 1);
+        kept.push_front((pattern.to_string(), regex));
+        Ok(Value::Bool(found))
+    })
 }
 
 pub(crate) fn search(args: &Args<'_>) -> Outcome {
