@@ -121,6 +121,16 @@ pub(super) unsafe fn pack_a<T: Element>(from: *const T, strides: [usize; 2], row
         let tile = to.wrapping_add(first * k);
         let from = from.wrapping_add(first * strides[0]);
         let count = ROWS.min(rows - first);
+        if count == ROWS && strides[0] == 1 {
+            for p in 0..k {
+                // SAFETY: rows first to first + ROWS of column p, which lie side by side, and their place in the tile.
+                unsafe {
+                    let rows = from.wrapping_add(p * strides[1]).cast::<[T; ROWS]>().read();
+                    tile.wrapping_add(p * ROWS).cast::<[T; ROWS]>().write(rows);
+                }
+            }
+            continue;
+        }
         for p in 0..k {
             for i in 0..count {
                 // SAFETY: element (first + i, p) of A, and its place in the tile.

@@ -6,7 +6,8 @@
 //! - an address `out` is that of a value of the type in the row's doc, that only this call writes; it need not be aligned;
 //! - `worker` is null or a live worker block that only this task uses. Functions that make new texts need one.
 
-use super::{date, decimal, text, vector_math};
+use super::filter::mode;
+use super::{date, decimal, elements, elements_mut, text, vector_math};
 use crate::column::TextView;
 use crate::gemm::{self, Element, Epilogue, PackedB, Problem, RawRhs};
 use crate::trap::{Trap, TrapCode, Worker, raise};
@@ -195,6 +196,22 @@ calls! {
     /// `pattern` is the address of a live [`LikePattern`].
     fn like_match(pattern: *mut u8, lo: i64, hi: i64) -> i8 {
         i8::from((*pattern.cast::<LikePattern>()).matches(Text::new(lo, hi).bytes()))
+    }
+
+    /// `pattern` is the address of a live [`LikePattern`]; `views` and `mask` hold `rows` elements.
+    fn filter_like(pattern: *mut u8, views: *mut u8, rows: i64, mask: *mut u8, mode: i32) {
+        let pattern = &*pattern.cast_const().cast::<LikePattern>();
+        let views = elements::<TextView>(views, rows);
+        let wanted = mode & mode::NEGATE == 0;
+        for (view, kept) in views.iter().zip(elements_mut::<u8>(mask, rows)) {
+            let test = || u8::from(pattern.matches(view.as_bytes()) == wanted);
+            match mode & (mode::AND | mode::OR) {
+                mode::AND if *kept != 0 => *kept = test(),
+                mode::OR if *kept == 0 => *kept = test(),
+                mode::AND | mode::OR => {}
+                _ => *kept = test(),
+            }
+        }
     }
 
     fn text_regex_match(worker: *mut u8, a_lo: i64, a_hi: i64, b_lo: i64, b_hi: i64, out: *mut u8) -> i32 {
@@ -708,6 +725,21 @@ mod tests {
             assert_eq!(run(RuntimeFn::TextIlike, &[&long, &text(pattern)]), AbiValue::I8(ilike));
             let mut compiled = LikePattern::new(pattern.as_bytes(), Some('\\'), false);
             assert_eq!(run(RuntimeFn::LikeMatch, &[&[ptr(&mut compiled)], &long]), AbiValue::I8(like));
+            // SAFETY: static texts live.
+            let mut views =
+                ["A rather long text", "AS"].map(|t| unsafe { TextView::from_raw_bytes(t.as_ptr(), t.len()) });
+            let expected =
+                views.map(|view| u8::from(compiled.matches(format!("{view:?}").trim_matches('"').as_bytes())));
+            for (mode, before) in [(0, [1, 0]), (4, [0, 1]), (1, [1, 0]), (2, [1, 0]), (5, [1, 1]), (6, [0, 1])] {
+                let mut mask = before;
+                let args = [ptr(&mut compiled), ptr(&mut views), AbiValue::I64(2), ptr(&mut mask), AbiValue::I32(mode)];
+                run(RuntimeFn::FilterLike, &[&args]);
+                for row in 0..2 {
+                    let test = expected[row] ^ u8::from(mode & 4 != 0);
+                    let after = [test, before[row] & test, before[row] | test][(mode & 3) as usize];
+                    assert_eq!(mask[row], after, "{pattern} mode {mode} row {row}");
+                }
+            }
         }
         for (pattern, expected) in [("t[aeiou]xt", 1), ("^long", 0)] {
             assert_eq!(made::<u8>(RuntimeFn::TextRegexMatch, &[&long, &text(pattern)]), Ok(expected));

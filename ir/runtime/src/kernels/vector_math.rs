@@ -769,9 +769,19 @@ macro_rules! fused {
                 }
                 check_lengths(rows.len() % columns, 0);
                 for row in rows.chunks_exact_mut(columns) {
-                    let mut largest = <$t>::NEG_INFINITY;
-                    for &x in row.iter() {
-                        largest = if x > largest { x } else { largest };
+                    let mut lanes = [<$t>::NEG_INFINITY; 16];
+                    let chunks = row.chunks_exact(16);
+                    for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+                        *lane = x;
+                    }
+                    for chunk in chunks {
+                        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                            *lane = if x > *lane { x } else { *lane };
+                        }
+                    }
+                    let mut largest = lanes[0];
+                    for lane in lanes {
+                        largest = if lane > largest { lane } else { largest };
                     }
                     for x in row.iter_mut() {
                         *x = $exp(*x - largest);
