@@ -1,19 +1,22 @@
 //! The engine: names, statements, queries.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use ir::Program;
+use ir::exec::run::{CompileOptions, Executable, Resources};
 use ir::exec::{Datum, Inputs, Outputs};
 use ir::types::{RowType, ScalarType};
 use ir::value::Value;
 use runtime::column::Table as Columns;
+use runtime::scheduler::WorkerPool;
 use runtime::trap::CancelToken;
 
 use crate::binder;
@@ -27,6 +30,9 @@ use crate::sql::{self, DropKind, Level, ParsedQuery, Statement};
 
 /// Rows of a record batch, unless the settings say otherwise.
 const BATCH_ROWS: usize = 64 << 10;
+
+/// Programs that are kept.
+const MAX_PLANNED: usize = 256;
 
 /// A statement with more tokens is planned on a stack of its own: planning recurses over long expressions.
 const SMALL_STATEMENT: usize = 200;
@@ -56,7 +62,7 @@ impl Default for Settings {
             memory_limit: None,
             batch_rows: BATCH_ROWS,
             morsel_rows: None,
-            interpret: false,
+            interpret: true,
         }
     }
 }
@@ -67,10 +73,32 @@ pub struct Engine {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     catalog: Mutex<Arc<Catalog>>,
     settings: Mutex<Settings>,
+    pool: Mutex<Option<Arc<WorkerPool>>>,
+    /// Queries over the tables of the catalog as it is now, by their text.
+    planned: Mutex<HashMap<String, Arc<Planned>>>,
+}
+
+/// A program with its inputs, and its code once it has run.
+struct Planned {
+    imported: Imported,
+    executable: OnceLock<Arc<Executable>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("catalog", &self.catalog)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Engine {
@@ -88,23 +116,35 @@ impl Engine {
 
     /// The settings that the next statement gets.
     pub fn settings(&self) -> Settings {
-        self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.settings).clone()
     }
 
     /// Changes the settings for statements that follow.
     pub fn set_settings(&self, settings: Settings) {
-        *self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        *lock(&self.shared.settings) = settings;
+    }
+
+    /// The threads that statements run on: as many as the settings say.
+    pub fn pool(&self) -> Arc<WorkerPool> {
+        let threads = self.settings().threads.max(1);
+        let mut pool = lock(&self.shared.pool);
+        match &*pool {
+            Some(pool) if pool.threads() == threads => pool.clone(),
+            _ => pool.insert(Arc::new(WorkerPool::new(threads))).clone(),
+        }
     }
 
     /// The names as they are now; later changes do not show in it.
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.catalog).clone()
     }
 
     /// Replaces the catalog by what `change` makes of it, or leaves it where that fails.
     fn update(&self, change: impl FnOnce(&Catalog) -> Result<Catalog>) -> Result<()> {
-        let mut catalog = self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut catalog = lock(&self.shared.catalog);
         *catalog = Arc::new(change(&catalog)?);
+        // Programs of the old catalog would keep its tables alive.
+        lock(&self.shared.planned).clear();
         Ok(())
     }
 
@@ -164,16 +204,23 @@ impl Engine {
     pub fn sql(&self, text: &str) -> Result<Query> {
         let settings = self.settings();
         let catalog = self.catalog();
+        if let Some(planned) = lock(&self.shared.planned).get(text) {
+            let plan = Plan { planned: Some(planned.clone()), parameters: planned.imported.parameters.clone() };
+            return Ok(Query::new(self, text, plan, catalog, settings));
+        }
         match prepare(text, &catalog, &[], settings.threads)? {
-            Prepared::Query(plan) => Ok(Query::new(text, plan, catalog, settings)),
+            Prepared::Query(plan) => {
+                self.remember(text, &plan, &catalog);
+                Ok(Query::new(self, text, plan, catalog, settings))
+            }
             Prepared::CreateTable { name, or_replace, if_not_exists, plan } => {
                 if if_not_exists && catalog.get(&name).is_some() {
-                    return Ok(Query::done(format!("table {name} exists"), settings));
+                    return Ok(Query::done(self, format!("table {name} exists"), settings));
                 }
                 if !or_replace {
                     absent(&catalog, &name)?;
                 }
-                let columns = Query::new(text, plan, catalog, settings.clone()).columns()?;
+                let columns = Query::new(self, text, plan, catalog, settings.clone()).columns()?;
                 let table = Arc::new(Table::from_columns(&name, columns.columns().to_vec(), columns.rows())?);
                 self.update(|catalog| {
                     if !or_replace {
@@ -181,7 +228,7 @@ impl Engine {
                     }
                     Ok(catalog.with_relation(&name, Relation::Table(table)))
                 })?;
-                Ok(Query::done(format!("created table {name}"), settings))
+                Ok(Query::done(self, format!("created table {name}"), settings))
             }
             Prepared::CreateView { name, or_replace, if_not_exists, query } => {
                 self.update(|catalog| match catalog.get(&name) {
@@ -189,33 +236,54 @@ impl Engine {
                     Some(_) if !or_replace => Err(taken(&name)),
                     _ => Ok(catalog.with_relation(&name, Relation::View(text[query].into()))),
                 })?;
-                Ok(Query::done(format!("created view {name}"), settings))
+                Ok(Query::done(self, format!("created view {name}"), settings))
             }
             Prepared::Drop { kind, names, if_exists } => {
                 self.update(|catalog| drop_all(catalog, kind, &names, if_exists))?;
                 let names: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
-                Ok(Query::done(format!("dropped {}", names.join(", ")), settings))
+                Ok(Query::done(self, format!("dropped {}", names.join(", ")), settings))
             }
             Prepared::ShowTables => {
                 let names: Vec<String> = catalog.relations().map(|(name, _)| name.to_string()).collect();
                 let is_view = |r| if matches!(r, &Relation::View(_)) { "view" } else { "table" };
                 let kinds = catalog.relations().map(|(_, r)| is_view(r).to_string()).collect();
-                Query::texts(&[("name", names), ("kind", kinds)], settings)
+                Query::texts(self, &[("name", names), ("kind", kinds)], settings)
             }
             Prepared::Describe { columns } => {
                 let names = columns.iter().map(|(name, _)| name.clone()).collect();
                 let types = columns.iter().map(|(_, t)| sql_type_name(t.ty)).collect();
                 let nullable = columns.iter().map(|(_, t)| if t.nullable { "YES" } else { "NO" }.to_string()).collect();
-                Query::texts(&[("column_name", names), ("column_type", types), ("null", nullable)], settings)
+                Query::texts(self, &[("column_name", names), ("column_type", types), ("null", nullable)], settings)
             }
             Prepared::Explain { analyze, level, plan } => {
-                let query = Query::new(text, plan, catalog, settings.clone());
+                let query = Query::new(self, text, plan, catalog, settings.clone());
                 let printed =
                     if analyze { query.explain_analyze(level)? } else { query.explain(level.unwrap_or_default())? };
                 let lines = printed.lines().map(str::to_string).collect();
-                Query::texts(&[("explain", lines)], settings)
+                Query::texts(self, &[("explain", lines)], settings)
             }
         }
+    }
+
+    /// Keeps the program of a query that reads tables of the catalog only, as long as the catalog stays as it is.
+    fn remember(&self, text: &str, plan: &Plan, catalog: &Arc<Catalog>) {
+        let Some(planned) = &plan.planned else { return };
+        let registered = |table: &Arc<Table>| {
+            catalog.relations().any(|(_, r)| matches!(r, Relation::Table(t) if Arc::ptr_eq(t, table)))
+        };
+        let lasting = planned.imported.inputs.iter().all(|input| match input {
+            InputSource::Table(table, _) => registered(table),
+            InputSource::Parameter(_) => true,
+        });
+        let current = lock(&self.shared.catalog);
+        if !lasting || current.version() != catalog.version() {
+            return;
+        }
+        let mut all = lock(&self.shared.planned);
+        if all.len() >= MAX_PLANNED {
+            all.clear();
+        }
+        all.insert(text.to_string(), planned.clone());
     }
 
     /// The columns of a table or a view.
@@ -236,7 +304,7 @@ fn describe(name: &str, catalog: &Catalog, threads: usize) -> Result<Vec<(String
             Ok((0..table.columns().len()).map(column).collect())
         }
         Some(Relation::View(text)) => match prepare(text, catalog, &[], threads)? {
-            Prepared::Query(Plan { imported: Some(imported), .. }) => Ok(imported.columns.clone()),
+            Prepared::Query(Plan { planned: Some(planned), .. }) => Ok(planned.imported.columns.clone()),
             _ => Err(Error::Bug(format!("the view {name} is no query"))),
         },
     }
@@ -277,7 +345,7 @@ fn drop_all(catalog: &Catalog, kind: DropKind, names: &[(String, Range<usize>)],
 /// A query that is planned.
 struct Plan {
     /// The program; none where the type of a parameter is not known yet.
-    imported: Option<Arc<Imported>>,
+    planned: Option<Arc<Planned>>,
     /// The types of the parameters, as far as their use tells.
     parameters: Vec<Option<ScalarType>>,
 }
@@ -347,20 +415,22 @@ fn plan_query(
     let bound = binder::bind(query, text, catalog, types)?;
     let known: Option<Vec<ScalarType>> =
         bound.parameters.iter().enumerate().map(|(i, t)| t.or_else(|| types.get(i).copied().flatten())).collect();
-    let imported = match known {
+    let planned = match known {
         Some(types) => {
             let _span = tracing::debug_span!("import").entered();
-            Some(Arc::new(import::import(&bound, &types, &query.shown_names, text, threads)?))
+            let imported = import::import(&bound, &types, &query.shown_names, text, threads)?;
+            Some(Arc::new(Planned { imported, executable: OnceLock::new() }))
         }
         None => None,
     };
-    Ok(Plan { imported, parameters: bound.parameters })
+    Ok(Plan { planned, parameters: bound.parameters })
 }
 
 /// A statement that was taken: a query to run, or the rows that a statement returned.
 ///
 /// It holds the tables as they were when it was made; changes of the catalog do not reach it.
 pub struct Query {
+    engine: Engine,
     text: String,
     settings: Settings,
     cancel: CancelToken,
@@ -389,23 +459,23 @@ pub struct Rows {
 }
 
 impl Query {
-    fn new(text: &str, plan: Plan, catalog: Arc<Catalog>, settings: Settings) -> Self {
+    fn new(engine: &Engine, text: &str, plan: Plan, catalog: Arc<Catalog>, settings: Settings) -> Self {
         let state = State::Program { plan, values: vec![], catalog };
-        Self { text: text.to_string(), settings, cancel: CancelToken::new(), state }
+        Self { engine: engine.clone(), text: text.to_string(), settings, cancel: CancelToken::new(), state }
     }
 
-    fn done(message: String, settings: Settings) -> Self {
+    fn done(engine: &Engine, message: String, settings: Settings) -> Self {
         let state = State::Done { message, schema: Arc::new(Schema::empty()), rows: None };
-        Self { text: String::new(), settings, cancel: CancelToken::new(), state }
+        Self { engine: engine.clone(), text: String::new(), settings, cancel: CancelToken::new(), state }
     }
 
-    fn texts(columns: &[(&str, Vec<String>)], settings: Settings) -> Result<Self> {
+    fn texts(engine: &Engine, columns: &[(&str, Vec<String>)], settings: Settings) -> Result<Self> {
         let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
         let schema = Arc::new(Schema::new(fields));
         let arrays = columns.iter().map(|(_, v)| Arc::new(StringArray::from_iter_values(v)) as ArrayRef).collect();
         let rows = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| Error::Bug(e.to_string()))?;
         let state = State::Done { message: String::new(), schema, rows: Some(rows) };
-        Ok(Self { text: String::new(), settings, cancel: CancelToken::new(), state })
+        Ok(Self { engine: engine.clone(), text: String::new(), settings, cancel: CancelToken::new(), state })
     }
 
     /// What a statement without rows did, as `created table t`.
@@ -429,12 +499,12 @@ impl Query {
                 format!("the query has {} parameters, {} values were given", plan.parameters.len(), given.len());
             return Err(Error::meaning(message));
         }
-        if plan.imported.is_none() {
+        if plan.planned.is_none() {
             let types: Vec<Option<ScalarType>> =
                 plan.parameters.iter().zip(given).map(|(t, v)| Some(t.unwrap_or_else(|| type_of(v)))).collect();
             match prepare(&self.text, catalog, &types, self.settings.threads)? {
-                Prepared::Query(Plan { imported: Some(imported), .. }) => {
-                    *plan = Plan { imported: Some(imported), parameters: types };
+                Prepared::Query(Plan { planned: Some(planned), .. }) => {
+                    *plan = Plan { planned: Some(planned), parameters: types };
                 }
                 _ => return Err(Error::meaning("the type of a parameter is not known: write CAST($1 AS type)")),
             }
@@ -448,12 +518,16 @@ impl Query {
         Ok(self)
     }
 
-    fn imported(&self) -> Result<&Imported> {
+    fn planned(&self) -> Result<&Planned> {
         match &self.state {
-            State::Program { plan: Plan { imported: Some(imported), .. }, .. } => Ok(imported),
+            State::Program { plan: Plan { planned: Some(planned), .. }, .. } => Ok(planned),
             State::Program { .. } => Err(Error::meaning("the query has parameters: bind values to them first")),
             State::Done { .. } => Err(Error::meaning("this statement has no program")),
         }
+    }
+
+    fn imported(&self) -> Result<&Imported> {
+        Ok(&self.planned()?.imported)
     }
 
     /// The program of a query, as it came from SQL: not optimized.
@@ -506,21 +580,48 @@ impl Query {
     /// # Errors
     /// [`Error::Run`] for what the query raises, with the expression that raised it; limits; cancellation.
     pub fn columns(&self) -> Result<Arc<Columns>> {
-        let imported = self.imported()?;
-        let outputs = self.run(&imported.program)?;
+        let outputs = self.run()?;
         match outputs.table(0) {
             Some(table) => Ok(table.clone()),
             None => Err(Error::Bug("a query whose result is no table".into())),
         }
     }
 
-    fn run(&self, program: &Program) -> Result<Outputs> {
+    fn run(&self) -> Result<Outputs> {
         let _span = tracing::debug_span!("run").entered();
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        let program = &self.imported()?.program;
         let inputs = self.inputs()?;
-        program.interpret(&inputs).map_err(|e| Error::from_ir(e, program))
+        let outputs = if self.settings.interpret {
+            program.interpret(&inputs)
+        } else {
+            self.executable(&inputs)?.run(&inputs, &self.resources())
+        };
+        outputs.map_err(|e| Error::from_ir(e, program))
+    }
+
+    /// The machine code of the query, made once.
+    fn executable(&self, inputs: &Inputs) -> Result<Arc<Executable>> {
+        let planned = self.planned()?;
+        if let Some(executable) = planned.executable.get() {
+            return Ok(executable.clone());
+        }
+        let program = &planned.imported.program;
+        let options = CompileOptions { threads: self.settings.threads, keep_text: false };
+        let executable = Executable::compile(Arc::new(program.clone()), inputs, &options);
+        let executable = executable.map_err(|e| Error::from_ir(e, program))?;
+        Ok(planned.executable.get_or_init(|| Arc::new(executable)).clone())
+    }
+
+    fn resources(&self) -> Resources {
+        let mut resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
+        resources.cancel = self.cancel.clone();
+        if let Some(rows) = self.settings.morsel_rows {
+            resources.morsel_rows = rows;
+        }
+        resources
     }
 
     /// Runs the query; its rows come batch by batch.

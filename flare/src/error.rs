@@ -177,7 +177,7 @@ impl Error {
                 let help = place.map(|p| format!("in {}", p.text));
                 let span = place.and_then(|p| p.span).map(|(start, end)| start as usize..end as usize);
                 let message = match &trap.kind {
-                    TrapKind::Overflow(ty) => format!("{} out of range", sql_name(ty)),
+                    TrapKind::Overflow(_) => "value out of range".to_string(),
                     TrapKind::InvalidCast { value, to } => format!("cannot cast {value} to {}", sql_name(to)),
                     kind => kind.to_string(),
                 };

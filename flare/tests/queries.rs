@@ -91,7 +91,7 @@ fn arithmetic_types() {
     check(
         "select 9223372036854775807 + 1",
         expect![[r#"
-            BIGINT out of range; in 9223372036854775807 + 1
+            value out of range; in 9223372036854775807 + 1
         "#]],
     );
     check(

@@ -42,6 +42,8 @@ pub(crate) struct Imported {
     pub(crate) inputs: Vec<InputSource>,
     /// The result's columns.
     pub(crate) columns: Vec<(String, RowType)>,
+    /// The types of the parameters.
+    pub(crate) parameters: Vec<Option<ScalarType>>,
 }
 
 /// What an input of a program is.
@@ -71,6 +73,7 @@ pub(crate) fn import(
         inputs: vec![],
         tables: vec![],
         parameters: vec![],
+        parameter_types: types.to_vec(),
         outer: vec![],
         hoisted: HashMap::new(),
         place: None,
@@ -109,6 +112,7 @@ pub(crate) struct Importer {
     tables: Vec<(Arc<Table>, InputId)>,
     /// The values of the parameters.
     pub(crate) parameters: Vec<ValueId>,
+    parameter_types: Vec<ScalarType>,
     /// The rows outside, outermost first.
     pub(crate) outer: Vec<OuterScope>,
     /// Columns that hold what stands for an expression (by address): subqueries and the host's functions.
@@ -191,7 +195,8 @@ impl Importer {
         let mut program = self.b.finish();
         program.entry = Some(func);
         program.result_names = vec![names];
-        Ok(Imported { program, inputs: self.inputs, columns })
+        let parameters = self.parameter_types.iter().copied().map(Some).collect();
+        Ok(Imported { program, inputs: self.inputs, columns, parameters })
     }
 
     /// The type of a table value.
