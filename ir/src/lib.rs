@@ -10,6 +10,7 @@ pub mod exec;
 pub mod graph;
 pub mod interp;
 pub mod kernel;
+pub mod opt;
 mod program;
 pub mod scalar;
 pub mod text;
