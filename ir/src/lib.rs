@@ -12,6 +12,7 @@ pub mod interp;
 pub mod kernel;
 pub mod lower;
 pub mod plan;
+pub mod opt;
 mod program;
 pub mod scalar;
 pub mod text;

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::Result;
 use crate::exec::{Inputs, Outputs};
 use crate::graph::Program;
+use crate::opt::{OptOptions, OptReport};
 use crate::text::{self, PrintOptions};
 
 impl Program {
@@ -32,6 +33,16 @@ impl Program {
     /// What does not hold, with the function and the node.
     pub fn verify(&self) -> Result<()> {
         crate::graph::verify::verify(self)
+    }
+
+    /// Optimizes the program in place.
+    ///
+    /// # Errors
+    /// An unknown pass; a pass that broke the program (a bug of ours): the program is as it was then.
+    pub fn optimize(&mut self, options: &OptOptions) -> Result<OptReport> {
+        let (program, report) = crate::opt::optimize(self.clone(), options)?;
+        *self = program;
+        Ok(report)
     }
 
     /// Runs the program by the reference interpreter.

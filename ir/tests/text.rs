@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use ir::Program;
 use ir::exec::Inputs;
+use ir::opt::OptOptions;
 use ir::text::{parse_inputs, print_outputs};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -169,6 +170,9 @@ fn same_numbers(before: &str, after: &str, tolerance: f64) -> Result<(), String>
     same_lines("the passes change the result:", before, after)
 }
 
-fn optimize(_program: Program, passes: &str) -> Result<Program, String> {
-    Err(format!("no passes: {passes}"))
+fn optimize(mut program: Program, passes: &str) -> Result<Program, String> {
+    let only = passes.split_whitespace().map(String::from).collect();
+    let options = OptOptions { only: Some(only), fuel: None, verify: true, ..OptOptions::default() };
+    program.optimize(&options).map_err(|e| e.to_string())?;
+    Ok(program)
 }

@@ -135,8 +135,11 @@ impl Builder {
         self.end_region(results);
         let declared = self.declared.remove(&f).unwrap_or_default();
         if declared.len() != results.len() || declared.iter().zip(results).any(|(t, v)| t != self.ty(*v)) {
+            let list = |types: &mut dyn Iterator<Item = String>| types.collect::<Vec<_>>().join(", ");
+            let yields = list(&mut results.iter().map(|v| self.ty(*v).to_string()));
+            let declared = list(&mut declared.iter().map(|t| t.to_string()));
             let name = &self.program.func(f).name;
-            return Err(Error::Type(format!("{name} does not yield the types that it declares")));
+            return Err(Error::Type(format!("@{name} yields ({yields}), it declares ({declared})")));
         }
         Ok(())
     }
@@ -178,6 +181,11 @@ impl Builder {
     /// The type of a column as `col` reads it here: innermost table first.
     pub fn column_type(&self, id: ColumnId) -> Option<RowType> {
         self.frames.iter().rev().find_map(|f| f.columns.iter().find_map(|t| t.get(id)))
+    }
+
+    /// The tables over which the innermost open region stands.
+    pub fn columns_here(&self) -> &[TableType] {
+        self.frames.last().map_or(&[], |f| &f.columns)
     }
 
     /// Adds a node; the types of its results are inferred.

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::rel::{JoinKind, WindowFunc};
 use crate::graph::tensor::Move;
 use crate::graph::{BridgeOp, Builder, ControlOp, Def, Node, Op, Program, RelOp, TensorOp};
-use crate::types::{Dim, TableType, TensorType, Type};
+use crate::types::{Dim, TableType, Type};
 
 /// What stands in a node's place.
 pub enum Change {
@@ -21,6 +21,8 @@ pub enum Change {
     Keep,
     /// These values of the new program, one for each result.
     Values(Vec<ValueId>),
+    /// These values, `None` for results that are not used.
+    Some(Vec<Option<ValueId>>),
     /// Nothing: its results are not used.
     Drop,
 }
@@ -229,21 +231,52 @@ impl Rebuild<'_> {
         for (old, new) in region.params.iter().zip(params) {
             self.set_value(*old, *new);
         }
-        for &id in &region.nodes {
+        self.nodes(rewrite, old)?;
+        self.values(&region.results)
+    }
+
+    /// A region made anew with some of its parameters (by position, with their types) and some of its results.
+    pub fn region_where(
+        &mut self,
+        rewrite: &mut dyn Rewrite,
+        old: RegionId,
+        params: &[(usize, Type)],
+        columns: Vec<TableType>,
+        results: &[usize],
+    ) -> Result<RegionId> {
+        let types: Vec<Type> = params.iter().map(|p| p.1.clone()).collect();
+        let new = self.b.begin_region(&types, columns);
+        let region = self.old.region(old);
+        for ((i, _), v) in params.iter().zip(new) {
+            self.set_value(region.params[*i], v);
+        }
+        rewrite.enter(self, old);
+        self.nodes(rewrite, old)?;
+        rewrite.leave(self, old);
+        let results = results.iter().map(|i| self.value(region.results[*i])).collect::<Result<Vec<_>>>()?;
+        Ok(self.b.end_region(&results))
+    }
+
+    fn nodes(&mut self, rewrite: &mut dyn Rewrite, region: RegionId) -> Result<()> {
+        let program = self.old;
+        for &id in &program.region(region).nodes {
             let node = program.node(id);
-            let results = match rewrite.node(self, id, node)? {
-                Change::Keep => self.keep(rewrite, node)?,
-                Change::Values(values) => values,
+            let results: Vec<Option<ValueId>> = match rewrite.node(self, id, node)? {
+                Change::Keep => self.keep(rewrite, node)?.into_iter().map(Some).collect(),
+                Change::Values(values) => values.into_iter().map(Some).collect(),
+                Change::Some(values) => values,
                 Change::Drop => continue,
             };
             if results.len() != node.results.len() {
                 return Err(Error::Bug("a rewrite gives another number of results".into()));
             }
             for (old, new) in node.results.iter().zip(results) {
-                self.set_value(*old, new);
+                if let Some(new) = new {
+                    self.set_value(*old, new);
+                }
             }
         }
-        self.values(&region.results)
+        Ok(())
     }
 
     /// [`Rebuild::inline`] with fresh columns and symbols for those that the region defines, so that it may stand more than
@@ -456,34 +489,47 @@ pub fn symbols_of(dim: &Dim, f: &mut dyn FnMut(SymId)) {
     }
 }
 
-/// Calls `f` for every dimension that an operation names in its attributes.
-pub fn dims_of_mut(op: &mut Op, f: &mut dyn FnMut(&mut Dim)) {
-    match op {
-        Op::Tensor(TensorOp::Iota { ty: TensorType { shape, .. }, .. })
-        | Op::Tensor(TensorOp::Random { ty: TensorType { shape, .. }, .. })
-        | Op::Tensor(TensorOp::Map { shape }) => shape.iter_mut().for_each(f),
-        Op::Tensor(TensorOp::View(moves)) => {
-            for m in moves {
-                match m {
-                    Move::Broadcast { shape, .. } | Move::Reshape(shape) => shape.iter_mut().for_each(&mut *f),
-                    Move::Slice { start, len, .. } => {
-                        f(start);
-                        f(len);
+/// Writes a function over every dimension that an operation names, once for reading and once for changing.
+macro_rules! for_dims {
+    ($op:expr, $f:ident, $($m:tt)*) => {
+        match $op {
+            Op::Tensor(TensorOp::Iota { ty, .. } | TensorOp::Random { ty, .. }) => {
+                ($($m)* ty.shape).into_iter().for_each(|d| $f(d));
+            }
+            Op::Tensor(TensorOp::Map { shape }) => shape.into_iter().for_each(|d| $f(d)),
+            Op::Tensor(TensorOp::View(moves)) => {
+                for m in moves {
+                    match m {
+                        Move::Broadcast { shape, .. } | Move::Reshape(shape) => shape.into_iter().for_each(|d| $f(d)),
+                        Move::Slice { start, len, .. } => {
+                            $f(start);
+                            $f(len);
+                        }
+                        Move::Permute(_) | Move::Pad { .. } | Move::Reverse(_) => {}
                     }
-                    Move::Permute(_) | Move::Pad { .. } | Move::Reverse(_) => {}
                 }
             }
+            Op::Control(ControlOp::For { length, .. }) => $f(length),
+            Op::Literal(..)
+            | Op::Col(_)
+            | Op::Scalar(_)
+            | Op::Input(_)
+            | Op::Rel(_)
+            | Op::Tensor(_)
+            | Op::Bridge(_)
+            | Op::Control(_) => {}
         }
-        Op::Control(ControlOp::For { length, .. }) => f(length),
-        Op::Literal(..)
-        | Op::Col(_)
-        | Op::Scalar(_)
-        | Op::Input(_)
-        | Op::Rel(_)
-        | Op::Tensor(_)
-        | Op::Bridge(_)
-        | Op::Control(_) => {}
-    }
+    };
+}
+
+/// Calls `f` for every dimension that an operation names in its attributes.
+pub fn dims_of(op: &Op, f: &mut dyn FnMut(&Dim)) {
+    for_dims!(op, f, &);
+}
+
+/// Calls `f` for every dimension that an operation names in its attributes, to change it.
+pub fn dims_of_mut(op: &mut Op, f: &mut dyn FnMut(&mut Dim)) {
+    for_dims!(op, f, &mut);
 }
 
 fn map_dim(dim: &mut Dim, f: &dyn Fn(SymId) -> SymId) {

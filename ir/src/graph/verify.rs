@@ -23,12 +23,12 @@ use std::collections::{HashMap, HashSet};
 use crate::entity::{ColumnId, FuncId, NodeId, RegionId, SymId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::build::{check_arity, infer, region_entry};
-use crate::graph::rewrite::{bound_symbol, columns_of, defined_columns, dims_of_mut, symbols_of};
+use crate::graph::rewrite::{bound_symbol, columns_of, defined_columns, dims_of, symbols_of};
 use crate::graph::{ControlOp, Def, InputKind, Node, Op, Program, RelOp};
 use crate::types::{TableType, Type};
 
 /// How far the optimizer has come: later stages allow less.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Stage {
     /// Everything that a front end may write.
     #[default]
@@ -147,9 +147,7 @@ fn ids_in_range(p: &Program, op: &Op) -> Result<()> {
 /// Every symbol that an operation names.
 fn op_symbols(op: &Op, f: &mut dyn FnMut(SymId)) {
     bound_symbol(op).into_iter().for_each(&mut *f);
-    if matches!(op, Op::Tensor(_) | Op::Control(_)) && !matches!(op, Op::Tensor(crate::graph::TensorOp::Const(_))) {
-        dims_of_mut(&mut op.clone(), &mut |d| symbols_of(d, f));
-    }
+    dims_of(op, &mut |d| symbols_of(d, f));
 }
 
 /// Every symbol of a type.
