@@ -1,7 +1,6 @@
 //! The engines under the benchmarks' clock.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use flare::catalog::Relation;
 use flare::{Engine, Settings};

@@ -33,6 +33,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/group_table.rs", "rows behind the addresses of a table that generated code probes"),
     ("ir/runtime/src/join_table.rs", "rows behind the addresses of a table that generated code probes"),
     ("ir/runtime/src/kernels/bloom.rs", "reads the hashes of rows that a table holds"),
+    ("ir/runtime/src/kernels/calls.rs", "functions that generated code calls"),
     ("ir/runtime/src/kernels/filter.rs", "tiles by address, from generated code"),
     ("ir/runtime/src/kernels/hash.rs", "hashes the bytes behind text views"),
     ("ir/runtime/src/kernels/mask.rs", "tiles by address, from generated code"),
@@ -41,10 +42,15 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/scheduler.rs", "lends a closure to the workers for the time of a call"),
     ("ir/runtime/src/sort.rs", "rows at addresses that generated code wrote"),
     ("ir/runtime/src/trap.rs", "the block that generated code and runtime share"),
+    ("ir/runtime/src/window.rs", "rows at addresses that generated code wrote"),
     ("ir/src/codegen/cpu/entry.rs", "calls generated code, and frees it"),
     ("ir/src/codegen/cpu/helpers.rs", "functions that generated code calls"),
     ("ir/src/codegen/tests.rs", "runs pipelines over memory of its own"),
+    ("ir/src/exec/convert.rs", "texts as words of generated code"),
+    ("ir/src/exec/run.rs", "calls generated code over memory that outlives the call"),
+    ("ir/src/exec/seal.rs", "rows at addresses that generated code wrote"),
     ("ir/src/interp/kernel.rs", "reads and writes memory as a kernel says"),
+    ("ir/src/lower/tensor.rs", "the address of a function that generated code calls"),
 ];
 
 /// What a crate must not know, as words of identifiers: `layer_norm` and `LayerNorm` are both `layer`, `norm`.
