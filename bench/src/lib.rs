@@ -1,7 +1,8 @@
-//! What the benchmarks share: input files ([`data`]), the clock and the machine ([`measure`]), and the files of
-//! results ([`report`]).
+//! The benchmarks: TPC-H ([`tpch`]) and the end-to-end pipelines ([`pipelines`]), on engines ([`engine`]) and input files
+//! ([`data`]) of their own, with the clock and the machine ([`measure`]) and the files of results ([`report`]).
 
 pub mod data;
+pub mod engine;
 pub mod measure;
 pub mod pipelines;
 pub mod report;

@@ -42,10 +42,15 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/scheduler.rs", "lends a closure to the workers for the time of a call"),
     ("ir/runtime/src/sort.rs", "rows at addresses that generated code wrote"),
     ("ir/runtime/src/trap.rs", "the block that generated code and runtime share"),
+    ("ir/runtime/src/window.rs", "rows at addresses that generated code wrote"),
     ("ir/src/codegen/cpu/entry.rs", "calls generated code, and frees it"),
     ("ir/src/codegen/cpu/helpers.rs", "functions that generated code calls"),
     ("ir/src/codegen/tests.rs", "runs pipelines over memory of its own"),
+    ("ir/src/exec/convert.rs", "texts as words of generated code"),
+    ("ir/src/exec/run.rs", "calls generated code over memory that outlives the call"),
+    ("ir/src/exec/seal.rs", "rows at addresses that generated code wrote"),
     ("ir/src/interp/kernel.rs", "reads and writes memory as a kernel says"),
+    ("ir/src/lower/tensor.rs", "the address of a function that generated code calls"),
 ];
 
 /// What a crate must not know, as words of identifiers: `layer_norm` and `LayerNorm` are both `layer`, `norm`.
