@@ -730,7 +730,7 @@ fn span_in(e: &Expr) -> (Option<datafusion_common::Span>, bool) {
 }
 
 /// Whether an expression may be evaluated for rows that do not use it: cheap, and it never raises.
-fn is_plain(e: &Expr, schema: &DFSchema) -> bool {
+pub(crate) fn is_plain(e: &Expr, schema: &DFSchema) -> bool {
     let plain = |e: &Expr| is_plain(e, schema);
     match e {
         Expr::Literal(..) | Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::Placeholder(_) => true,

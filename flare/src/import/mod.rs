@@ -28,7 +28,7 @@ use ir::value::Value;
 use crate::binder::{Bound, Source, translate};
 use crate::error::{Error, Result};
 use crate::functions::common_type;
-use crate::import::expr::Scope;
+use crate::import::expr::{Scope, is_plain};
 use crate::import::needs::Needs;
 use crate::ingest::{self, Table};
 use crate::sql::Lines;
@@ -343,8 +343,19 @@ impl Importer {
 
     fn filter(&mut self, input: Rel, schema: &DFSchemaRef, predicate: &Expr) -> Result<Rel> {
         let mut table = input.table;
+        let mut parts = conjuncts(predicate);
+        if parts.iter().any(|e| subquery::is_hoisted(e)) {
+            // What is cheap and never raises leaves fewer rows for the subqueries and the models.
+            let (cheap, dear): (Vec<&Expr>, Vec<&Expr>) =
+                parts.into_iter().partition(|e| is_plain(e, schema) && !subquery::is_hoisted(e));
+            if !cheap.is_empty() {
+                let region = self.predicate(&[table], &cheap, schema, &input.columns)?;
+                table = self.b.rel(RelOp::Filter, &[table], &[region])?;
+            }
+            parts = dear;
+        }
         let mut rest = vec![];
-        for part in conjuncts(predicate) {
+        for part in parts {
             match self.semi_join(table, schema, &input.columns, part)? {
                 Some(joined) => table = joined,
                 None => rest.push(part),

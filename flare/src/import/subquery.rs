@@ -25,7 +25,7 @@ use crate::catalog::Argument;
 use crate::error::{Error, Result};
 use crate::import::expr::{Scope, constant_of};
 use crate::import::types::from_arrow;
-use crate::import::{Importer, OuterScope, unalias};
+use crate::import::{Importer, OuterScope, has_subquery, unalias};
 
 /// What a subquery's rows are compared with.
 enum Condition<'e> {
@@ -53,7 +53,7 @@ impl Importer {
                 let kind = if e.negated != negated { JoinKind::Anti } else { JoinKind::Semi };
                 self.subquery_join(table, schema, columns, &e.subquery.subquery, kind, Condition::Always)?
             }
-            Expr::InSubquery(e) if e.negated == negated && !crate::import::has_subquery(&e.expr) => {
+            Expr::InSubquery(e) if e.negated == negated && !has_subquery(&e.expr) => {
                 let table = self.hoist(table, schema, columns, &[&e.expr])?;
                 let condition = Condition::Compare(&e.expr, ScalarOp::Eq);
                 self.subquery_join(table, schema, columns, &e.subquery.subquery, JoinKind::Semi, condition)?
@@ -242,6 +242,15 @@ fn comparison_of(s: &SetComparison, opposite: bool) -> Result<ScalarOp> {
         (Operator::GtEq, false) | (Operator::Lt, true) => ScalarOp::Ge,
         (op, _) => return Err(Error::unsupported(format!("{op} with ANY or ALL"))),
     })
+}
+
+/// Whether an expression holds a subquery or a call of a host function.
+pub(crate) fn is_hoisted(e: &Expr) -> bool {
+    let here = |e: &Expr| match e {
+        Expr::ScalarFunction(call) => is_row_function(call.func.inner().as_ref()),
+        other => has_subquery(other),
+    };
+    e.exists(|e| Ok(here(e))).unwrap_or(false)
 }
 
 fn is_row_function(implementation: &dyn Any) -> bool {
