@@ -276,11 +276,11 @@ pub unsafe fn gemm_raw<T: Element>(problem: &Problem<T>, rows: Range<usize>) {
 }
 
 /// The number of steps between two stores of a sum: k is cut into equal blocks of at most this many, rounded up to eight.
-const MAX_K_BLOCK: usize = 256;
+const MAX_K_BLOCK: usize = 512;
 /// Rows of A between two passes over the panels of B: a block of A stays in the second-level cache.
-const ROW_BLOCK: usize = 32 * ROWS;
+const ROW_BLOCK: usize = 24 * ROWS;
 /// Columns of B that are packed at a time.
-const COLUMN_BLOCK: usize = 2048;
+const COLUMN_BLOCK: usize = 1536;
 
 /// The length of the blocks that `k` is cut into; a function of `k` alone.
 pub fn k_block(k: usize) -> usize {
