@@ -2,6 +2,8 @@
 
 mod convert;
 pub mod run;
+#[cfg(test)]
+mod scalar_tests;
 mod seal;
 mod tile;
 

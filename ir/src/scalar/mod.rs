@@ -235,4 +235,4 @@ pub fn can_raise(op: ScalarOp, operands: &[ScalarType]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
