@@ -32,6 +32,7 @@ pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
         stored: HashMap::new(),
         pending: vec![],
         made: HashSet::new(),
+        plain: BTreeSet::new(),
     };
     for &n in &entry.nodes {
         let node = p.node(n);
@@ -173,6 +174,8 @@ struct Splitter<'a> {
     pending: Vec<NodeId>,
     /// Tensor values that a stage makes.
     made: HashSet<ValueId>,
+    /// Columns that some state stores as values: from there on they are no codes.
+    plain: BTreeSet<ColumnId>,
 }
 
 impl<'a> Splitter<'a> {
@@ -203,12 +206,13 @@ impl<'a> Splitter<'a> {
     /// How a column is stored; `plain` where its value itself is needed.
     fn kind(&self, column: ColumnId, plain: bool) -> FieldKind {
         match self.codes.get(&column) {
-            Some(&(input, source)) if !plain => FieldKind::Code { input, source },
+            Some(&(input, source)) if !plain && !self.plain.contains(&column) => FieldKind::Code { input, source },
             _ => FieldKind::Value,
         }
     }
 
-    fn rows_layout(&self, columns: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Layout {
+    fn rows_layout(&mut self, columns: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Layout {
+        self.plain.extend(plain);
         let mut b = LayoutBuilder::new(false);
         for &(id, ty) in columns {
             b.add(Some(id), self.kind(id, plain.contains(&id)), ty);
@@ -314,6 +318,7 @@ impl<'a> Splitter<'a> {
         plain.extend(columns.iter().filter_map(|c| c.arg));
         let mut below = need.clone();
         below.extend(&plain);
+        self.plain.extend(&plain);
         let source = self.table(operand)?;
         let stream = self.stream(operand, &below)?;
         let mut b = LayoutBuilder::new(false);
