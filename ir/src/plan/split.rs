@@ -9,7 +9,6 @@ use super::*;
 use crate::entity::RegionId;
 use crate::error::{Error, Result};
 use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
-use crate::lower::reduce::state_fields;
 use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
 use crate::scalar::ScalarOp;
 use crate::types::{TableType, Type};
@@ -563,7 +562,7 @@ impl<'a> Splitter<'a> {
                 return Err(Error::Bug("an aggregate over distinct values was not rewritten".into()));
             }
             let arg = a.arg.and_then(|c| source.get(c));
-            let fields = state_fields(a.reducer, arg)?;
+            let fields = a.reducer.state_fields(arg)?;
             states.push((at, fields.len()));
             at += fields.len();
             for ty in fields {
