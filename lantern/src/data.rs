@@ -93,8 +93,7 @@ impl Scope {
             }
         };
         let n = sources.len();
-        let op =
-            BridgeOp::ForBatches { batch, sources: n, size, epochs, shuffle, drop_last, early_stop };
+        let op = BridgeOp::ForBatches { batch, sources: n, size, epochs, shuffle, drop_last, early_stop };
         let inputs: Vec<&Tensor> = sources.iter().chain(state).collect();
         let mut metrics = 0;
         let mut out = self.record_region("for_batches", at, Op::Bridge(op), &inputs, state.len(), |params| {

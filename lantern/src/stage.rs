@@ -269,7 +269,8 @@ impl Spec {
 
     /// Reads the type; names of sizes become symbols of the program.
     fn read(&self, p: &mut Program, symbols: &mut HashMap<String, SymId>) -> Result<TensorType> {
-        let wrong = |message: &str| Error::Spec { input: format!("{}: {}", self.name, self.ty), message: message.into() };
+        let wrong =
+            |message: &str| Error::Spec { input: format!("{}: {}", self.name, self.ty), message: message.into() };
         if self.name.is_empty() {
             return Err(wrong("an input has a name and a type, as \"x: f32[n, 9]\""));
         }
@@ -289,9 +290,7 @@ impl Spec {
                 && size.chars().all(|c| c.is_alphanumeric() || c == '_');
             shape.push(match size.parse::<usize>() {
                 Ok(n) => Dim::Const(n),
-                Err(_) if is_name => {
-                    Dim::Sym(*symbols.entry(size.to_string()).or_insert_with(|| p.new_symbol(size)))
-                }
+                Err(_) if is_name => Dim::Sym(*symbols.entry(size.to_string()).or_insert_with(|| p.new_symbol(size))),
                 Err(_) => return Err(wrong("a size is a number or a name")),
             });
         }
