@@ -386,3 +386,66 @@ fn vjp_weighs_each_result() {
     assert_eq!(out[2], value(ndarray::array![106.0, 200.0]));
     assert_eq!(out.len(), 3);
 }
+
+#[test]
+fn branches() {
+    for x0 in [0.7, -0.7] {
+        let inputs = [value(x0), numbers(&[3], 81), numbers(&[3], 82)];
+        check(&["x: f64[]", "y: f64[3]", "z: f64[3]"], &inputs, |t| {
+            let scope = t[0].scope();
+            let yes = || vec![(&t[0] * &t[1]).exp(), t[2].clone()];
+            let no = || {
+                let (state, _) = scope.scan(2usize, &t[1..2], &[], |_, s, _| (vec![s[0].sin()], vec![]));
+                vec![state[0].clone(), &t[1] * &t[2]]
+            };
+            let out = scope.cond(&t[0].gt(0.0), yes, no);
+            weigh(&out[0]) + weigh(&out[1])
+        });
+    }
+}
+
+#[test]
+fn branches_in_a_loop() {
+    check(&["x: f64[3]", "y: f64[4, 3]"], &[numbers(&[3], 83), numbers(&[4, 3], 84)], |t| {
+        let scope = t[0].scope();
+        let (state, _) = scope.scan(4usize, &t[..1], &t[1..], |i, s, y| {
+            let doubled = s[0].tanh();
+            let out = scope.cond(&i.rem(2.0).eq(0.0), || vec![&doubled * &y[0]], || vec![&s[0] + y[0].square()]);
+            (out, vec![])
+        });
+        state[0].clone()
+    });
+}
+
+#[test]
+fn calls_of_functions() {
+    let specs: Vec<Spec> = ["x: f64[3]", "y: f64[3]"].map(Into::into).into();
+    let call = |t: &[Tensor]| {
+        let scope = t[0].scope();
+        let ty = ir::types::Type::Tensor(t[0].ty().clone());
+        let made = scope.with_builder(|b| {
+            use ir::graph::{ControlOp, Op};
+            use ir::scalar::ScalarOp;
+            let p = b.begin_func(&[ty.clone(), ty]);
+            let z = b.map(&p, |b, v| Ok(vec![b.scalar(ScalarOp::Mul, v)?]))?;
+            let s = b.map(&z, |b, v| Ok(vec![b.scalar(ScalarOp::Sin, v)?]))?;
+            let f = b.end_func("f", &[s[0], p[0]]);
+            let (x, y) = (t[0].value().unwrap(), t[1].value().unwrap());
+            let once = b.push(Op::Control(ControlOp::Call(f)), &[x, y], &[])?;
+            // An argument that depends on another one, and one that is given twice.
+            let twice = b.push(Op::Control(ControlOp::Call(f)), &[once[0], x], &[])?;
+            let same = b.push(Op::Control(ControlOp::Call(f)), &[y, y], &[])?;
+            Ok([once[1], twice[0], twice[1], same[0], same[1]])
+        });
+        let values: Vec<Tensor> = made.unwrap().into_iter().map(|v| scope.tensor(v)).collect();
+        values.iter().enumerate().fold(scope.zeros(ScalarType::F64, &[]), |sum, (i, v)| sum + weigh(v) * (i + 1) as f64)
+    };
+    check_gradients(&specs, call, &[numbers(&[3], 85), numbers(&[3], 86)], 1e-6).unwrap();
+}
+
+#[test]
+fn the_check_finds_a_wrong_gradient() {
+    let e = check_gradients(&["x: f64[2]".into()], |t| (&t[0] * t[0].detach()).sum(0), &[numbers(&[2], 87)], 1e-6);
+    let e = e.unwrap_err().to_string();
+    assert!(e.starts_with("\"x\", element 0: gradient "), "{e}");
+}

@@ -2,6 +2,7 @@
 
 mod golden;
 mod gradients;
+mod regression;
 mod training;
 
 use ir::value::{TensorData, TensorValue};
