@@ -380,6 +380,7 @@ where
     S: Into<Spec>,
     O: IntoTensors,
 {
+    let _span = tracing::debug_span!("stage", name).entered();
     let mut b = Builder::new();
     let mut symbols = HashMap::new();
     let mut ids = vec![];
@@ -436,6 +437,7 @@ impl Function {
         if let Some(compiled) = self.0.compiled.get() {
             return Ok(compiled);
         }
+        let _span = tracing::debug_span!("compile").entered();
         let mut program = self.0.program.clone();
         program.optimize(&OptOptions::default())?;
         let options = CompileOptions { threads: pool().threads(), ..CompileOptions::default() };

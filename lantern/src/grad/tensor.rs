@@ -268,7 +268,8 @@ fn unslice(
     let index = TensorType { dtype: ScalarType::I64, shape: vec![len.clone()] };
     let index = r.b.tensor(TensorOp::Iota { ty: index, dim: 0 }, &[])?;
     let (start, step) = (dim_value(r.b, start)?, dim_value(r.b, &Dim::Const(step))?);
-    let (start, step) = (broadcast_value(r.b, start, &[len.clone()])?, broadcast_value(r.b, step, &[len.clone()])?);
+    let shape = std::slice::from_ref(len);
+    let (start, step) = (broadcast_value(r.b, start, shape)?, broadcast_value(r.b, step, shape)?);
     let steps = r.map2(ScalarOp::Mul, index, step)?;
     let index = r.map2(ScalarOp::Add, start, steps)?;
     let out = r.b.tensor(TensorOp::ScatterAdd, &[base, index, rows])?;

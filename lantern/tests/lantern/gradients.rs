@@ -1,5 +1,7 @@
 //! Every operation against finite differences, in `f64`.
 
+use std::slice::from_ref;
+
 use ir::types::ScalarType;
 use ir::value::TensorValue;
 use lantern::{Axes, Scope, Spec, Tensor, check_gradients, nn, value};
@@ -269,7 +271,7 @@ fn losses_stay_finite_and_smooth() {
 
 /// An Elman cell: h' = tanh(x wxᵀ + h whᵀ + b).
 fn rnn(scope: &Scope, xs: &Tensor, h: &Tensor, wx: &Tensor, wh: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
-    let (state, ys) = scope.scan(xs.dim(0), &[h.clone()], &[xs.clone()], |_, state, x| {
+    let (state, ys) = scope.scan(xs.dim(0), from_ref(h), from_ref(xs), |_, state, x| {
         let h = (nn::linear(&x[0], wx, Some(b)) + nn::linear(&state[0], wh, None)).tanh();
         (vec![h.clone()], vec![h])
     });
@@ -313,7 +315,7 @@ fn scan_in_a_scan() {
             let w = &t[1];
             let (state, stacked) = scope.scan(3usize, &[t[0].clone()], &[t[2].clone()], |_, outer, y| {
                 let factor = w.exp();
-                let (state, seen) = scope.scan(2usize, outer, &[w.clone()], |_, s, row| {
+                let (state, seen) = scope.scan(2usize, outer, from_ref(w), |_, s, row| {
                     let next = (factor.matmul(&s[0]) + &y[0]).tanh() * row[0].sigmoid();
                     (vec![next.clone()], vec![next.sum(0)])
                 });

@@ -2,8 +2,10 @@
 
 mod golden;
 mod gradients;
+mod random;
 mod regression;
 mod training;
+mod values;
 
 use ir::value::{TensorData, TensorValue};
 
