@@ -25,7 +25,10 @@ fn elementwise() {
     assert_eq!(of_x(|x| x.gt(0.0)), value(a![[true, false, true], [false, true, false]]));
     assert_eq!(of_x(|x| x.le(0.0).choose(&x.abs(), &x.sign())), value(a![[1.0, 2.0, 1.0], [0.0, 1.0, 6.0]]));
     assert_eq!(of_x(|x| x.rem(4.0).cast(ScalarType::I32)), value(a![[1, -2, 3], [0, 1, -2]]));
-    assert_eq!(of_x(|x| x.ge(1.0).logical_and(x.lt(4.0)).logical_not()), value(a![[false, true, false], [true, true, true]]));
+    assert_eq!(
+        of_x(|x| x.ge(1.0).logical_and(x.lt(4.0)).logical_not()),
+        value(a![[false, true, false], [true, true, true]])
+    );
     assert_close("softplus", &of_x(|x| x.softplus()), &of_x(|x| (x.exp() + 1.0).log()), 1e-12);
     let gelu = a![[0.841344746068543, -0.045500263896358, 2.995950305905018], [0.0, 4.999998566741794, 0.0]];
     assert_close("gelu", &of_x(|x| x.gelu()), &value(gelu), 1e-7);
@@ -201,5 +204,6 @@ fn the_gradient_of_a_layer_is_two_products_and_a_sum() {
           result "out0"
           result "out1"
         }
-    "#]].assert_eq(&f.unwrap().to_string());
+    "#]]
+    .assert_eq(&f.unwrap().to_string());
 }
