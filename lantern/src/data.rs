@@ -93,11 +93,10 @@ impl Scope {
             }
         };
         let n = sources.len();
-        let op =
-            BridgeOp::ForBatches { batch, sources: n, size, epochs, shuffle, drop_last, early_stop };
+        let op = BridgeOp::ForBatches { batch, sources: n, size, epochs, shuffle, drop_last, early_stop };
         let inputs: Vec<&Tensor> = sources.iter().chain(state).collect();
         let mut metrics = 0;
-        let mut out = self.record_region("for_batches", at, Op::Bridge(op), &inputs, state.len(), |params| {
+        let body = Box::new(|params: Vec<Tensor>| {
             let (batch, state) = params[2..].split_at(n);
             let (mut next, found) = body(batch, state);
             if next.len() != state.len() {
@@ -109,6 +108,7 @@ impl Scope {
             next.extend(found);
             next
         });
+        let mut out = self.record_regions("for_batches", at, Op::Bridge(op), &inputs, state.len(), vec![body]);
         out.resize(state.len() + metrics, self.nothing());
         let metrics = out.split_off(state.len());
         (out, metrics)
@@ -156,38 +156,5 @@ impl Scope {
         let optimizer = state.split_off(n);
         let losses = metrics.into_iter().next().unwrap_or_else(|| self.nothing());
         Trained { params: state, losses, state: optimizer }
-    }
-
-    /// Steps over a number or over slices: `body` gets the index of the step (`i64[]`), the state, and slice `i` of each of `xs`
-    /// (tensors `[length, …]`); it yields the next state, of the same types, and values. Yields the final state and the values
-    /// of all steps, stacked to `[length, …]`.
-    #[track_caller]
-    pub fn scan(
-        &self,
-        length: impl Into<ir::types::Dim>,
-        state: &[Tensor],
-        xs: &[Tensor],
-        body: impl FnOnce(&Tensor, &[Tensor], &[Tensor]) -> (Vec<Tensor>, Vec<Tensor>),
-    ) -> (Vec<Tensor>, Vec<Tensor>) {
-        let at = Location::caller();
-        let n = state.len();
-        let op = ir::graph::ControlOp::For { length: length.into(), state: n, reverse: false };
-        let inputs: Vec<&Tensor> = state.iter().chain(xs).collect();
-        let mut values = 0;
-        let mut out = self.record_region("scan", at, Op::Control(op), &inputs, n, |params| {
-            let (state, slices) = params[1..].split_at(n);
-            let (mut next, found) = body(&params[0], state, slices);
-            if next.len() != n {
-                let message = format!("the body yields {} tensors of state, not {n}", next.len());
-                self.fail(Fault::Invalid(message).at("scan", at));
-                return vec![self.nothing()];
-            }
-            values = found.len();
-            next.extend(found);
-            next
-        });
-        out.resize(n + values, self.nothing());
-        let values = out.split_off(n);
-        (out, values)
     }
 }

@@ -105,7 +105,7 @@ impl Optimizer {
         }
         let pairs = params.iter().zip(grads);
         match *self {
-            Self::Sgd { lr, momentum, .. } if momentum == 0.0 => (pairs.map(|(p, g)| p - g * lr).collect(), vec![]),
+            Self::Sgd { lr, momentum: 0.0, .. } => (pairs.map(|(p, g)| p - g * lr).collect(), vec![]),
             Self::Sgd { lr, momentum, nesterov } => pairs
                 .zip(state)
                 .map(|((p, g), v)| {

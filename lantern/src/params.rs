@@ -84,6 +84,11 @@ impl Params {
         self.list.iter().map(|(n, v)| Spec::of(n, v.data.dtype(), &v.shape)).collect()
     }
 
+    /// Inputs of a function: these, in order, then others.
+    pub fn specs_and<S: Into<Spec>>(&self, others: impl IntoIterator<Item = S>) -> Vec<Spec> {
+        self.specs().into_iter().chain(others.into_iter().map(Into::into)).collect()
+    }
+
     /// Handles by name, from those of the inputs that [`Params::specs`] declares.
     pub fn named<'a>(&'a self, handles: &'a [Tensor]) -> HashMap<&'a str, &'a Tensor> {
         self.list.iter().map(|p| p.0.as_str()).zip(handles).collect()

@@ -11,16 +11,20 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use ir::entity::{SymId, ValueId};
+use ir::entity::{RegionId, SymId, ValueId};
 use ir::exec::Inputs;
+use ir::exec::run::{CompileOptions, Executable, Resources};
 use ir::graph::tensor::Move;
 use ir::graph::{Builder, InputKind, Op, Program, TensorOp};
+use ir::opt::OptOptions;
 use ir::scalar::ScalarOp;
 use ir::scalar::reduce::Reducer;
 use ir::types::{Dim, ScalarType, TensorType, Type};
 use ir::value::{TensorData, TensorValue};
+
+use runtime::scheduler::WorkerPool;
 
 use crate::error::{At, Error, Fault, Result};
 use crate::grad::copy;
@@ -182,35 +186,45 @@ impl Scope {
         values.iter().map(handle).collect()
     }
 
-    /// Records an operation with one region, whose body gets handles of the region's parameters.
-    pub(crate) fn record_region(
+    /// Records an operation with a region for each of `bodies`, which get handles of their region's parameters. Yields `count`
+    /// handles of nothing after an error.
+    pub(crate) fn record_regions(
         &self,
         name: &'static str,
         at: At,
         op: Op,
         inputs: &[&Tensor],
         count: usize,
-        body: impl FnOnce(Vec<Tensor>) -> Vec<Tensor>,
+        bodies: Vec<Body<'_>>,
     ) -> Vec<Tensor> {
-        let nothing = || vec![self.nothing(); count];
-        let fail = |fault: Fault| self.fail(fault.at(name, at));
-        let values = match self.values(inputs) {
-            Ok(Some(values)) => values,
-            Ok(None) => return nothing(),
-            Err(fault) => {
-                fail(fault);
-                return nothing();
+        let recorded = (|| -> Result<Option<Vec<ValueId>>, Fault> {
+            let Some(values) = self.values(inputs)? else { return Ok(None) };
+            let mut regions = vec![];
+            for body in bodies {
+                let Some(region) = self.record_body(&op, &values, &regions, body)? else { return Ok(None) };
+                regions.push(region);
             }
-        };
+            Ok(Some(self.0.builder.borrow_mut().push(op, &values, &regions)?))
+        })();
+        match recorded {
+            Ok(Some(values)) => return self.handles(&values),
+            Ok(None) => {}
+            Err(fault) => self.fail(fault.at(name, at)),
+        }
+        vec![self.nothing(); count]
+    }
+
+    fn record_body(
+        &self,
+        op: &Op,
+        operands: &[ValueId],
+        before: &[RegionId],
+        body: Body<'_>,
+    ) -> Result<Option<RegionId>, Fault> {
         let params = {
             let mut b = self.0.builder.borrow_mut();
-            match b.region_entry(&op, &values, &[]) {
-                Ok((types, columns)) => b.begin_region(&types, columns),
-                Err(e) => {
-                    fail(e.into());
-                    return nothing();
-                }
-            }
+            let (types, columns) = b.region_entry(op, operands, before)?;
+            b.begin_region(&types, columns)
         };
         let frame = self.0.next_frame.get();
         self.0.next_frame.set(frame + 1);
@@ -218,28 +232,14 @@ impl Scope {
         let results = body(self.handles(&params));
         let results = self.values(&results.iter().collect::<Vec<_>>());
         self.0.frames.borrow_mut().pop();
-        let region = {
-            let yields = results.as_ref().ok().and_then(|r| r.as_deref()).unwrap_or(&[]);
-            self.0.builder.borrow_mut().end_region(yields)
-        };
-        match results {
-            Ok(Some(_)) => {}
-            Ok(None) => return nothing(),
-            Err(fault) => {
-                fail(fault);
-                return nothing();
-            }
-        }
-        let pushed = self.0.builder.borrow_mut().push(op, &values, &[region]);
-        match pushed {
-            Ok(values) => self.handles(&values),
-            Err(e) => {
-                fail(e.into());
-                nothing()
-            }
-        }
+        let yields = results.as_ref().ok().and_then(|r| r.as_deref()).unwrap_or(&[]);
+        let region = self.0.builder.borrow_mut().end_region(yields);
+        Ok(results?.map(|_| region))
     }
 }
+
+/// What fills a region.
+pub(crate) type Body<'a> = Box<dyn FnOnce(Vec<Tensor>) -> Vec<Tensor> + 'a>;
 
 /// Name and type of an input of a function, written as `"x: f32[n, 9]"`: the element type (`bool`, `i32`, `i64`, `f32`,
 /// `f64`) and the sizes. A name in the place of a size is a size that is known when the function runs; equal names are equal
@@ -269,7 +269,8 @@ impl Spec {
 
     /// Reads the type; names of sizes become symbols of the program.
     fn read(&self, p: &mut Program, symbols: &mut HashMap<String, SymId>) -> Result<TensorType> {
-        let wrong = |message: &str| Error::Spec { input: format!("{}: {}", self.name, self.ty), message: message.into() };
+        let wrong =
+            |message: &str| Error::Spec { input: format!("{}: {}", self.name, self.ty), message: message.into() };
         if self.name.is_empty() {
             return Err(wrong("an input has a name and a type, as \"x: f32[n, 9]\""));
         }
@@ -289,9 +290,7 @@ impl Spec {
                 && size.chars().all(|c| c.is_alphanumeric() || c == '_');
             shape.push(match size.parse::<usize>() {
                 Ok(n) => Dim::Const(n),
-                Err(_) if is_name => {
-                    Dim::Sym(*symbols.entry(size.to_string()).or_insert_with(|| p.new_symbol(size)))
-                }
+                Err(_) if is_name => Dim::Sym(*symbols.entry(size.to_string()).or_insert_with(|| p.new_symbol(size))),
                 Err(_) => return Err(wrong("a size is a number or a name")),
             });
         }
@@ -381,6 +380,7 @@ where
     S: Into<Spec>,
     O: IntoTensors,
 {
+    let _span = tracing::debug_span!("stage", name).entered();
     let mut b = Builder::new();
     let mut symbols = HashMap::new();
     let mut ids = vec![];
@@ -411,24 +411,64 @@ where
     program.entry = Some(f);
     program.result_names = (0..results.len()).map(|i| vec![format!("out{i}")]).collect();
     ir::graph::verify::verify(&program)?;
-    Ok(Function { program: Arc::new(program) })
+    Ok(Function(Arc::new(Staged { program, compiled: OnceLock::new() })))
 }
 
-/// A staged function: a program whose inputs and results are tensors.
+/// A staged function: a program whose inputs and results are tensors. Cheap to clone.
 #[derive(Clone)]
-pub struct Function {
-    program: Arc<Program>,
+pub struct Function(Arc<Staged>);
+
+struct Staged {
+    program: Program,
+    compiled: OnceLock<Executable>,
 }
 
 impl Function {
     /// The program.
     pub fn program(&self) -> &Program {
-        &self.program
+        &self.0.program
+    }
+
+    /// Optimizes and compiles it, if that was not done before: [`Function::run`] compiles at its first call otherwise.
+    ///
+    /// # Errors
+    /// What the compiler does not support yet.
+    pub fn compile(&self) -> Result<&Executable> {
+        if let Some(compiled) = self.0.compiled.get() {
+            return Ok(compiled);
+        }
+        let _span = tracing::debug_span!("compile").entered();
+        let mut program = self.0.program.clone();
+        program.optimize(&OptOptions::default())?;
+        let options = CompileOptions { threads: pool().threads(), ..CompileOptions::default() };
+        let compiled = Executable::compile(Arc::new(program), &Inputs::new(), &options)?;
+        Ok(self.0.compiled.get_or_init(|| compiled))
+    }
+
+    /// Runs it, compiled, on all CPUs.
+    ///
+    /// # Errors
+    /// What [`Function::compile`] answers; arrays that do not fit the inputs; what the program raises.
+    pub fn run(&self, inputs: impl IntoIterator<Item = TensorValue>) -> Result<Vec<TensorValue>> {
+        self.run_on(inputs, &Resources::new(Arc::clone(pool()), None))
+    }
+
+    /// As [`Function::run`], on these threads and within this memory.
+    ///
+    /// # Errors
+    /// As [`Function::run`]; a limit that was reached; a run that was stopped.
+    pub fn run_on(
+        &self,
+        inputs: impl IntoIterator<Item = TensorValue>,
+        resources: &Resources,
+    ) -> Result<Vec<TensorValue>> {
+        let compiled = self.compile()?;
+        outputs(compiled.run(&self.bind(inputs)?, resources)?)
     }
 
     /// Names of the inputs, in order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
-        self.program.inputs.iter().map(|i| i.name.as_str())
+        self.0.program.inputs.iter().map(|i| i.name.as_str())
     }
 
     /// Runs it by the reference interpreter: slow, for tests.
@@ -437,20 +477,20 @@ impl Function {
     /// Arrays that do not fit the inputs; what the program raises.
     pub fn interpret(&self, inputs: impl IntoIterator<Item = TensorValue>) -> Result<Vec<TensorValue>> {
         let inputs = self.bind(inputs)?;
-        outputs(self.program.interpret(&inputs)?)
+        outputs(self.0.program.interpret(&inputs)?)
     }
 
     fn bind(&self, arrays: impl IntoIterator<Item = TensorValue>) -> Result<Inputs> {
         let mut inputs = Inputs::new();
-        let mut names = self.program.inputs.iter();
+        let mut names = self.0.program.inputs.iter();
         let mut given = 0;
         for array in arrays {
             given += 1;
             let Some(input) = names.next() else { continue };
             inputs = inputs.tensor(input.name.clone(), array);
         }
-        if given != self.program.inputs.len() {
-            return Err(Error::Value(format!("{given} arrays for {} inputs", self.program.inputs.len())));
+        if given != self.0.program.inputs.len() {
+            return Err(Error::Value(format!("{given} arrays for {} inputs", self.0.program.inputs.len())));
         }
         Ok(inputs)
     }
@@ -459,17 +499,17 @@ impl Function {
     #[track_caller]
     pub fn call(&self, scope: &Scope, inputs: &[Tensor]) -> Vec<Tensor> {
         let at = Location::caller();
-        let results = self.program.entry_region().map_or(0, |r| r.results.len());
+        let results = self.0.program.entry_region().map_or(0, |r| r.results.len());
         let refs: Vec<&Tensor> = inputs.iter().collect();
         scope.record_many("call", at, &refs, results, |b, values| {
-            copy::call(b, &self.program, values).map_err(Fault::from)
+            copy::call(b, &self.0.program, values).map_err(Fault::from)
         })
     }
 }
 
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&ir::text::print(&self.program))
+        f.write_str(&ir::text::print(&self.0.program))
     }
 }
 
@@ -477,6 +517,12 @@ impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The threads that functions run on.
+fn pool() -> &'static Arc<WorkerPool> {
+    static POOL: OnceLock<Arc<WorkerPool>> = OnceLock::new();
+    POOL.get_or_init(|| Arc::new(WorkerPool::with_all_cpus()))
 }
 
 fn outputs(outputs: ir::exec::Outputs) -> Result<Vec<TensorValue>> {

@@ -22,7 +22,7 @@ use runtime::trap::{CancelToken, WorkerBlock};
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
 use crate::entity::{InputId, NodeId, SymId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::{Op, Program, RelOp};
+use crate::graph::{InputKind, Op, Program, RelOp};
 use crate::kernel::Module;
 use crate::lower::context::{Context, Slot};
 use crate::lower::rel::{self, Lowered, WorkerState};
@@ -142,7 +142,9 @@ impl Executable {
     pub fn compile(program: Arc<Program>, inputs: &Inputs, options: &CompileOptions) -> Result<Self> {
         let start = Instant::now();
         let p = &*program;
-        let tables = tables_of(&inputs.bind(p)?);
+        // Only tables have a say in the code: without them, inputs may come with the run.
+        let has_tables = p.inputs.iter().any(|i| matches!(i.kind, InputKind::Table(_)));
+        let tables = if has_tables { tables_of(&inputs.bind(p)?) } else { HashMap::new() };
         let info = Tables { tables: &tables };
         let plan = tracing::debug_span!("plan").in_scope(|| split(p, &info))?;
         let mut context = Context::default();

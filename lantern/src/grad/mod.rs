@@ -84,7 +84,9 @@ impl Tensor {
         let ty = self.ty.clone();
         self.scope.record_many("grad", Location::caller(), &inputs, wrt.len(), |b, v| {
             if !ty.shape.is_empty() || !ty.dtype.is_float() {
-                return Err(Fault::Invalid(format!("the gradient of {ty}; it is of one float: take the sum or the mean")));
+                return Err(Fault::Invalid(format!(
+                    "the gradient of {ty}; it is of one float: take the sum or the mean"
+                )));
             }
             let one = filled(b, &ty, 1.0)?;
             Ok(adjoints(b, &[(v[0], one)], &v[1..])?)
@@ -287,8 +289,8 @@ impl<'a> Reverse<'a> {
 
     fn visit(&mut self, id: NodeId, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
         let p = self.b.program();
-        let any = node.operands.iter().any(|v| self.is_varied(*v))
-            || captures(p, node).iter().any(|v| self.is_varied(*v));
+        let any =
+            node.operands.iter().any(|v| self.is_varied(*v)) || captures(p, node).iter().any(|v| self.is_varied(*v));
         if !any || is_detached(&node.op) {
             return Ok(());
         }

@@ -206,8 +206,7 @@ fn view(r: &mut Reverse<'_>, moves: &[Move], x: ValueId, d: ValueId) -> Result<V
             Move::Reshape(_) => r.view(d, vec![Move::Reshape(before.clone())])?,
             Move::Reverse(dim) => r.view(d, vec![Move::Reverse(*dim)])?,
             Move::Pad { dim, before: zeros, .. } => {
-                let part =
-                    Move::Slice { dim: *dim, start: Dim::Const(*zeros), len: before[*dim].clone(), step: 1 };
+                let part = Move::Slice { dim: *dim, start: Dim::Const(*zeros), len: before[*dim].clone(), step: 1 };
                 r.view(d, vec![part])?
             }
             Move::Broadcast { shape, dims } => unbroadcast(r, shape, dims, before, d)?,
@@ -269,8 +268,8 @@ fn unslice(
     let index = TensorType { dtype: ScalarType::I64, shape: vec![len.clone()] };
     let index = r.b.tensor(TensorOp::Iota { ty: index, dim: 0 }, &[])?;
     let (start, step) = (dim_value(r.b, start)?, dim_value(r.b, &Dim::Const(step))?);
-    let (start, step) =
-        (broadcast_value(r.b, start, &[len.clone()])?, broadcast_value(r.b, step, &[len.clone()])?);
+    let shape = std::slice::from_ref(len);
+    let (start, step) = (broadcast_value(r.b, start, shape)?, broadcast_value(r.b, step, shape)?);
     let steps = r.map2(ScalarOp::Mul, index, step)?;
     let index = r.map2(ScalarOp::Add, start, steps)?;
     let out = r.b.tensor(TensorOp::ScatterAdd, &[base, index, rows])?;

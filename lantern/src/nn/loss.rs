@@ -50,7 +50,7 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor) -> Tensor {
     }
     let scope = logits.scope();
     let shape: Vec<Dim> = logits.shape().to_vec();
-    let index = scope.iota(target.dtype(), &[classes.clone()], 0);
+    let index = scope.iota(target.dtype(), std::slice::from_ref(&classes), 0);
     let is_target = target.unsqueeze(-1).eq(&index);
     let zeros = scope.zeros(logits.dtype(), &shape);
     let logit = is_target.choose(logits, &zeros).sum(-1);

@@ -6,6 +6,8 @@ mod loss;
 
 use std::panic::Location;
 
+use ir::graph::TensorOp;
+use ir::graph::tensor::ContractSpec;
 use ir::types::{Dim, ScalarType};
 
 use crate::error::Fault;
@@ -66,11 +68,26 @@ impl Activation {
 /// x wᵀ + b: `x` is `[…, in]`, `w` `[out, in]`, `b` `[out]`; the result is `[…, out]`.
 #[track_caller]
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {
-    let y = x.matmul(&w.t());
+    let y = product(x, w, Location::caller());
     match b {
         Some(b) => y + b,
         None => y,
     }
+}
+
+/// x wᵀ, as one contraction.
+fn product(x: &Tensor, w: &Tensor, at: crate::At) -> Tensor {
+    x.scope().record("linear", at, &[x, w], |b, v| {
+        let fault = || Fault::Shapes(x.ty().clone(), w.ty().clone());
+        let (xs, ws) = (x.shape(), w.shape());
+        let Some((inner, rows)) = xs.split_last() else { return Err(fault()) };
+        if ws.len() != 2 || ws[1] != *inner || x.dtype() != w.dtype() || rows.len() > 20 {
+            return Err(fault());
+        }
+        let rows: Vec<u8> = (b'a'..).take(rows.len()).collect();
+        let spec = ContractSpec { a: [&rows[..], b"y"].concat(), b: b"zy".to_vec(), out: [&rows[..], b"z"].concat() };
+        Ok(b.tensor(TensorOp::Contract(spec), v)?)
+    })
 }
 
 /// Rows of a table `[rows, width]` by indices `[…]`: `[…, width]`.

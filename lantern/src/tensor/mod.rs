@@ -17,8 +17,8 @@ use ir::types::{Dim, ScalarType, TensorType};
 use crate::error::Fault;
 use crate::stage::Scope;
 
-pub(crate) use elementwise::{broadcast_value, number};
 pub use elementwise::Operand;
+pub(crate) use elementwise::{broadcast_value, number};
 pub use reduce::Axes;
 pub use value::{Element, IntoValue, array, value};
 

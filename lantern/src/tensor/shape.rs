@@ -113,9 +113,11 @@ impl Tensor {
     pub fn concat(tensors: &[&Tensor], axis: i32) -> Option<Tensor> {
         let first = tensors.first()?;
         let axis = first.axis(axis);
-        Some(first.scope.record("concat", Location::caller(), tensors, |b, v| {
-            Ok(b.tensor(TensorOp::Concat { axis: axis? }, v)?)
-        }))
+        Some(
+            first.scope.record("concat", Location::caller(), tensors, |b, v| {
+                Ok(b.tensor(TensorOp::Concat { axis: axis? }, v)?)
+            }),
+        )
     }
 
     /// Rows of `self` (`[v, …]`) by `indices` (`[…]` of `i32` or `i64`): `indices.shape ++ self.shape[1..]`. An index out of range
@@ -166,7 +168,8 @@ impl Tensor {
             let batch = a_batch.max(c_batch);
             // Both have batch dimensions: broadcast them to each other. Where one has none, it is the same for every matrix.
             if a_batch > 0 && c_batch > 0 {
-                let head = |t: &ir::types::TensorType, n: usize| ir::types::TensorType::new(t.dtype, t.shape[..n].to_vec());
+                let head =
+                    |t: &ir::types::TensorType, n: usize| ir::types::TensorType::new(t.dtype, t.shape[..n].to_vec());
                 let joined = broadcast_shape(&head(a, a_batch), &head(c, c_batch)).map_err(|_| fault())?;
                 for (value, (t, n)) in values.iter_mut().zip([(a, a_batch), (c, c_batch)]) {
                     let shape: Vec<Dim> = joined.iter().chain(&t.shape[n..]).cloned().collect();
