@@ -12,10 +12,12 @@ use runtime::scheduler::WorkerPool;
 fn orders() -> Table {
     let n = 1000;
     let keys: Vec<Value> = (0..n).map(|i| Value::I32(i % 7)).collect();
-    let names: Vec<Value> =
-        (0..n).map(|i| if i % 11 == 0 { Value::Null } else { Value::Text(format!("name of {}", i % 5).into()) }).collect();
+    let names: Vec<Value> = (0..n)
+        .map(|i| if i % 11 == 0 { Value::Null } else { Value::Text(format!("name of {}", i % 5).into()) })
+        .collect();
     let prices: Vec<Value> = (0..n).map(|i| Value::Decimal(i128::from(i) * 100 + 25)).collect();
-    let weights: Vec<Value> = (0..n).map(|i| if i % 3 == 0 { Value::Null } else { Value::F64(f64::from(i) / 4.0) }).collect();
+    let weights: Vec<Value> =
+        (0..n).map(|i| if i % 3 == 0 { Value::Null } else { Value::F64(f64::from(i) / 4.0) }).collect();
     table_of_values(
         &[
             ("k", ScalarType::I32, &keys),

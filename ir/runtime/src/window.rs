@@ -176,7 +176,13 @@ impl Peers {
 fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers) -> (usize, usize) {
     let at = |b: Bound, is_start: bool| -> i64 {
         match b {
-            Bound::Unbounded => if is_start { 0 } else { n as i64 },
+            Bound::Unbounded => {
+                if is_start {
+                    0
+                } else {
+                    n as i64
+                }
+            }
             Bound::CurrentRow if frame.range => {
                 let (a, b) = peers.bounds[i];
                 i64::from(if is_start { a } else { b })
@@ -216,7 +222,8 @@ unsafe fn copy(to: *mut u8, out: &Field, from: *mut u8, arg: &Field) {
 /// As for [`evaluate`].
 unsafe fn function(part: &[*mut u8], peers: &Peers, spec: &WindowSpec) -> Result<(), Trap> {
     let n = part.len();
-    let argument = || spec.arg.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a window function without argument"));
+    let argument =
+        || spec.arg.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a window function without argument"));
     let mut dense = 0u64;
     let running = match spec.func {
         Func::Reduce(_) => {

@@ -414,9 +414,9 @@ impl Run<'_> {
             Slot::ColumnValid(input, source) => {
                 exe.tables[input].0[*source as usize].validity().map_or(0, |v| address(v.as_ptr()))
             }
-            Slot::Dictionary(input, source) => exe.tables[input].0[*source as usize]
-                .dictionary()
-                .map_or(0, |d| address(d.views().as_ptr())),
+            Slot::Dictionary(input, source) => {
+                exe.tables[input].0[*source as usize].dictionary().map_or(0, |d| address(d.views().as_ptr()))
+            }
             Slot::DictionaryMap(..) => address(exe.maps[slot].as_ptr()),
             Slot::Text(text) => address(&raw const *exe.texts[text]),
             Slot::Host(op) => address(&raw const *exe.hosts[op]),

@@ -37,7 +37,8 @@ impl Run<'_> {
                 let options = JoinOptions { null_equal: null_equal.contains(&true), allow_dense: false };
                 let r = self.resources;
                 // SAFETY: the pipelines before wrote rows of this layout, hash first; their texts are kept by the run.
-                let table = unsafe { JoinTable::build(row_buffers(parts), &fields, options, &r.memory, &r.pool, &r.cancel) };
+                let table =
+                    unsafe { JoinTable::build(row_buffers(parts), &fields, options, &r.memory, &r.pool, &r.cancel) };
                 StateData::Join(table.map_err(|t| self.trap(t))?)
             }
             (Seal::Tensors, StateData::Filling(parts)) => {
@@ -237,11 +238,7 @@ fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<RuntimeKey>> {
     let one = |k: &SortKey| {
         let field = layout.fields.iter().find(|f| f.column == Some(k.column));
         let field = field.ok_or_else(|| Error::Bug(format!("{} is not in the sorted rows", k.column)))?;
-        Ok(RuntimeKey {
-            field: convert::runtime_field(field),
-            descending: k.descending,
-            nulls_first: k.nulls_first,
-        })
+        Ok(RuntimeKey { field: convert::runtime_field(field), descending: k.descending, nulls_first: k.nulls_first })
     };
     keys.iter().map(one).collect()
 }

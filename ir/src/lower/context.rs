@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::entity::{InputId, NodeId, ValueId};
 use super::scalar::HostOp;
+use crate::entity::{InputId, NodeId, ValueId};
 use crate::plan::StateId;
 
 /// What a slot of the context holds.

@@ -30,7 +30,12 @@ impl RowLower<'_> {
     }
 
     /// The state with one more row.
-    pub fn reduce_step(&mut self, reducer: Reducer, arg: Option<&Cell>, s: &[kernel::Value]) -> Result<Vec<kernel::Value>> {
+    pub fn reduce_step(
+        &mut self,
+        reducer: Reducer,
+        arg: Option<&Cell>,
+        s: &[kernel::Value],
+    ) -> Result<Vec<kernel::Value>> {
         use Reducer as R;
         if reducer == R::CountAll {
             return Ok(vec![self.b.add_imm(s[0], 1)]);
@@ -116,7 +121,13 @@ impl RowLower<'_> {
     }
 
     /// The state of both states' rows, those of `x` first.
-    pub fn reduce_merge(&mut self, reducer: Reducer, ty: Option<ScalarType>, x: &[kernel::Value], y: &[kernel::Value]) -> Result<Vec<kernel::Value>> {
+    pub fn reduce_merge(
+        &mut self,
+        reducer: Reducer,
+        ty: Option<ScalarType>,
+        x: &[kernel::Value],
+        y: &[kernel::Value],
+    ) -> Result<Vec<kernel::Value>> {
         use Reducer as R;
         let add = |s: &mut Self, i: usize| {
             if s.b.ty(x[i]).is_float() { s.b.fadd(x[i], y[i]) } else { s.b.add(x[i], y[i]) }
@@ -175,7 +186,13 @@ impl RowLower<'_> {
     }
 
     /// The result of a state.
-    pub fn reduce_finish(&mut self, reducer: Reducer, arg: Option<RowType>, s: &[kernel::Value], ty: RowType) -> Result<Cell> {
+    pub fn reduce_finish(
+        &mut self,
+        reducer: Reducer,
+        arg: Option<RowType>,
+        s: &[kernel::Value],
+        ty: RowType,
+    ) -> Result<Cell> {
         use Reducer as R;
         let cell = |value, valid| Cell { value, valid, ty: ty.ty, range: None };
         let some = |s: &mut Self, n: kernel::Value, least: i64| {
@@ -222,7 +239,9 @@ impl RowLower<'_> {
                 let n = self.b.int_to_float(s[1], K::F64);
                 cell(self.b.fdiv(sum, n), valid)
             }
-            R::Min | R::Max | R::BoolAnd | R::BoolOr | R::First | R::Last | R::Single => cell(s[0], ty.nullable.then_some(s[1])),
+            R::Min | R::Max | R::BoolAnd | R::BoolOr | R::First | R::Last | R::Single => {
+                cell(s[0], ty.nullable.then_some(s[1]))
+            }
             R::VarSample | R::VarPopulation | R::StddevSample | R::StddevPopulation => {
                 let sample = matches!(reducer, R::VarSample | R::StddevSample);
                 let valid = some(self, s[0], if sample { 2 } else { 1 });

@@ -125,7 +125,11 @@ pub fn pipeline(
         let area = b.load_always(K::Ptr, worker, FIRST_STATE + (states.len() as i32 - 1) * 8);
         let r = RowLower { p, inputs, b, context: &mut *context, ctx, worker, area: Some(area) };
         let mut l = PipelineLower { r, plan, pipeline, flushes: &flushes, single_group: None };
-        if k == 0 { l.main()? } else { l.flush(k - 1)? }
+        if k == 0 {
+            l.main()?
+        } else {
+            l.flush(k - 1)?
+        }
         let zero = l.r.b.iconst(K::I32, 0);
         let body = l.r.b.finish(Some(zero)).map_err(|e| Error::Bug(e.to_string()))?;
         module.define(target, body);
@@ -170,7 +174,8 @@ pub fn merge(
         return Err(Error::Bug(format!("{node} is no group")));
     };
     let layout = &plan.state(state).layout;
-    let source = p.ty(p.node(*node).operands[0]).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()))?;
+    let source =
+        p.ty(p.node(*node).operands[0]).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()))?;
     let function = module.declare(name, Signature::pipeline());
     let mut b = module.builder(&function);
     let (ctx, worker, into, from) = (b.param(0), b.param(1), b.param(2), b.param(3));
@@ -291,7 +296,8 @@ impl<'a> PipelineLower<'a> {
             let Op::Rel(RelOp::Group { aggregates, .. }) = &n.op else {
                 return Err(Error::Bug(format!("{node} is no group")));
             };
-            let table = |v: ValueId| self.r.p.ty(v).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()));
+            let table =
+                |v: ValueId| self.r.p.ty(v).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()));
             let (source, result) = (table(n.operands[0])?, table(n.results[0])?);
             for (a, &(first, count)) in aggregates.iter().zip(states) {
                 let ty = result.get(a.out).ok_or_else(|| Error::Bug("an aggregate has a column".into()))?;
@@ -399,7 +405,8 @@ impl<'a> PipelineLower<'a> {
             }
             ProbeKind::Left => self.probe_left(i, state, rows, start, count, residual, env),
             ProbeKind::Semi | ProbeKind::Anti | ProbeKind::Mark(_) => {
-                let (found, unknown) = self.exists(state, table, rows, start, count, residual, &cells, null_aware, &env)?;
+                let (found, unknown) =
+                    self.exists(state, table, rows, start, count, residual, &cells, null_aware, &env)?;
                 if let ProbeKind::Mark(id) = kind {
                     let valid = unknown.map(|u| self.r.b.bool_not(u));
                     let cell = Cell { value: found, valid, ty: ScalarType::Bool, range: Some((0, 1)) };
@@ -1016,4 +1023,3 @@ impl<'a> PipelineLower<'a> {
         Ok(())
     }
 }
-

@@ -21,6 +21,12 @@ use crate::scalar::{self, NullRule, ScalarOp};
 use crate::types::{RowType, ScalarType};
 use crate::value::Value;
 
+/// Bounds that every value obeys, where they are proven.
+pub type Range = Option<(i128, i128)>;
+
+/// A dictionary code: the input, the column's position, the code (I32), and the valid flag.
+pub type Code = (InputId, u32, kernel::Value, Option<kernel::Value>);
+
 /// A scalar in registers.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Cell {
@@ -31,7 +37,7 @@ pub struct Cell {
     /// The type.
     pub ty: ScalarType,
     /// Bounds that every value obeys, where they are proven (integers, decimals unscaled, dates).
-    pub range: Option<(i128, i128)>,
+    pub range: Range,
 }
 
 /// What the environment knows of a column.
@@ -172,9 +178,9 @@ impl RowLower<'_> {
     }
 
     /// A column's dictionary code, if it is bound to one of this dictionary.
-    pub fn code(&mut self, id: ColumnId, env: &mut Env) -> Result<Option<(InputId, u32, kernel::Value, Option<kernel::Value>)>> {
+    pub fn code(&mut self, id: ColumnId, env: &mut Env) -> Result<Option<Code>> {
         if let Some(Binding::Scan { input, source, .. }) = env.columns.get(&id)
-            && !matches!(self.inputs.column(*input, *source)?.encoding(), Encoding::Dictionary { .. })
+            && !matches!(self.inputs.column(*input, *source)?.encoding(), Encoding::Dictionary)
         {
             return Ok(None);
         }
@@ -192,7 +198,13 @@ impl RowLower<'_> {
         }
     }
 
-    fn load_valid(&mut self, column: &Column, input: InputId, source: u32, index: kernel::Value) -> Option<kernel::Value> {
+    fn load_valid(
+        &mut self,
+        column: &Column,
+        input: InputId,
+        source: u32,
+        index: kernel::Value,
+    ) -> Option<kernel::Value> {
         column.validity().map(|_| {
             let base = self.slot(Slot::ColumnValid(input, source));
             let at = self.b.offset(base, index, 1, 0);
@@ -249,7 +261,7 @@ impl RowLower<'_> {
                 }
             }
         };
-        let range = integer_range(&column);
+        let range = integer_range(column);
         Ok(Cell { value, valid: self.load_valid(column, input, source, index), ty, range })
     }
 
@@ -340,7 +352,8 @@ impl RowLower<'_> {
             return Ok(*cell);
         }
         let p = self.p;
-        let node = p.node_of(v).ok_or_else(|| Error::Unsupported("a parameter of a function in a row expression".into()))?;
+        let node =
+            p.node_of(v).ok_or_else(|| Error::Unsupported("a parameter of a function in a row expression".into()))?;
         let ty = p.ty(v).as_scalar().ok_or_else(|| Error::Unsupported("a tensor in a row expression".into()))?;
         let cell = match &node.op {
             Op::Literal(value, ty) => self.literal(value, ty.ty)?,
@@ -379,7 +392,7 @@ impl RowLower<'_> {
     ) -> Result<Cell> {
         let register = register_type(ty.ty);
         let types: &[K] = if ty.nullable { &[register, K::I8] } else { &[register] };
-        let one = |s: &mut Self, region: RegionId| -> Result<(Vec<kernel::Value>, Option<(i128, i128)>)> {
+        let one = |s: &mut Self, region: RegionId| -> Result<(Vec<kernel::Value>, Range)> {
             let mut inner = env.clone();
             let cell = s.value(s.p.region(region).results[index], &mut inner)?;
             let value = s.to_register(&cell, register)?;

@@ -11,7 +11,7 @@ use runtime::abi::RuntimeFn;
 use runtime::trap::TrapCode;
 
 use super::context::Slot;
-use super::row::{Cell, RowLower};
+use super::row::{Cell, Range, RowLower};
 use crate::entity::PlaceId;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Cmp, Type as K};
@@ -35,8 +35,6 @@ pub const HOST_SLOT: i32 = 16;
 
 /// Bytes of the area.
 pub const HOST_AREA: usize = 8 * HOST_SLOT as usize;
-
-type Range = Option<(i128, i128)>;
 
 fn fits_i64(r: (i128, i128)) -> bool {
     r.0 >= i128::from(i64::MIN) && r.1 <= i128::from(i64::MAX)
@@ -580,4 +578,3 @@ fn math_function(op: ScalarOp, ty: ScalarType) -> Option<RuntimeFn> {
         _ => return None,
     })
 }
-

@@ -37,7 +37,7 @@ pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
         let node = p.node(n);
         match &node.op {
             Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }) => {}
-            Op::Bridge(BridgeOp::ToTensor { .. }) => s.to_tensor(n, node)?,
+            Op::Bridge(BridgeOp::ToTensor { .. }) => s.store_tensors(n, node)?,
             Op::Literal(..) => {}
             _ if node.results.iter().all(|v| matches!(p.ty(*v), Type::Scalar(_))) => {}
             _ => s.pending.push(n),
@@ -185,7 +185,9 @@ impl<'a> Splitter<'a> {
     fn node(&self, v: ValueId) -> Result<(NodeId, &'a Node)> {
         match self.p.values[v.index()].def {
             crate::graph::Def::Result(n, _) => Ok((n, self.p.node(n))),
-            crate::graph::Def::Param(..) => Err(Error::Unsupported("a table as a parameter of a function or a loop".into())),
+            crate::graph::Def::Param(..) => {
+                Err(Error::Unsupported("a table as a parameter of a function or a loop".into()))
+            }
         }
     }
 
@@ -265,7 +267,8 @@ impl<'a> Splitter<'a> {
                 let layout = self.rows_layout(&keep, &plain);
                 let state = self.state(StateKind::Rows, layout);
                 for (operand, ids) in node.operands.iter().zip(inputs) {
-                    let from: Vec<ColumnId> = columns.iter().zip(ids).filter(|(c, _)| need.contains(c)).map(|(_, i)| *i).collect();
+                    let from: Vec<ColumnId> =
+                        columns.iter().zip(ids).filter(|(c, _)| need.contains(c)).map(|(_, i)| *i).collect();
                     let stream = self.stream(*operand, &from.iter().copied().collect())?;
                     self.pipeline(stream, Sink::Append { state, columns: from.into_iter().map(Some).collect() });
                 }
@@ -295,7 +298,12 @@ impl<'a> Splitter<'a> {
         self.append_stream(v, &keep, plain)
     }
 
-    fn append_stream(&mut self, v: ValueId, keep: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+    fn append_stream(
+        &mut self,
+        v: ValueId,
+        keep: &[(ColumnId, RowType)],
+        plain: &BTreeSet<ColumnId>,
+    ) -> Result<StateId> {
         let stream = self.stream(v, &keep.iter().map(|c| c.0).collect())?;
         let layout = self.rows_layout(keep, plain);
         let state = self.state(StateKind::Rows, layout);
@@ -337,19 +345,26 @@ impl<'a> Splitter<'a> {
         Ok(state)
     }
 
-    fn full_join(&mut self, node: &'a Node, keep: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Result<StateId> {
+    fn full_join(
+        &mut self,
+        node: &'a Node,
+        keep: &[(ColumnId, RowType)],
+        plain: &BTreeSet<ColumnId>,
+    ) -> Result<StateId> {
         let need: BTreeSet<ColumnId> = keep.iter().map(|c| c.0).collect();
         // Both sides are read twice.
         for &v in &node.operands {
             self.materialize(v, &BTreeSet::new())?;
         }
-        let left = self.probe(node.operands[0], node.operands[1], node.regions[0], ProbeKind::Left, false, &need, false)?;
+        let left =
+            self.probe(node.operands[0], node.operands[1], node.regions[0], ProbeKind::Left, false, &need, false)?;
         let layout = self.rows_layout(keep, plain);
         let state = self.state(StateKind::Rows, layout);
         self.pipeline(left, Sink::Append { state, columns: keep.iter().map(|c| Some(c.0)).collect() });
         let right_type = self.table(node.operands[1])?;
         let of_right: BTreeSet<ColumnId> = need.iter().copied().filter(|c| right_type.get(*c).is_some()).collect();
-        let right = self.probe(node.operands[1], node.operands[0], node.regions[0], ProbeKind::Anti, false, &of_right, true)?;
+        let right =
+            self.probe(node.operands[1], node.operands[0], node.regions[0], ProbeKind::Anti, false, &of_right, true)?;
         let columns = keep.iter().map(|c| of_right.contains(&c.0).then_some(c.0)).collect();
         self.pipeline(right, Sink::Append { state, columns });
         self.seal(state, Seal::Collect);
@@ -375,7 +390,11 @@ impl<'a> Splitter<'a> {
                     let columns = columns.iter().filter(|c| need.contains(&c.id)).copied().collect();
                     Ok(Stream { source: Source::Scan { input: *input, columns }, steps: vec![] })
                 }
-                RelOp::Values { .. } | RelOp::Sort { .. } | RelOp::Limit { .. } | RelOp::Union { .. } | RelOp::Window { .. } => {
+                RelOp::Values { .. }
+                | RelOp::Sort { .. }
+                | RelOp::Limit { .. }
+                | RelOp::Union { .. }
+                | RelOp::Window { .. } => {
                     let state = self.store(v, need, &BTreeSet::new())?;
                     from(state)
                 }
@@ -529,10 +548,7 @@ impl<'a> Splitter<'a> {
         for &(id, ty) in &pays {
             b.add(Some(id), self.kind(id, false), ty);
         }
-        let state = self.state(
-            StateKind::Join { keys: build_keys.len(), null_equal: keys.null_equal },
-            b.finish(),
-        );
+        let state = self.state(StateKind::Join { keys: build_keys.len(), null_equal: keys.null_equal }, b.finish());
         let columns = pays.iter().map(|c| c.0).collect();
         self.pipeline(build_stream, Sink::Build { state, keys: build_keys, columns });
         self.seal(state, Seal::Join);
@@ -575,7 +591,7 @@ impl<'a> Splitter<'a> {
         Ok(state)
     }
 
-    fn to_tensor(&mut self, n: NodeId, node: &Node) -> Result<()> {
+    fn store_tensors(&mut self, n: NodeId, node: &Node) -> Result<()> {
         let Op::Bridge(BridgeOp::ToTensor { groups, .. }) = &node.op else {
             return Err(Error::Bug("not a to_tensor node".into()));
         };
@@ -614,8 +630,11 @@ impl<'a> Splitter<'a> {
                 }
             }
         }
-        let outputs: Vec<ValueId> =
-            nodes.iter().flat_map(|n| self.p.node(*n).results.iter().copied()).filter(|v| self.uses.contains_key(v)).collect();
+        let outputs: Vec<ValueId> = nodes
+            .iter()
+            .flat_map(|n| self.p.node(*n).results.iter().copied())
+            .filter(|v| self.uses.contains_key(v))
+            .collect();
         self.made.extend(&outputs);
         self.plan.stages.push(Stage::Tensor { nodes, inputs, outputs });
         Ok(())
