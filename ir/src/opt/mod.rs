@@ -13,7 +13,9 @@
 mod clean;
 mod fold;
 mod live;
+mod rows;
 mod share;
+mod unnest;
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +47,15 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, FOLD, SHARE, CLEAN];
+
+const UNNEST: Pass = Pass {
+    name: "unnest",
+    doc: "makes dependent joins plain joins, so that no subquery runs once a row",
+    exactness: Exactness::Bit,
+    stage: Stage::Unnested,
+    run: unnest::run,
+};
 
 const FOLD: Pass = Pass {
     name: "fold",
