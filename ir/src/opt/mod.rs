@@ -13,6 +13,7 @@
 mod clean;
 mod fold;
 mod live;
+mod pushdown;
 mod rows;
 mod share;
 mod unnest;
@@ -47,7 +48,7 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, FOLD, SHARE, CLEAN];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -55,6 +56,14 @@ const UNNEST: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Unnested,
     run: unnest::run,
+};
+
+const PUSHDOWN: Pass = Pass {
+    name: "pushdown",
+    doc: "moves filters and limits down to where rows come from, and makes joins sharper by what is filtered above them",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: pushdown::run,
 };
 
 const FOLD: Pass = Pass {
