@@ -284,7 +284,9 @@ impl<'a> Splitter<'a> {
             }
             Op::Rel(RelOp::Join { kind: JoinKind::Full }) => self.full_join(node, &keep, plain),
             _ => {
-                let state = self.append_stream(v, &keep, plain)?;
+                // Not by `stream`: that would read a value with several consumers from here.
+                let stream = self.fresh_stream(v, need)?;
+                let state = self.append_rows(stream, &keep, plain);
                 self.seal(state, Seal::Collect);
                 Ok(state)
             }
@@ -295,20 +297,15 @@ impl<'a> Splitter<'a> {
     fn append(&mut self, v: ValueId, need: &BTreeSet<ColumnId>, plain: &BTreeSet<ColumnId>) -> Result<StateId> {
         let keep: Vec<(ColumnId, RowType)> =
             self.table(v)?.columns.iter().filter(|c| need.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
-        self.append_stream(v, &keep, plain)
+        let stream = self.stream(v, &keep.iter().map(|c| c.0).collect())?;
+        Ok(self.append_rows(stream, &keep, plain))
     }
 
-    fn append_stream(
-        &mut self,
-        v: ValueId,
-        keep: &[(ColumnId, RowType)],
-        plain: &BTreeSet<ColumnId>,
-    ) -> Result<StateId> {
-        let stream = self.stream(v, &keep.iter().map(|c| c.0).collect())?;
+    fn append_rows(&mut self, stream: Stream, keep: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> StateId {
         let layout = self.rows_layout(keep, plain);
         let state = self.state(StateKind::Rows, layout);
         self.pipeline(stream, Sink::Append { state, columns: keep.iter().map(|c| Some(c.0)).collect() });
-        Ok(state)
+        state
     }
 
     fn window(
@@ -377,13 +374,20 @@ impl<'a> Splitter<'a> {
         if let Some(&state) = self.stored.get(&v) {
             return from(state);
         }
-        let (n, node) = self.node(v)?;
+        let (_, node) = self.node(v)?;
         let cheap = matches!(&node.op, Op::Rel(RelOp::Scan { .. }))
             || (matches!(&node.op, Op::Rel(RelOp::Project { .. })) && self.is_scan(node.operands[0]));
         if !cheap && self.uses.get(&v).copied().unwrap_or(0) > 1 {
             let state = self.materialize(v, &BTreeSet::new())?;
             return from(state);
         }
+        self.fresh_stream(v, need)
+    }
+
+    /// A table value as a stream, made here even if it has other consumers.
+    fn fresh_stream(&mut self, v: ValueId, need: &BTreeSet<ColumnId>) -> Result<Stream> {
+        let from = |state| Ok(Stream { source: Source::State(state), steps: vec![] });
+        let (n, node) = self.node(v)?;
         match &node.op {
             Op::Rel(op) => match op {
                 RelOp::Scan { input, columns } => {
