@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use ir::Program;
 use ir::exec::run::{CompileOptions, Executable, Resources};
+use ir::opt::{OptOptions, OptReport};
 use ir::exec::{Datum, Inputs, Outputs};
 use ir::types::{RowType, ScalarType};
 use ir::value::Value;
@@ -62,7 +63,7 @@ impl Default for Settings {
             memory_limit: None,
             batch_rows: BATCH_ROWS,
             morsel_rows: None,
-            interpret: true,
+            interpret: false,
         }
     }
 }
@@ -85,6 +86,7 @@ struct Shared {
 /// A program with its inputs, and its code once it has run.
 struct Planned {
     imported: Imported,
+    optimized: OnceLock<Arc<(Program, OptReport)>>,
     executable: OnceLock<Arc<Executable>>,
 }
 
@@ -419,7 +421,7 @@ fn plan_query(
         Some(types) => {
             let _span = tracing::debug_span!("import").entered();
             let imported = import::import(&bound, &types, &query.shown_names, text, threads)?;
-            Some(Arc::new(Planned { imported, executable: OnceLock::new() }))
+            Some(Arc::new(Planned { imported, optimized: OnceLock::new(), executable: OnceLock::new() }))
         }
         None => None,
     };
@@ -549,9 +551,17 @@ impl Query {
             State::Done { .. } => &[],
         };
         let mut inputs = Inputs::new();
+        // What the optimizer left: columns that nothing reads are not loaded.
+        let optimized = self.optimized()?;
         for (input, source) in imported.program.inputs.iter().zip(&imported.inputs) {
+            let Some(needed) = optimized.0.inputs.iter().find(|i| i.name == input.name) else { continue };
             let datum = match source {
                 InputSource::Table(table, columns) => {
+                    let kept = |i: &&usize| match &needed.kind {
+                        ir::graph::InputKind::Table(list) => list.iter().any(|c| c.name == table.columns()[**i].name),
+                        _ => false,
+                    };
+                    let columns: &Vec<usize> = &columns.iter().filter(kept).copied().collect();
                     let loaded = table.load(columns, self.settings.threads)?;
                     let names = columns.iter().map(|i| table.columns()[*i].name.clone());
                     Datum::Table(Arc::new(Columns::new(names.zip(loaded).collect(), table.rows())))
@@ -592,8 +602,9 @@ impl Query {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let program = &self.imported()?.program;
         let inputs = self.inputs()?;
+        let optimized = self.optimized()?;
+        let program = &optimized.0;
         let outputs = if self.settings.interpret {
             program.interpret(&inputs)
         } else {
@@ -602,17 +613,37 @@ impl Query {
         outputs.map_err(|e| Error::from_ir(e, program))
     }
 
+    /// The program as the optimizer leaves it, and what the optimizer did; made once.
+    ///
+    /// # Errors
+    /// As for [`Query::program`]; [`Error::Bug`] for a pass that breaks the program.
+    pub fn optimized(&self) -> Result<Arc<(Program, OptReport)>> {
+        let planned = self.planned()?;
+        if let Some(optimized) = planned.optimized.get() {
+            return Ok(optimized.clone());
+        }
+        let _span = tracing::debug_span!("optimize").entered();
+        let mut program = planned.imported.program.clone();
+        let report = program.optimize(&OptOptions::default());
+        let report = report.map_err(|e| Error::from_ir(e, &planned.imported.program))?;
+        Ok(planned.optimized.get_or_init(|| Arc::new((program, report))).clone())
+    }
+
     /// The machine code of the query, made once.
     fn executable(&self, inputs: &Inputs) -> Result<Arc<Executable>> {
         let planned = self.planned()?;
         if let Some(executable) = planned.executable.get() {
             return Ok(executable.clone());
         }
-        let program = &planned.imported.program;
-        let options = CompileOptions { threads: self.settings.threads, keep_text: false };
-        let executable = Executable::compile(Arc::new(program.clone()), inputs, &options);
-        let executable = executable.map_err(|e| Error::from_ir(e, program))?;
+        let executable = self.compile(inputs, false)?;
         Ok(planned.executable.get_or_init(|| Arc::new(executable)).clone())
+    }
+
+    fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {
+        let optimized = self.optimized()?;
+        let options = CompileOptions { threads: self.settings.threads, keep_text };
+        let executable = Executable::compile(Arc::new(optimized.0.clone()), inputs, &options);
+        executable.map_err(|e| Error::from_ir(e, &optimized.0))
     }
 
     fn resources(&self) -> Resources {
@@ -658,21 +689,52 @@ impl Query {
     /// # Errors
     /// As for [`Query::program`]; [`Error::Unsupported`] for a level that this build does not print.
     pub fn explain(&self, level: Level) -> Result<String> {
-        let program = self.program()?;
-        match level {
-            Level::Graph => Ok(program.print_short()),
-            Level::Plan | Level::Kernel | Level::Clif | Level::Asm => {
-                Err(Error::unsupported(format!("EXPLAIN ({level:?})")))
+        let optimized = self.optimized()?;
+        if level == Level::Graph {
+            let mut out = optimized.0.print_short();
+            for (pass, note) in optimized.1.notes() {
+                out += &format!("-- {pass}: {}\n", note.text);
             }
+            return Ok(out);
         }
+        let executable = self.compile(&self.inputs()?, matches!(level, Level::Clif | Level::Asm))?;
+        let texts = |pick: fn(&ir::codegen::FunctionText) -> &str| -> String {
+            executable.module().ids().map(|id| pick(executable.code().text(id)).to_owned() + "\n").collect()
+        };
+        Ok(match level {
+            Level::Graph | Level::Plan => executable.plan().to_string(),
+            Level::Kernel => executable.module().to_string(),
+            Level::Clif => texts(|t| &t.backend),
+            Level::Asm => texts(|t| &t.assembly),
+        })
     }
 
     /// Runs the query and tells what it took.
     fn explain_analyze(&self, level: Option<Level>) -> Result<String> {
         let start = Instant::now();
-        let rows = self.columns()?.rows();
+        let inputs = self.inputs()?;
+        let loaded = start.elapsed();
+        let executable = self.executable(&inputs)?;
+        let compiled = start.elapsed();
+        let timed = executable.run_timed(&inputs, &self.resources());
+        let (outputs, stages) = timed.map_err(|e| Error::from_ir(e, executable.program()))?;
         let took = start.elapsed();
-        let mut out = format!("{rows} rows in {:.3} ms\n", took.as_secs_f64() * 1e3);
+        let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
+        let rows = outputs.table(0).map_or(0, |t| t.rows());
+        let mut out = format!(
+            "{rows} rows in {:.3} ms: load {:.3}, plan and compile {:.3}, run {:.3}\n",
+            ms(took),
+            ms(loaded),
+            ms(compiled - loaded),
+            ms(took - compiled)
+        );
+        for s in executable.code().stats() {
+            out += &format!("compiled {} in {:.3} ms: {} bytes\n", s.name, ms(s.time), s.code_bytes);
+        }
+        for s in &stages {
+            let name = s.stage.replace("\n    ", " | ");
+            out += &format!("{:>10.3} ms {:>10} rows  {name}\n", ms(s.time), s.rows);
+        }
         if let Some(level) = level {
             out += &self.explain(level)?;
         }

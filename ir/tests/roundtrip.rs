@@ -2,7 +2,8 @@
 
 use ir::Error;
 use ir::graph::rewrite::canonical;
-use ir::text::{parse, print};
+use ir::opt::OptOptions;
+use ir::text::{parse, parse_inputs, print, print_outputs};
 
 /// Every operation at least once.
 const ALL: &str = include_str!("every_operation.ir");
@@ -142,4 +143,75 @@ fn deep_nesting_is_refused() {
     assert!(error_of(&format!("%0 = literal true : bool\n{open}{close}")).1.contains("deep"));
     let dim = "(".repeat(5000);
     assert!(error_of(&format!("%0 = iota<0> : f32[{dim}")).1.contains("deep"));
+}
+
+/// Words and signs of a text, so that joining them gives it back.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word = |c: char| c.is_ascii_alphanumeric() || "_%@.".contains(c);
+        let end = if word(first) { rest.find(|c| !word(c)).unwrap_or(rest.len()) } else { first.len_utf8() };
+        let (piece, behind) = rest.split_at(end);
+        out.push(piece);
+        rest = behind;
+    }
+    out
+}
+
+/// Inputs for [`ALL`] and for what damage makes of it.
+const INPUTS: &str = "inputs {
+  \"t\": table(\"a\": i32, \"b\": text?, \"d\": date?, \"p\": decimal(12,2)) [(1, \"N\", \"2013-01-01\", 1.50), (2, null, null, -7.25), (0, \"N\", \"2014-02-28\", 0.00)]
+  \"w\": const<f32> [3, 4] [0.1, 0.2, 0.3, 0.4, 1.1, 1.2, 1.3, 1.4, 2.1, 2.2, 2.3, 2.4]
+  \"$1\": literal 5 : i64
+  \"x\": const<f64> [3] [1.0, 2.0, 3.0]
+}";
+
+#[test]
+fn every_operation_runs_and_is_optimized() {
+    let program = parse(ALL).unwrap();
+    let inputs = parse_inputs(INPUTS).unwrap();
+    let before = print_outputs(&program.interpret(&inputs).unwrap());
+    let mut after = program.clone();
+    let report = after.optimize(&OptOptions::default()).unwrap();
+    assert!(report.passes.iter().any(|p| p.rewrites > 0));
+    assert_eq!(print_outputs(&after.interpret(&inputs).unwrap()), before);
+}
+
+#[test]
+fn damaged_programs_never_panic() {
+    let inputs = parse_inputs(INPUTS).unwrap();
+    // Without the `while`, which may run for ever when it is damaged.
+    let (head, rest) = ALL.split_once("    %77 = while").unwrap();
+    let text = format!("{head}{}", &rest[rest.find("    %85 = ").unwrap()..]);
+    let pieces = pieces(&text);
+    let words: Vec<usize> = (0..pieces.len()).filter(|i| !pieces[*i].trim().is_empty()).collect();
+    let (mut refused, mut ran) = (0, 0);
+    for (n, i) in words.iter().enumerate() {
+        // Take one away, or put another in its place: near ones and far ones.
+        let other = words[(n * 7919 + 13) % words.len()];
+        let next = words[(n + 2) % words.len()];
+        for with in ["", pieces[other], pieces[next], "99999999999"] {
+            let text: String = (0..pieces.len()).map(|k| if k == *i { with } else { pieces[k] }).collect();
+            let Ok(mut program) = parse(&text) else {
+                refused += 1;
+                continue;
+            };
+            let what = format!("{:?} -> {with:?}", pieces[*i]);
+            assert!(parse(&print(&program)).is_ok(), "{what}");
+            let before = (!with.starts_with("999")).then(|| program.interpret(&inputs));
+            let options = OptOptions { verify: true, ..OptOptions::default() };
+            program.optimize(&options).unwrap_or_else(|e| panic!("{what}: {e}"));
+            match before {
+                Some(Ok(before)) => {
+                    ran += 1;
+                    let after = program.interpret(&inputs).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    assert_eq!(print_outputs(&after), print_outputs(&before), "{what}");
+                }
+                Some(Err(Error::Bug(e))) => panic!("{what}: {e}"),
+                Some(Err(_)) | None => {}
+            }
+        }
+    }
+    assert!(refused > words.len() && ran > 100, "{refused} refused, {ran} ran");
 }

@@ -48,6 +48,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/src/codegen/tests.rs", "runs pipelines over memory of its own"),
     ("ir/src/exec/convert.rs", "texts as words of generated code"),
     ("ir/src/exec/run.rs", "calls generated code over memory that outlives the call"),
+    ("ir/src/exec/scalar_tests.rs", "runs pipelines over memory of its own"),
     ("ir/src/exec/seal.rs", "rows at addresses that generated code wrote"),
     ("ir/src/interp/kernel.rs", "reads and writes memory as a kernel says"),
     ("ir/src/lower/tensor.rs", "the address of a function that generated code calls"),

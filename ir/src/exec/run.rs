@@ -231,6 +231,11 @@ impl Executable {
         })
     }
 
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan

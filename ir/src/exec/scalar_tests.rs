@@ -77,16 +77,16 @@ impl Functions {
         let backend = CpuBackend::shared().expect("this machine has a backend");
         let options = Options { threads: 2, verify: true, ..Options::default() };
         let code = backend.compile(&self.module, &options).unwrap_or_else(|e| panic!("{e}"));
-        let hosts: Vec<Box<convert::Host>> = self
+        let hosts: Vec<convert::Host> = self
             .context
             .slots()
             .iter()
             .map(|slot| match slot {
-                Slot::Host(op) => convert::Host::new(op.clone()),
+                Slot::Host(op) => *convert::Host::new(op.clone()),
                 other => panic!("{other:?} in a test of scalars"),
             })
             .collect();
-        let slots = hosts.iter().map(|h| std::ptr::from_ref(&**h).expose_provenance() as u64).collect();
+        let slots = hosts.iter().map(|h| std::ptr::from_ref(h).expose_provenance() as u64).collect();
         let memory = QueryMemory::unlimited();
         let worker = WorkerBlock::new(&[], &CancelToken::new(), &memory);
         Runner { module: self.module, code, slots, _hosts: hosts, worker, memory }
@@ -120,7 +120,7 @@ struct Runner {
     module: Module,
     code: CompiledModule,
     slots: Vec<u64>,
-    _hosts: Vec<Box<convert::Host>>,
+    _hosts: Vec<convert::Host>,
     worker: WorkerBlock,
     memory: Arc<QueryMemory>,
 }

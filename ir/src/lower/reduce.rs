@@ -1,6 +1,6 @@
 //! Reducers to kernel instructions: initial states, steps, merges and results.
 //!
-//! The fields of a state are those of [`state_fields`]; a step sees arguments that are not NULL, unless the reducer
+//! The fields of a state are those of [`Reducer::state_fields`]; a step sees arguments that are not NULL, unless the reducer
 //! says that it sees NULLs.
 
 use runtime::trap::TrapCode;
@@ -13,41 +13,13 @@ use crate::scalar::ScalarOp;
 use crate::scalar::reduce::Reducer;
 use crate::types::{RowType, ScalarType};
 
-/// The scalars that a reducer keeps for each group.
-pub fn state_fields(reducer: Reducer, arg: Option<RowType>) -> Result<Vec<ScalarType>> {
-    use Reducer as R;
-    use ScalarType as S;
-    if matches!(reducer, R::CountAll | R::Count) {
-        return Ok(vec![S::I64]);
-    }
-    let ty = arg.ok_or_else(|| Error::Bug(format!("{} has an argument", reducer.name())))?.ty;
-    let exact = |scale| S::Decimal { precision: 38, scale };
-    Ok(match reducer {
-        R::CountAll | R::Count => vec![S::I64],
-        R::Sum | R::Avg => match ty {
-            S::F32 | S::F64 => vec![S::F64, S::I64],
-            S::Decimal { scale, .. } => vec![exact(scale), S::I64],
-            _ => vec![exact(0), S::I64],
-        },
-        R::Product => vec![S::F64, S::I64],
-        R::Min | R::Max => vec![ty, S::Bool],
-        R::BoolAnd | R::BoolOr => vec![S::Bool, S::Bool],
-        R::First | R::Last => vec![ty, S::Bool, S::Bool],
-        R::Single => vec![ty, S::Bool, S::I64],
-        R::VarSample | R::VarPopulation | R::StddevSample | R::StddevPopulation => vec![S::I64, S::F64, S::F64],
-        R::ArgMax | R::ArgMin => return Err(Error::Unsupported(format!("{} over rows", reducer.name()))),
-    })
-}
-
-/// Whether a NULL argument changes the state.
-pub fn sees_null(reducer: Reducer) -> bool {
-    matches!(reducer, Reducer::CountAll | Reducer::First | Reducer::Last | Reducer::Single)
-}
-
 impl RowLower<'_> {
     /// The state of no rows.
     pub fn reduce_init(&mut self, reducer: Reducer, arg: Option<RowType>) -> Result<Vec<kernel::Value>> {
-        let fields = state_fields(reducer, arg)?;
+        let fields = reducer.state_fields(arg)?;
+        if reducer == Reducer::Product && fields[0] != ScalarType::F64 {
+            return Err(Error::Unsupported("a product of integers".into()));
+        }
         let mut out: Vec<kernel::Value> = fields.iter().map(|f| self.zero(register_type(*f))).collect();
         match reducer {
             Reducer::Product => out[0] = self.b.fconst(K::F64, 1.0),
@@ -74,7 +46,7 @@ impl RowLower<'_> {
                 if !arg.ty.is_float() {
                     return Err(Error::Unsupported("a product of integers".into()));
                 }
-                let x = self.to_f64(arg)?;
+                let x = self.in_f64(arg)?;
                 vec![self.b.fmul(s[0], x), self.b.add_imm(s[1], 1)]
             }
             R::Min | R::Max => {
@@ -110,7 +82,7 @@ impl RowLower<'_> {
             }
             R::VarSample | R::VarPopulation | R::StddevSample | R::StddevPopulation => {
                 // Welford's update.
-                let x = self.to_f64(arg)?;
+                let x = self.in_f64(arg)?;
                 let n = self.b.add_imm(s[0], 1);
                 let delta = self.b.fsub(x, s[1]);
                 let count = self.b.int_to_float(n, K::F64);
@@ -124,7 +96,7 @@ impl RowLower<'_> {
         })
     }
 
-    fn to_f64(&mut self, c: &Cell) -> Result<kernel::Value> {
+    fn in_f64(&mut self, c: &Cell) -> Result<kernel::Value> {
         let bare = Cell { valid: None, ..*c };
         Ok(self.scalar(ScalarOp::Cast(ScalarType::F64), &[bare], ScalarType::F64.nullable(false), None)?.value)
     }
@@ -184,9 +156,6 @@ impl RowLower<'_> {
                     self.b.int_to_float(y[0], K::F64),
                     self.b.int_to_float(n, K::F64),
                 );
-                let one = self.b.fconst(K::F64, 1.0);
-                let none = self.b.icmp_imm(Cmp::Eq, n, 0);
-                let nf = self.b.select(none, one, nf);
                 let delta = self.b.fsub(y[1], x[1]);
                 let share = self.b.fdiv(ny, nf);
                 let step = self.b.fmul(delta, share);
@@ -195,7 +164,11 @@ impl RowLower<'_> {
                 let weight = self.b.fmul(nx, share);
                 let cross = self.b.fmul(square, weight);
                 let m2 = self.b.fadd(x[2], y[2]);
-                vec![n, mean, self.b.fadd(m2, cross)]
+                let m2 = self.b.fadd(m2, cross);
+                // A state of no rows leaves the other as it is.
+                let (no_x, no_y) = (self.b.icmp_imm(Cmp::Eq, x[0], 0), self.b.icmp_imm(Cmp::Eq, y[0], 0));
+                let (mean, m2) = (self.b.select(no_x, y[1], mean), self.b.select(no_x, y[2], m2));
+                vec![n, self.b.select(no_y, x[1], mean), self.b.select(no_y, x[2], m2)]
             }
             R::ArgMax | R::ArgMin => return Err(Error::Unsupported(format!("{} over rows", reducer.name()))),
         })
@@ -243,7 +216,7 @@ impl RowLower<'_> {
                     (_, a) => {
                         let scale = if let Some(ScalarType::Decimal { scale, .. }) = a { scale } else { 0 };
                         let ty = ScalarType::Decimal { precision: 38, scale };
-                        self.to_f64(&Cell { value: s[0], valid: None, ty, range: None })?
+                        self.in_f64(&Cell { value: s[0], valid: None, ty, range: None })?
                     }
                 };
                 let n = self.b.int_to_float(s[1], K::F64);

@@ -11,7 +11,6 @@
 use runtime::abi::{RuntimeFn, layout};
 
 use super::context::{Context, Slot};
-use super::reduce::sees_null;
 use super::row::{Binding, Cell, Env, Inputs, RowLower};
 use crate::entity::{ColumnId, NodeId, ValueId};
 use crate::error::{Error, Result};
@@ -923,7 +922,7 @@ impl<'a> PipelineLower<'a> {
             }
             let arg = a.arg.map(|c| self.r.column(c, &mut env)).transpose()?;
             if let Some(valid) = arg.and_then(|c| c.valid)
-                && !sees_null(a.reducer)
+                && !a.reducer.sees_null()
             {
                 guard = Some(match guard {
                     Some(g) => self.r.b.and(g, valid),

@@ -238,8 +238,9 @@ impl RowLower<'_> {
             }
             O::Min | O::Max if a.ty.is_numeric() || a.ty == ScalarType::Date || a.ty == ScalarType::Timestamp => {
                 let (x, y) = self.same_register(a, &args[1], register_type(out))?;
-                let less = self.order(Cmp::Lt, x, y)?;
-                let v = if op == O::Min { self.b.select(less, x, y) } else { self.b.select(less, y, x) };
+                // Of equals (zeros of both signs) the first.
+                let second = if op == O::Min { self.order(Cmp::Lt, y, x)? } else { self.order(Cmp::Lt, x, y)? };
+                let v = self.b.select(second, y, x);
                 (v, join(a, &args[1]))
             }
             O::Eq | O::Ne | O::Lt | O::Le | O::Gt | O::Ge => (self.compare(op, a, &args[1])?, Some((0, 1))),
@@ -494,7 +495,9 @@ impl RowLower<'_> {
             (S::Date, S::Timestamp) => {
                 let days = self.b.sext(a.value, K::I64);
                 let micros = self.b.iconst(K::I64, 86_400_000_000);
-                (self.b.mul(days, micros), None)
+                let (midnight, overflow) = self.b.mul_checked(days, micros);
+                self.raise_if(overflow, valid, TrapCode::Overflow, location);
+                (midnight, None)
             }
             _ => return Ok(None),
         }))

@@ -49,13 +49,13 @@ impl Rewrite for Share<'_, '_> {
             Op::Col(id) => self.scopes.iter().rposition(|s| s.columns.contains(&id)).unwrap_or(depth),
             _ => 0,
         };
-        let known = self.scopes[from..].iter().flat_map(|s| s.known.get(&hash).into_iter().flatten());
-        let found = known.cloned().find(|values| {
+        let mut known = self.scopes[from..].iter().flat_map(|s| s.known.get(&hash).into_iter().flatten());
+        let found = known.find(|values| {
             let other = cx.def(values[0]);
             other.is_some_and(|other| same_node(cx.b.program(), new, other, &mut HashMap::new()))
         });
         match found {
-            Some(values) if self.cx.spend() => Ok(Change::Values(values)),
+            Some(values) if self.cx.spend() => Ok(Change::Values(values.clone())),
             Some(_) => Ok(Change::Values(results)),
             None => {
                 if let Some(scope) = self.scopes.last_mut() {

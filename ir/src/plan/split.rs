@@ -9,7 +9,6 @@ use super::*;
 use crate::entity::RegionId;
 use crate::error::{Error, Result};
 use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
-use crate::lower::reduce::state_fields;
 use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
 use crate::scalar::ScalarOp;
 use crate::types::{TableType, Type};
@@ -32,6 +31,7 @@ pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
         stored: HashMap::new(),
         pending: vec![],
         made: HashSet::new(),
+        plain: BTreeSet::new(),
     };
     for &n in &entry.nodes {
         let node = p.node(n);
@@ -173,6 +173,8 @@ struct Splitter<'a> {
     pending: Vec<NodeId>,
     /// Tensor values that a stage makes.
     made: HashSet<ValueId>,
+    /// Columns that some state stores as values: from there on they are no codes.
+    plain: BTreeSet<ColumnId>,
 }
 
 impl<'a> Splitter<'a> {
@@ -203,12 +205,13 @@ impl<'a> Splitter<'a> {
     /// How a column is stored; `plain` where its value itself is needed.
     fn kind(&self, column: ColumnId, plain: bool) -> FieldKind {
         match self.codes.get(&column) {
-            Some(&(input, source)) if !plain => FieldKind::Code { input, source },
+            Some(&(input, source)) if !plain && !self.plain.contains(&column) => FieldKind::Code { input, source },
             _ => FieldKind::Value,
         }
     }
 
-    fn rows_layout(&self, columns: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Layout {
+    fn rows_layout(&mut self, columns: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Layout {
+        self.plain.extend(plain);
         let mut b = LayoutBuilder::new(false);
         for &(id, ty) in columns {
             b.add(Some(id), self.kind(id, plain.contains(&id)), ty);
@@ -314,6 +317,7 @@ impl<'a> Splitter<'a> {
         plain.extend(columns.iter().filter_map(|c| c.arg));
         let mut below = need.clone();
         below.extend(&plain);
+        self.plain.extend(&plain);
         let source = self.table(operand)?;
         let stream = self.stream(operand, &below)?;
         let mut b = LayoutBuilder::new(false);
@@ -558,7 +562,7 @@ impl<'a> Splitter<'a> {
                 return Err(Error::Bug("an aggregate over distinct values was not rewritten".into()));
             }
             let arg = a.arg.and_then(|c| source.get(c));
-            let fields = state_fields(a.reducer, arg)?;
+            let fields = a.reducer.state_fields(arg)?;
             states.push((at, fields.len()));
             at += fields.len();
             for ty in fields {

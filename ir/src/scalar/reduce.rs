@@ -358,14 +358,15 @@ impl Evaluator {
                 [V::I64(n), V::F64(mean), V::F64(m2)],
                 [V::I64(n2), V::F64(mean2), V::F64(m22)],
             ) => {
-                if *n2 > 0 {
-                    let (a, b) = (*n as f64, *n2 as f64);
+                if *n == 0 {
+                    (*mean, *m2) = (*mean2, *m22);
+                } else if *n2 > 0 {
                     let delta = mean2 - *mean;
-                    let total = a + b;
-                    *mean += delta * (b / total);
-                    *m2 += m22 + delta * delta * (a * b / total);
-                    *n += n2;
+                    let share = *n2 as f64 / (*n + n2) as f64;
+                    *mean += delta * share;
+                    *m2 = *m2 + m22 + delta * delta * (*n as f64 * share);
                 }
+                *n += n2;
             }
             (
                 Reducer::ArgMax | Reducer::ArgMin,
@@ -406,7 +407,7 @@ impl Evaluator {
             (_, [V::I64(0), ..]) => V::Null,
             (Reducer::Avg, [V::I64(n), V::Decimal(sum)]) => {
                 let scale = if let Some(ScalarType::Decimal { scale, .. }) = self.arg { scale } else { 0 };
-                V::F64(*sum as f64 / *n as f64 / 10f64.powi(i32::from(scale)))
+                V::F64(decimal::to_f64(*sum, u32::from(scale)) / *n as f64)
             }
             (Reducer::Avg, [V::I64(n), V::F64(sum)]) => V::F64(sum / *n as f64),
             (Reducer::VarSample | Reducer::StddevSample, [V::I64(1), ..]) => V::Null,

@@ -38,7 +38,8 @@ pub(crate) fn cast(args: &Args<'_>) -> Outcome {
             Value::I32(v) => *v as f32,
             Value::I64(v) => *v as f32,
             Value::F64(v) => *v as f32,
-            Value::Decimal(v) => decimal::to_f32(*v, args.scale(0)),
+            // Through f64, as generated code goes.
+            Value::Decimal(v) => decimal::to_f64(*v, args.scale(0)) as f32,
             _ => return mistyped(args),
         }),
         S::F64 => Value::F64(match value {
