@@ -10,7 +10,7 @@ use runtime::trap::{Trap as RuntimeTrap, TrapCode};
 
 use crate::entity::{ColumnId, InputId, PlaceId, ValueId};
 use crate::error::{Error, Result, Trap, TrapKind};
-use crate::graph::{Op, Program};
+use crate::graph::{ColumnInfo, Op, Program};
 use crate::lower::rel::COLUMN_LOCATION;
 use crate::lower::scalar::{HOST_SLOT, HostOp};
 use crate::plan::{Field, FieldKind, register_type};
@@ -197,7 +197,7 @@ fn runtime_trap(kind: &TrapKind) -> (TrapCode, Option<String>) {
 }
 
 /// A run-time error with its place.
-pub(super) fn trap(p: &Program, memory: &QueryMemory, t: RuntimeTrap) -> Error {
+pub(crate) fn trap(columns: &[ColumnInfo], memory: &QueryMemory, t: RuntimeTrap) -> Error {
     let location = t.location as u32;
     let place = (location != 0 && location & COLUMN_LOCATION == 0).then(|| PlaceId(location - 1));
     let detail = t.detail.clone();
@@ -212,7 +212,7 @@ pub(super) fn trap(p: &Program, memory: &QueryMemory, t: RuntimeTrap) -> Error {
         TrapCode::ScalarSubqueryRows => TrapKind::SubqueryRows,
         TrapCode::NullFeature => {
             let id = ColumnId(location & !COLUMN_LOCATION);
-            TrapKind::NullFeature(p.columns.get(id.index()).map_or_else(|| id.to_string(), |c| c.name.clone()))
+            TrapKind::NullFeature(columns.get(id.index()).map_or_else(|| id.to_string(), |c| c.name.clone()))
         }
         TrapCode::RecursionDepth => TrapKind::RecursionDepth(runtime::trap::DEFAULT_DEPTH_LIMIT as u32),
         TrapCode::MemoryLimit => TrapKind::MemoryLimit { limit: memory.limit() as u64 },
@@ -278,7 +278,7 @@ pub(super) fn write_value(row: *mut u8, field: &Field, v: &Value, texts: &mut Ve
 }
 
 /// The address of a tensor's first element.
-pub(super) fn tensor_ptr(t: &TensorValue) -> *const u8 {
+pub(crate) fn tensor_ptr(t: &TensorValue) -> *const u8 {
     match &t.data {
         TensorData::Bool(v) => v.as_ptr().cast(),
         TensorData::I32(v) => v.as_ptr().cast(),

@@ -40,6 +40,24 @@ use super::{Bound, BoundInput, Datum, Inputs, Outputs};
 /// Rows that a range hands to a function at once: cancellation is looked at in between.
 const MORSEL: i64 = 16 << 10;
 
+/// How far a loop over batches has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Epochs in all.
+    pub epochs: usize,
+    /// Rows of this epoch that were seen.
+    pub rows: usize,
+    /// Rows of an epoch.
+    pub total: usize,
+    /// The mean of the first metric over these rows, if there is one.
+    pub loss: Option<f64>,
+}
+
+/// Called some times in each epoch of a loop over batches, on the thread that runs it.
+pub type ProgressHook = Arc<dyn Fn(Progress) + Send + Sync>;
+
 /// What a run draws on.
 #[derive(Clone)]
 pub struct Resources {
@@ -51,6 +69,8 @@ pub struct Resources {
     pub cancel: CancelToken,
     /// Rows of a morsel; ranges are multiples of it.
     pub morsel_rows: usize,
+    /// Told of the progress of loops over batches.
+    pub progress: Option<ProgressHook>,
 }
 
 impl Resources {
@@ -60,7 +80,7 @@ impl Resources {
             Some(limit) => QueryMemory::new(MemoryPool::process(), limit),
             None => QueryMemory::unlimited(),
         };
-        Self { pool, memory, cancel: CancelToken::new(), morsel_rows: runtime::scheduler::MORSEL_ROWS }
+        Self { pool, memory, cancel: CancelToken::new(), morsel_rows: runtime::scheduler::MORSEL_ROWS, progress: None }
     }
 }
 
@@ -482,7 +502,7 @@ impl Run<'_> {
 
     /// A run-time error with its place.
     pub(super) fn trap(&self, t: runtime::trap::Trap) -> Error {
-        convert::trap(&self.exe.program, &self.resources.memory, t)
+        convert::trap(&self.exe.program.columns, &self.resources.memory, t)
     }
 
     fn outputs(&mut self) -> Result<Outputs> {

@@ -1,0 +1,674 @@
+//! Graph to blocks of steps: what is stored, what is computed where it is used, in which order.
+
+use std::collections::{HashMap, HashSet};
+
+use super::index::{product, same_but_ones};
+use super::library::{Gemm, contract};
+use super::nest::NestLower;
+use super::{Action, Block, Check, Code, Def, ForBatches, Info, Slot, Step, Val, Values};
+use crate::codegen::CompiledModule;
+use crate::entity::{FuncId, NodeId, PlaceId, RegionId, ValueId};
+use crate::error::{Error, Result};
+use crate::graph::tensor::Move;
+use crate::graph::{BridgeOp, ControlOp, Op, Program, TensorOp};
+use crate::kernel::Module;
+use crate::scalar::ScalarOp;
+use crate::types::{Dim, ScalarType, TensorType, Type};
+
+/// Scalar operations that one nest computes for an element at most.
+const MAX_WEIGHT: usize = 160;
+/// A map of so few operations is rather computed twice than stored.
+const CHEAP: usize = 2;
+
+type Env = HashMap<ValueId, Val>;
+
+/// Lowers nodes: `params` are given, `results` wanted.
+pub(super) fn lower(
+    p: &Program,
+    nodes: &[NodeId],
+    params: &[ValueId],
+    results: &[ValueId],
+    name: &str,
+    module: &mut Module,
+) -> Result<Code> {
+    let mut l =
+        Lower { p, module, name, values: Values::default(), blocks: 0, nests: 0, calls: vec![], inputs: vec![] };
+    let block = l.block(&Env::new(), params, results, nodes)?;
+    if let Some(v) = block.captured.first() {
+        return Err(Error::Bug(format!("{v:?} comes from nowhere")));
+    }
+    Ok(Code { values: l.values, block, blocks: l.blocks, inputs: l.inputs })
+}
+
+impl Block {
+    pub(super) fn link(&mut self, module: &CompiledModule) {
+        for step in &mut self.steps {
+            match &mut step.action {
+                Action::Nest(nest) => nest.code = Some(super::Kernel::new(module.entry(nest.function.id()))),
+                Action::If { then, other, .. } => {
+                    then.link(module);
+                    other.link(module);
+                }
+                Action::While { go_on, body, .. } => {
+                    go_on.link(module);
+                    body.link(module);
+                }
+                Action::For { body, .. } => body.link(module),
+                Action::ForBatches(f) => f.body.link(module),
+                Action::Gemm(_)
+                | Action::Gather { .. }
+                | Action::ScatterAdd { .. }
+                | Action::Concat { .. }
+                | Action::Random { .. } => {}
+            }
+        }
+    }
+}
+
+/// What stands in a block before it is decided what is stored.
+enum Item {
+    Value(Val),
+    Control { action: Action, operands: Vec<Val>, results: Vec<Val>, place: Option<PlaceId> },
+}
+
+struct Lower<'a> {
+    p: &'a Program,
+    module: &'a mut Module,
+    name: &'a str,
+    values: Values,
+    blocks: usize,
+    nests: usize,
+    /// Functions whose bodies are being taken in.
+    calls: Vec<FuncId>,
+    /// Inputs of the program that are read, in whatever block.
+    inputs: Vec<(ValueId, Val)>,
+}
+
+/// How the values of a block are used, found from the last to the first.
+struct Uses {
+    block: usize,
+    needed: HashSet<Val>,
+    /// Consumers, counted once for each place where the value would be computed.
+    count: HashMap<Val, usize>,
+    /// Read more often than once an element by a consumer.
+    repeated: HashSet<Val>,
+    captured: Vec<Val>,
+}
+
+fn tensor_type(p: &Program, v: ValueId) -> Result<TensorType> {
+    match p.ty(v) {
+        Type::Tensor(t) => Ok(t.clone()),
+        Type::Scalar(_) => Err(Error::Unsupported("a scalar parameter in a tensor program".into())),
+        Type::Table(_) => Err(Error::Unsupported("a table in a tensor program".into())),
+    }
+}
+
+impl Lower<'_> {
+    fn find(&self, env: &Env, v: ValueId) -> Result<Val> {
+        if let Some(v) = env.get(&v) {
+            return Ok(*v);
+        }
+        tensor_type(self.p, v)?;
+        Err(Error::Unsupported(format!("{v}: a value from outside of a function")))
+    }
+
+    fn outside(&mut self, ty: TensorType, block: usize) -> Val {
+        self.values.add(Info { ty, def: Def::Outside, place: None, block })
+    }
+
+    fn block(&mut self, outer: &Env, params: &[ValueId], results: &[ValueId], nodes: &[NodeId]) -> Result<Block> {
+        let id = self.blocks;
+        self.blocks += 1;
+        let mut env = outer.clone();
+        let mut mine = vec![];
+        for v in params {
+            let v2 = self.outside(tensor_type(self.p, *v)?, id);
+            env.insert(*v, v2);
+            mine.push(v2);
+        }
+        let mut items = vec![];
+        let mut checks = vec![];
+        self.nodes(nodes, &mut env, id, &mut items, &mut checks)?;
+        let mut out: Vec<Val> = vec![];
+        for v in results {
+            let v = self.find(&env, *v)?;
+            let info = self.values.get(v);
+            let given = mine.contains(&v) || self.inputs.iter().any(|i| i.1 == v) || matches!(info.def, Def::Const(_));
+            let own = info.block == id && !given && !out.contains(&v);
+            out.push(if own {
+                v
+            } else {
+                let info = Info { ty: info.ty.clone(), def: Def::Copy(v), place: None, block: id };
+                let copy = self.values.add(info);
+                items.push(Item::Value(copy));
+                copy
+            });
+        }
+        self.schedule(id, mine, items, out, checks)
+    }
+
+    fn nodes(
+        &mut self,
+        nodes: &[NodeId],
+        env: &mut Env,
+        block: usize,
+        items: &mut Vec<Item>,
+        checks: &mut Vec<Check>,
+    ) -> Result<()> {
+        let p = self.p;
+        for &n in nodes {
+            let node = p.node(n);
+            let operands =
+                |l: &Self, env: &Env| -> Result<Vec<Val>> { node.operands.iter().map(|v| l.find(env, *v)).collect() };
+            match &node.op {
+                Op::Tensor(op) => {
+                    let operands = operands(self, env)?;
+                    self.tensor(op, n, &operands, env, block, items, checks)?;
+                }
+                Op::Control(ControlOp::Call(f)) => {
+                    let arguments = operands(self, env)?;
+                    if self.calls.contains(f) {
+                        return Err(Error::Unsupported(format!("recursion (of {}) in compiled code", p.func(*f).name)));
+                    }
+                    self.calls.push(*f);
+                    let body = p.region(p.func(*f).body);
+                    let mut inner = Env::new();
+                    inner.extend(body.params.iter().copied().zip(arguments));
+                    self.nodes(&body.nodes, &mut inner, block, items, checks)?;
+                    for (v, r) in node.results.iter().zip(&body.results) {
+                        let r = self.find(&inner, *r)?;
+                        env.insert(*v, r);
+                    }
+                    self.calls.pop();
+                }
+                Op::Control(_) | Op::Bridge(BridgeOp::ForBatches { .. }) => {
+                    let operands = operands(self, env)?;
+                    let mut results = vec![];
+                    for v in &node.results {
+                        let r = self.outside(tensor_type(p, *v)?, block);
+                        env.insert(*v, r);
+                        results.push(r);
+                    }
+                    let action = self.control(n, &operands, &results, env)?;
+                    items.push(Item::Control { action, operands, results, place: node.place });
+                }
+                // Scalars of the region that others read are looked for where they are used.
+                Op::Literal(..) | Op::Scalar(_) | Op::Col(_) => {}
+                Op::Input(_) => {
+                    let v = node.results[0];
+                    if let Type::Tensor(ty) = p.ty(v) {
+                        let input = self.outside(ty.clone(), 0);
+                        self.inputs.push((v, input));
+                        env.insert(v, input);
+                    }
+                }
+                Op::Bridge(BridgeOp::RowCount) => {
+                    return Err(Error::Unsupported("the number of rows of a table as a tensor".into()));
+                }
+                Op::Bridge(_) | Op::Rel(_) => {
+                    return Err(Error::Unsupported("a table inside of a tensor program".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn region(&mut self, region: RegionId, env: &Env) -> Result<Block> {
+        let r = self.p.region(region);
+        self.block(env, &r.params, &r.results, &r.nodes)
+    }
+
+    fn control(&mut self, n: NodeId, operands: &[Val], results: &[Val], env: &Env) -> Result<Action> {
+        let node = self.p.node(n);
+        let results = results.to_vec();
+        Ok(match &node.op {
+            Op::Control(ControlOp::If) => Action::If {
+                condition: operands[0],
+                then: Box::new(self.region(node.regions[0], env)?),
+                other: Box::new(self.region(node.regions[1], env)?),
+                results,
+            },
+            Op::Control(ControlOp::While) => Action::While {
+                state: operands.to_vec(),
+                go_on: Box::new(self.region(node.regions[0], env)?),
+                body: Box::new(self.region(node.regions[1], env)?),
+                results,
+            },
+            Op::Control(ControlOp::For { length, state, reverse }) => Action::For {
+                length: length.clone(),
+                reverse: *reverse,
+                state: operands[..*state].to_vec(),
+                sources: operands[*state..].to_vec(),
+                body: Box::new(self.region(node.regions[0], env)?),
+                results,
+            },
+            Op::Bridge(BridgeOp::ForBatches { batch, sources, size, epochs, shuffle, drop_last, early_stop }) => {
+                if *size == 0 {
+                    return Err(Error::Type("batches of no rows".into()));
+                }
+                Action::ForBatches(Box::new(ForBatches {
+                    batch: *batch,
+                    size: *size,
+                    epochs: *epochs,
+                    shuffle: *shuffle,
+                    drop_last: *drop_last,
+                    early_stop: *early_stop,
+                    sources: operands[..*sources].to_vec(),
+                    state: operands[*sources..].to_vec(),
+                    body: self.region(node.regions[0], env)?,
+                    results,
+                }))
+            }
+            other => return Err(Error::Bug(format!("{other:?} is no control operation"))),
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the state of a walk over nodes")]
+    fn tensor(
+        &mut self,
+        op: &TensorOp,
+        n: NodeId,
+        operands: &[Val],
+        env: &mut Env,
+        block: usize,
+        items: &mut Vec<Item>,
+        checks: &mut Vec<Check>,
+    ) -> Result<()> {
+        let node = self.p.node(n);
+        let o = |i: usize| operands[i];
+        let def = match op {
+            TensorOp::Map { .. } => {
+                for (result, v) in node.results.iter().enumerate() {
+                    let def = Def::Map { node: n, operands: operands.to_vec(), result };
+                    let info = Info { ty: tensor_type(self.p, *v)?, def, place: node.place, block };
+                    let val = self.values.add(info);
+                    items.push(Item::Value(val));
+                    env.insert(*v, val);
+                }
+                return Ok(());
+            }
+            TensorOp::View(moves) => {
+                let mut v = o(0);
+                for m in moves {
+                    v = self.view(m, v, block, items, checks)?;
+                }
+                env.insert(node.results[0], v);
+                return Ok(());
+            }
+            TensorOp::Const(t) => Def::Const(t.clone()),
+            TensorOp::Iota { dim, .. } => Def::Iota { dim: *dim },
+            TensorOp::Random { distribution, seed, stream, .. } => {
+                Def::Random { distribution: *distribution, seed: *seed, stream: *stream }
+            }
+            TensorOp::Reduce { reducer, axes } => Def::Reduce { reducer: *reducer, axes: axes.clone(), operand: o(0) },
+            TensorOp::Prefix { reducer, axis } => Def::Prefix { reducer: *reducer, axis: *axis, operand: o(0) },
+            TensorOp::Contract(spec) => Def::Contract { spec: spec.clone(), a: o(0), b: o(1) },
+            TensorOp::Gather => Def::Gather(o(0), o(1)),
+            TensorOp::ScatterAdd => Def::ScatterAdd(o(0), o(1), o(2)),
+            TensorOp::Concat { axis } => Def::Concat { axis: *axis, parts: operands.to_vec() },
+        };
+        let ty = tensor_type(self.p, node.results[0])?;
+        let v = self.values.add(Info { ty, def, place: node.place, block });
+        items.push(Item::Value(v));
+        env.insert(node.results[0], v);
+        Ok(())
+    }
+
+    fn view(&mut self, m: &Move, v: Val, block: usize, items: &mut Vec<Item>, checks: &mut Vec<Check>) -> Result<Val> {
+        let ty = &self.values.get(v).ty;
+        let shape = m.apply(&ty.shape)?;
+        match m {
+            Move::Slice { dim, start, len, step } => {
+                if start.as_const().is_none() || len.as_const().is_none() || ty.shape[*dim].as_const().is_none() {
+                    let (start, len, size) = (start.clone(), len.clone(), ty.shape[*dim].clone());
+                    checks.push(Check::Slice { start, len, step: *step, size });
+                }
+            }
+            Move::Reshape(to) if product(&ty.shape) != product(to) => {
+                checks.push(Check::Reshape { from: ty.shape.clone(), to: to.clone() });
+            }
+            _ => {}
+        }
+        let ty = TensorType { dtype: ty.dtype, shape };
+        let v = self.values.add(Info { ty, def: Def::View(m.clone(), v), place: None, block });
+        items.push(Item::Value(v));
+        Ok(v)
+    }
+
+    // ---- what is stored ----
+
+    fn schedule(
+        &mut self,
+        id: usize,
+        params: Vec<Val>,
+        items: Vec<Item>,
+        results: Vec<Val>,
+        checks: Vec<Check>,
+    ) -> Result<Block> {
+        let mut uses = Uses {
+            block: id,
+            needed: HashSet::new(),
+            count: HashMap::new(),
+            repeated: HashSet::new(),
+            captured: vec![],
+        };
+        results.iter().for_each(|r| self.store(*r, &mut uses));
+        for item in items.iter().rev() {
+            match item {
+                Item::Value(v) => self.decide(*v, &mut uses),
+                Item::Control { action, operands, results, .. } => {
+                    if !results.iter().any(|r| uses.needed.contains(r)) {
+                        continue;
+                    }
+                    operands.iter().for_each(|v| self.store(*v, &mut uses));
+                    blocks_of(action).iter().flat_map(|b| &b.captured).for_each(|v| self.store(*v, &mut uses));
+                }
+            }
+        }
+        self.limit_weight(&items, &uses);
+        let mut steps: Vec<Step> = vec![];
+        for item in items {
+            match item {
+                Item::Value(v) => {
+                    if uses.needed.contains(&v) && self.values.stored.contains(&v) {
+                        let step = self.step(v)?;
+                        steps.push(step);
+                    }
+                }
+                Item::Control { action, operands, results, place } => {
+                    if !results.iter().any(|r| uses.needed.contains(r)) {
+                        continue;
+                    }
+                    let mut reads = operands;
+                    reads.extend(blocks_of(&action).iter().flat_map(|b| b.captured.iter().copied()));
+                    steps.push(Step { action, reads, writes: results, place });
+                }
+            }
+        }
+        let mut locals: Vec<(Val, usize, usize)> = vec![];
+        for (i, step) in steps.iter().enumerate() {
+            for v in step.writes.iter().filter(|v| !results.contains(v)) {
+                locals.push((*v, i, i));
+            }
+            for v in &step.reads {
+                if let Some(l) = locals.iter_mut().find(|l| l.0 == *v) {
+                    l.2 = i;
+                }
+            }
+        }
+        // Of what a nest reads, values of other blocks are captured.
+        for v in steps.iter().flat_map(|s| &s.reads) {
+            let info = self.values.get(*v);
+            if info.block != id && !matches!(info.def, Def::Const(_)) && !uses.captured.contains(v) {
+                uses.captured.push(*v);
+            }
+        }
+        let captured = uses.captured;
+        Ok(Block { id, params, steps, results, locals, checks, captured })
+    }
+
+    /// Makes a value stored.
+    fn store(&mut self, v: Val, uses: &mut Uses) {
+        uses.needed.insert(v);
+        let info = self.values.get(v);
+        let (block, free) = (info.block, matches!(info.def, Def::Const(_)));
+        if !free && !matches!(info.def, Def::Outside) {
+            self.values.stored.insert(v);
+        }
+        if block != uses.block && !free && !uses.captured.contains(&v) {
+            uses.captured.push(v);
+        }
+    }
+
+    /// A consumer computes the value where it needs it, if it is not stored.
+    fn consume(&mut self, v: Val, times: usize, repeated: bool, uses: &mut Uses) {
+        let info = self.values.get(v);
+        let free = matches!(info.def, Def::Const(_));
+        if info.block != uses.block && !free {
+            return self.store(v, uses);
+        }
+        uses.needed.insert(v);
+        *uses.count.entry(v).or_default() += times;
+        if repeated {
+            uses.repeated.insert(v);
+        }
+    }
+
+    /// A library call reads the value by strides.
+    fn stride(&mut self, v: Val, uses: &mut Uses) {
+        let info = self.values.get(v);
+        if info.block != uses.block || self.values.is_stored(v) {
+            return self.store(v, uses);
+        }
+        match info.def.clone() {
+            Def::View(Move::Permute(_) | Move::Broadcast { .. } | Move::Slice { .. }, o) => {
+                uses.needed.insert(v);
+                self.stride(o, uses);
+            }
+            Def::View(Move::Reshape(_), o) => {
+                uses.needed.insert(v);
+                let base = self.reshaped(o);
+                self.store(base, uses);
+            }
+            _ => self.store(v, uses),
+        }
+    }
+
+    /// The value that a chain of reshapes begins with.
+    fn reshaped(&self, v: Val) -> Val {
+        match &self.values.get(v).def {
+            Def::View(Move::Reshape(_), o) if !self.values.is_stored(v) => self.reshaped(*o),
+            _ => v,
+        }
+    }
+
+    fn decide(&mut self, v: Val, uses: &mut Uses) {
+        if !uses.needed.contains(&v) {
+            return;
+        }
+        let info = self.values.get(v).clone();
+        let count = uses.count.get(&v).copied().unwrap_or(0);
+        let repeated = uses.repeated.contains(&v);
+        if let Def::Map { node, operands, .. } = &info.def
+            && !self.values.is_stored(v)
+            && (count > 1 || repeated)
+            && !self.is_cheap(*node, operands)
+        {
+            self.store(v, uses);
+        }
+        let stored = self.values.is_stored(v);
+        let times = if stored { 1 } else { count };
+        let repeated = repeated && !stored;
+        match info.def {
+            Def::Outside | Def::Const(_) | Def::Iota { .. } => {}
+            Def::Random { .. } => self.store(v, uses),
+            Def::Map { operands, .. } => {
+                let mut seen: Vec<Val> = vec![];
+                for o in operands {
+                    if !seen.contains(&o) {
+                        seen.push(o);
+                        self.consume(o, times, repeated, uses);
+                    }
+                }
+            }
+            Def::Copy(o) => self.consume(o, times, repeated, uses),
+            Def::Reduce { operand, .. } | Def::Prefix { operand, .. } => {
+                self.store(v, uses);
+                self.consume(operand, 1, false, uses);
+            }
+            Def::Contract { a, b, .. } => {
+                self.store(v, uses);
+                self.stride(a, uses);
+                self.stride(b, uses);
+            }
+            Def::View(m, o) => {
+                let from = &self.values.get(o).ty.shape;
+                match &m {
+                    Move::Reshape(_) if !same_but_ones(from, &info.ty.shape) => {
+                        let base = self.reshaped(o);
+                        self.store(base, uses);
+                        let mut at = o;
+                        while at != base {
+                            uses.needed.insert(at);
+                            let Def::View(_, next) = self.values.get(at).def else { break };
+                            at = next;
+                        }
+                    }
+                    Move::Broadcast { .. } => {
+                        let enlarges = !same_but_ones(from, &info.ty.shape);
+                        self.consume(o, times, repeated || enlarges, uses);
+                    }
+                    _ => self.consume(o, times, repeated, uses),
+                }
+            }
+            Def::Gather(a, b) => {
+                self.store(v, uses);
+                [a, b].into_iter().for_each(|o| self.store(o, uses));
+            }
+            Def::ScatterAdd(a, b, c) => {
+                self.store(v, uses);
+                [a, b, c].into_iter().for_each(|o| self.store(o, uses));
+            }
+            Def::Concat { parts, .. } => {
+                self.store(v, uses);
+                parts.into_iter().for_each(|o| self.store(o, uses));
+            }
+        }
+    }
+
+    /// Whether computing a map's element again costs less than storing and loading it.
+    fn is_cheap(&self, node: NodeId, operands: &[Val]) -> bool {
+        let body = self.p.region(self.p.node(node).regions[0]);
+        let slow = |n: &NodeId| match self.p.node(*n).op {
+            Op::Scalar(op) => is_slow(op),
+            Op::Literal(..) => false,
+            _ => true,
+        };
+        let few = weight_of(self.p, node) <= CHEAP && !body.nodes.iter().any(slow);
+        let base = |v: Val| {
+            let mut v = v;
+            while let Def::View(_, o) = self.values.get(v).def {
+                v = o;
+            }
+            v
+        };
+        few && operands.iter().all(|o| !matches!(self.values.get(base(*o)).def, Def::Map { .. }))
+    }
+
+    /// Stores maps where the expression above them would become too long.
+    fn limit_weight(&mut self, items: &[Item], uses: &Uses) {
+        let mut weights: HashMap<Val, usize> = HashMap::new();
+        for item in items {
+            let Item::Value(v) = item else { continue };
+            if !uses.needed.contains(v) {
+                continue;
+            }
+            let below = |v: &Val| weights.get(v).copied().unwrap_or(1);
+            let weight = match &self.values.get(*v).def {
+                Def::Map { node, operands, .. } => weight_of(self.p, *node) + operands.iter().map(below).sum::<usize>(),
+                Def::View(_, o) | Def::Copy(o) => below(o),
+                _ => 1,
+            };
+            if weight > MAX_WEIGHT && matches!(self.values.get(*v).def, Def::Map { .. }) {
+                self.values.stored.insert(*v);
+            }
+            weights.insert(*v, if self.values.is_stored(*v) { 1 } else { weight });
+        }
+    }
+
+    // ---- steps ----
+
+    fn step(&mut self, v: Val) -> Result<Step> {
+        let info = self.values.get(v).clone();
+        let place = info.place;
+        let library = |action: Action, reads: Vec<Val>| Ok(Step { action, reads, writes: vec![v], place });
+        match &info.def {
+            Def::Gather(table, indices) => {
+                let (table, indices) = (*table, *indices);
+                library(Action::Gather { table, indices, out: v }, vec![table, indices])
+            }
+            Def::ScatterAdd(base, indices, updates) => {
+                let (base, indices, updates) = (*base, *indices, *updates);
+                library(Action::ScatterAdd { base, indices, updates, out: v }, vec![base, indices, updates])
+            }
+            Def::Concat { axis, parts } => {
+                library(Action::Concat { axis: *axis, parts: parts.clone(), out: v }, parts.clone())
+            }
+            Def::Random { distribution, seed, stream } => {
+                let (distribution, seed, stream) = (*distribution, *seed, *stream);
+                library(Action::Random { distribution, seed, stream, out: v }, vec![])
+            }
+            Def::Contract { spec, a, b } => match contract(&self.values, spec, *a, *b, v) {
+                Some(gemm) => {
+                    let reads = vec![gemm.a.base, gemm.b.base];
+                    library(Action::Gemm(Box::new(Gemm { ..gemm })), reads)
+                }
+                None => self.nest(v),
+            },
+            _ => self.nest(v),
+        }
+    }
+
+    fn nest(&mut self, v: Val) -> Result<Step> {
+        let name = format!("{}_{}", self.name, self.nests);
+        self.nests += 1;
+        let nest = NestLower::lower(self.p, &self.values, self.module, &name, v)?;
+        let reads: Vec<Val> =
+            nest.slots.iter().filter_map(|s| if let Slot::Address(r) = s { Some(*r) } else { None }).collect();
+        let reads = reads.into_iter().filter(|r| *r != v).collect();
+        Ok(Step { action: Action::Nest(Box::new(nest)), reads, writes: vec![v], place: self.values.get(v).place })
+    }
+}
+
+fn blocks_of(action: &Action) -> Vec<&Block> {
+    match action {
+        Action::If { then, other, .. } => vec![then, other],
+        Action::While { go_on, body, .. } => vec![go_on, body],
+        Action::For { body, .. } => vec![body],
+        Action::ForBatches(f) => vec![&f.body],
+        Action::Nest(_)
+        | Action::Gemm(_)
+        | Action::Gather { .. }
+        | Action::ScatterAdd { .. }
+        | Action::Concat { .. }
+        | Action::Random { .. } => vec![],
+    }
+}
+
+/// Scalar operations of a map's body.
+pub(super) fn weight_of(p: &Program, map: NodeId) -> usize {
+    let body = p.region(p.node(map).regions[0]);
+    body.nodes.iter().filter(|n| !matches!(p.node(**n).op, Op::Literal(..))).count().max(1)
+}
+
+/// Operations that take many instructions.
+fn is_slow(op: ScalarOp) -> bool {
+    use ScalarOp as O;
+    let fast = matches!(
+        op,
+        O::Add
+            | O::Sub
+            | O::Mul
+            | O::Neg
+            | O::Abs
+            | O::Min
+            | O::Max
+            | O::Eq
+            | O::Ne
+            | O::Lt
+            | O::Le
+            | O::Gt
+            | O::Ge
+            | O::And
+            | O::Or
+            | O::Not
+            | O::Select
+            | O::Cast(ScalarType::F32 | ScalarType::F64)
+    );
+    !fast
+}
+
+/// A size as a constant where it is one.
+pub(super) fn constant(d: &Dim) -> Option<i64> {
+    d.as_const().and_then(|n| i64::try_from(n).ok())
+}

@@ -1,0 +1,758 @@
+//! Running steps.
+//!
+//! What holds:
+//! - Every stored value has an address before a step reads or writes it: buffers of a block are set when it is entered with
+//!   new sizes, parameters and results by who runs the block.
+//! - A buffer holds the value's size in bytes; buffers of values in use at the same time do not overlap.
+//! - Only nests and matrix products run on several threads, each on rows of its own.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use runtime::abi::PipelineFn;
+use runtime::gemm::{self, Epilogue, Problem, RawRhs};
+use runtime::kernels::random::Philox;
+use runtime::pool::{self, QueryMemory};
+use runtime::scheduler::WorkerPool;
+use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
+
+use super::library::{self, Gemm, Indices};
+use super::{Action, Block, Check, Code, Def, ForBatches, Nest, Slot, Step, Val};
+use crate::codegen::Entry;
+use crate::entity::SymId;
+use crate::exec::convert;
+use crate::exec::run::{Progress, ProgressHook, Resources};
+use crate::graph::tensor::Distribution;
+use crate::lower::rel::element_bytes;
+use crate::types::{Dim, ScalarType, TensorType};
+
+type Result<T> = std::result::Result<T, Trap>;
+
+/// Buffers begin at multiples of so many bytes.
+const ALIGN: usize = 64;
+/// Operations below which a nest runs on one thread.
+const SPLIT_WORK: usize = 1 << 18;
+/// Multiplications below which a matrix product runs on one thread.
+const SPLIT_PRODUCTS: usize = 1 << 22;
+
+/// A nest's machine code.
+pub(super) struct Kernel {
+    run: PipelineFn,
+    _entry: Entry,
+}
+
+impl Kernel {
+    pub(super) fn new(entry: Entry) -> Self {
+        assert!(entry.is_pipeline(), "a nest has the signature of a pipeline");
+        // SAFETY: the code was compiled for this signature, and the entry keeps it in memory.
+        let run = unsafe { std::mem::transmute::<*const u8, PipelineFn>(entry.address()) };
+        Self { run, _entry: entry }
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kernel")
+    }
+}
+
+/// Where a value is.
+#[derive(Clone, Copy)]
+struct Address(*mut u8);
+
+// SAFETY: an address is a number; who reads or writes through it answers for that.
+unsafe impl Send for Address {}
+// SAFETY: as above.
+unsafe impl Sync for Address {}
+
+/// The buffers of a block.
+#[derive(Default)]
+struct Arena {
+    memory: Option<pool::Block>,
+    /// Bytes of each local value that there is room for.
+    room: Vec<usize>,
+    /// The sizes' version that was looked at.
+    version: u64,
+}
+
+/// The state of a run.
+pub(super) struct Machine {
+    code: Arc<Code>,
+    addresses: Vec<Address>,
+    sizes: Vec<Option<usize>>,
+    /// The greatest size that a symbol will have.
+    capacity: Vec<Option<usize>>,
+    version: u64,
+    arenas: Vec<Arena>,
+    memory: Arc<QueryMemory>,
+    cancel: CancelToken,
+    pool: Option<Arc<WorkerPool>>,
+    workers: Vec<Mutex<WorkerBlock>>,
+    context: Vec<u64>,
+    progress: Option<ProgressHook>,
+}
+
+fn too_large() -> Trap {
+    Trap::with_detail(TrapCode::InvalidArgument, "a tensor is too large")
+}
+
+fn invalid(message: String) -> Trap {
+    Trap::with_detail(TrapCode::InvalidArgument, message)
+}
+
+impl Machine {
+    /// For a stage of a run.
+    pub(super) fn for_run(code: &Arc<Code>, r: &Resources) -> Self {
+        let pool = (r.pool.threads() > 1).then(|| Arc::clone(&r.pool));
+        Self::new(code, r.pool.threads(), pool, Arc::clone(&r.memory), r.cancel.clone(), r.progress.clone())
+    }
+
+    /// For tiles inside of a task.
+    pub(super) fn for_tiles(code: &Arc<Code>) -> Self {
+        Self::new(code, 1, None, QueryMemory::unlimited(), CancelToken::new(), None)
+    }
+
+    fn new(
+        code: &Arc<Code>,
+        threads: usize,
+        pool: Option<Arc<WorkerPool>>,
+        memory: Arc<QueryMemory>,
+        cancel: CancelToken,
+        progress: Option<ProgressHook>,
+    ) -> Self {
+        let addresses = code.values.list.iter().map(|info| match &info.def {
+            Def::Const(t) => Address(convert::tensor_ptr(t).cast_mut()),
+            _ => Address(std::ptr::null_mut()),
+        });
+        Self {
+            addresses: addresses.collect(),
+            sizes: vec![],
+            capacity: vec![],
+            version: 1,
+            arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
+            workers: (0..threads).map(|_| Mutex::new(WorkerBlock::new(&[], &cancel, &memory))).collect(),
+            memory,
+            cancel,
+            pool,
+            context: vec![],
+            progress,
+            code: Arc::clone(code),
+        }
+    }
+
+    pub(super) fn set_address(&mut self, v: Val, to: *mut u8) {
+        self.addresses[v.0 as usize] = Address(to);
+    }
+
+    pub(super) fn set_size(&mut self, s: SymId, n: usize) {
+        self.put_size(s, Some(n));
+    }
+
+    fn put_size(&mut self, s: SymId, n: Option<usize>) {
+        if self.sizes.len() <= s.index() {
+            self.sizes.resize(s.index() + 1, None);
+            self.capacity.resize(s.index() + 1, None);
+        }
+        if self.sizes[s.index()] != n {
+            self.sizes[s.index()] = n;
+            self.version += 1;
+        }
+    }
+
+    /// Buffers are made for so many.
+    pub(super) fn set_capacity(&mut self, s: SymId, n: usize) {
+        self.put_size(s, Some(n));
+        self.capacity[s.index()] = Some(n);
+    }
+
+    fn size(&self, d: &Dim) -> Result<usize> {
+        if let Dim::Const(n) = d {
+            return Ok(*n);
+        }
+        let size = d.eval(&|s: SymId| self.sizes.get(s.index()).copied().flatten());
+        size.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a dimension of unknown size"))
+    }
+
+    pub(super) fn shape(&self, dims: &[Dim]) -> Result<Vec<usize>> {
+        dims.iter().map(|d| self.size(d)).collect()
+    }
+
+    pub(super) fn count(&self, dims: &[Dim]) -> Result<usize> {
+        dims.iter().try_fold(1usize, |n, d| n.checked_mul(self.size(d)?).ok_or_else(too_large))
+    }
+
+    fn ty(&self, v: Val) -> &TensorType {
+        &self.code.values.get(v).ty
+    }
+
+    fn bytes(&self, ty: &TensorType) -> Result<usize> {
+        self.count(&ty.shape)?.checked_mul(element_bytes(ty.dtype) as usize).ok_or_else(too_large)
+    }
+
+    fn at(&self, v: Val) -> *mut u8 {
+        self.addresses[v.0 as usize].0
+    }
+
+    // ---- memory ----
+
+    /// Gives the block's values their buffers, if sizes changed.
+    fn enter(&mut self, block: &Block) -> Result<()> {
+        if self.arenas[block.id].version == self.version {
+            return Ok(());
+        }
+        for check in &block.checks {
+            self.check(check)?;
+        }
+        let code = Arc::clone(&self.code);
+        let arena = &self.arenas[block.id];
+        let mut fits = arena.memory.is_some();
+        let mut need = vec![];
+        for (i, (v, ..)) in block.locals.iter().enumerate() {
+            let bytes = self.bytes(&code.values.get(*v).ty)?;
+            fits &= arena.room.get(i).is_some_and(|room| bytes <= *room);
+            need.push(bytes);
+        }
+        if !fits {
+            let now = self.sizes.clone();
+            for (size, capacity) in self.sizes.iter_mut().zip(&self.capacity) {
+                if let (Some(size), Some(capacity)) = (size, capacity) {
+                    *size = (*size).max(*capacity);
+                }
+            }
+            let most: Result<Vec<usize>> =
+                block.locals.iter().map(|(v, ..)| self.bytes(&code.values.get(*v).ty)).collect();
+            self.sizes = now;
+            let room: Vec<usize> = most?.iter().zip(&need).map(|(a, b)| *a.max(b)).collect();
+            self.arenas[block.id] = Arena::default();
+            let (places, total) = place(&block.locals, &room)?;
+            let memory = self.memory.allocate(total)?;
+            for ((v, ..), at) in block.locals.iter().zip(places) {
+                self.set_address(*v, memory.as_ptr().wrapping_add(at));
+            }
+            self.arenas[block.id] = Arena { memory: Some(memory), room, version: 0 };
+        }
+        self.arenas[block.id].version = self.version;
+        Ok(())
+    }
+
+    fn check(&self, check: &Check) -> Result<()> {
+        match check {
+            Check::Slice { start, len, step, size } => {
+                let (start, len, n) = (self.size(start)?, self.size(len)?, self.size(size)?);
+                let last = len.checked_sub(1).map(|l| l.checked_mul(*step).and_then(|l| l.checked_add(start)));
+                match last {
+                    Some(last) if last.is_none_or(|last| last >= n) => {
+                        Err(invalid(format!("a slice of {len} from {start} is outside of a dimension of {n}")))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Check::Reshape { from, to } => {
+                if self.count(from)? == self.count(to)? {
+                    return Ok(());
+                }
+                let (from, to) = (self.shape(from)?, self.shape(to)?);
+                Err(invalid(format!("a tensor of shape {from:?} cannot take the shape {to:?}")))
+            }
+        }
+    }
+
+    // ---- steps ----
+
+    /// Runs a block whose parameters and results have their addresses.
+    pub(super) fn run(&mut self, block: &Block) -> Result<()> {
+        self.enter(block)?;
+        for step in &block.steps {
+            self.step(step).map_err(|mut t| {
+                if t.location == 0 {
+                    t.location = step.place.map_or(0, |p| u64::from(p.0) + 1);
+                }
+                t
+            })?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match &step.action {
+            Action::Nest(nest) => self.nest(nest),
+            Action::Gemm(gemm) if gemm.double => self.gemm::<f64>(gemm),
+            Action::Gemm(gemm) => self.gemm::<f32>(gemm),
+            Action::Gather { table, indices, out } => self.gather(*table, *indices, *out),
+            Action::ScatterAdd { base, indices, updates, out } => self.scatter_add(*base, *indices, *updates, *out),
+            Action::Concat { axis, parts, out } => self.concat(*axis, parts, *out),
+            Action::Random { distribution, seed, stream, out } => self.random(*distribution, *seed, *stream, *out),
+            Action::If { condition, then, other, results } => {
+                let block = if self.is_true(*condition) { then } else { other };
+                for (r, out) in block.results.iter().zip(results) {
+                    let at = self.at(*out);
+                    self.set_address(*r, at);
+                }
+                self.run(block)
+            }
+            Action::While { state, go_on, body, results } => self.while_loop(state, go_on, body, results),
+            Action::For { length, reverse, state, sources, body, results } => {
+                let n = self.size(length)?;
+                self.for_loop(n, *reverse, state, sources, body, results)
+            }
+            Action::ForBatches(f) => self.for_batches(f),
+        }
+    }
+
+    fn nest(&mut self, nest: &Nest) -> Result<()> {
+        let code = nest.code.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a nest without code"))?;
+        let extent = self.size(&nest.extent)?;
+        let mut context = std::mem::take(&mut self.context);
+        context.clear();
+        for slot in &nest.slots {
+            context.push(match slot {
+                Slot::Address(v) => self.at(*v).expose_provenance() as u64,
+                Slot::Size(d) => self.size(d)? as u64,
+            });
+        }
+        let work = self.size(&nest.work)?.saturating_mul(nest.weight);
+        let run = |worker: usize, range: Range<usize>| {
+            let mut block = self.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the context holds the addresses of the buffers that the nest reads and writes, of the sizes that it loops
+            // over; the range's rows of the result are written by nobody else, and the worker block is locked.
+            let status =
+                unsafe { (code.run)(context.as_ptr(), block.as_mut_ptr(), range.start as i64, range.end as i64) };
+            block.check(status)
+        };
+        let done = match &self.pool {
+            Some(pool) if work >= SPLIT_WORK && extent > 1 => {
+                let step = extent.div_ceil(pool.threads()).next_multiple_of(if extent >= 1024 { 64 } else { 1 });
+                pool.run(extent.div_ceil(step), |task, worker| run(worker, task * step..extent.min((task + 1) * step)))
+            }
+            _ => run(0, 0..extent),
+        };
+        self.context = context;
+        done
+    }
+
+    fn gemm<T: gemm::Element>(&mut self, g: &Gemm) -> Result<()> {
+        let strides = |s: &[Dim; 2]| -> Result<[usize; 2]> { Ok([self.size(&s[0])?, self.size(&s[1])?]) };
+        let (m, n, k) = (self.size(&g.m)?, self.size(&g.n)?, self.size(&g.k)?);
+        let (sa, sb, sc) = (strides(&g.a_strides)?, strides(&g.b_strides)?, strides(&g.c_strides)?);
+        let around: Vec<[usize; 4]> = g
+            .around
+            .iter()
+            .map(|r| Ok([self.size(&r.size)?, self.size(&r.a)?, self.size(&r.b)?, self.size(&r.c)?]))
+            .collect::<Result<_>>()?;
+        let a = Address(self.at(g.a.base).cast::<T>().wrapping_add(self.size(&g.a.offset)?).cast());
+        let b = Address(self.at(g.b.base).cast::<T>().wrapping_add(self.size(&g.b.offset)?).cast());
+        let c = Address(self.at(g.out));
+        let products: usize = around.iter().map(|r| r[0]).product();
+        let one = |index: usize, rows: Range<usize>| {
+            let (a, b, c) = (&a, &b, &c);
+            let (mut left, mut at) = (index, [0usize; 3]);
+            for [size, x, y, z] in around.iter().rev() {
+                let i = left % size;
+                left /= size;
+                at = [at[0] + i * x, at[1] + i * y, at[2] + i * z];
+            }
+            let problem = Problem {
+                m,
+                n,
+                k,
+                alpha: T::ONE,
+                a: a.0.cast::<T>().cast_const().wrapping_add(at[0]),
+                a_strides: sa,
+                b: RawRhs::Plain { data: b.0.cast::<T>().cast_const().wrapping_add(at[1]), strides: sb },
+                beta: T::ZERO,
+                c: c.0.cast::<T>().wrapping_add(at[2]),
+                c_strides: sc,
+                epilogue: Epilogue::None,
+            };
+            // SAFETY: the strides were derived from the shapes of stored values, whose buffers have their size; the result's buffer
+            // overlaps none of them, and these rows of it are written by nobody else.
+            unsafe { gemm::gemm_raw(&problem, rows) };
+        };
+        let work = products.saturating_mul(m).saturating_mul(n).saturating_mul(k);
+        match &self.pool {
+            Some(pool) if work >= SPLIT_PRODUCTS => {
+                let threads = pool.threads();
+                let cuts =
+                    if products >= threads { 1 } else { threads.div_ceil(products.max(1)).min(m.div_ceil(16)).max(1) };
+                let rows = m.div_ceil(cuts).next_multiple_of(8);
+                let cuts = m.div_ceil(rows);
+                pool.run(products * cuts, |task, _| {
+                    let first = task % cuts * rows;
+                    one(task / cuts, first..m.min(first + rows));
+                    Ok(())
+                })
+            }
+            _ => {
+                (0..products).for_each(|i| one(i, 0..m));
+                Ok(())
+            }
+        }
+    }
+
+    // ---- buffers as slices ----
+
+    fn slice<T>(&self, v: Val) -> Result<&[T]> {
+        let n = self.count(&self.ty(v).shape)?;
+        if n == 0 {
+            return Ok(&[]);
+        }
+        // SAFETY: a stored value's buffer holds its elements, of the type that its dtype stands for; no step writes what it reads.
+        Ok(unsafe { std::slice::from_raw_parts(self.at(v).cast::<T>(), n) })
+    }
+
+    #[allow(clippy::mut_from_ref, reason = "buffers lie outside of the machine; a step writes to its own results only")]
+    fn slice_mut<T>(&self, v: Val) -> Result<&mut [T]> {
+        let n = self.count(&self.ty(v).shape)?;
+        if n == 0 {
+            return Ok(&mut []);
+        }
+        // SAFETY: as for `slice`; the result of a step overlaps nothing that the step reads.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.at(v).cast::<T>(), n) })
+    }
+
+    fn raw(&self, v: Val) -> Result<&[u8]> {
+        let n = self.bytes(self.ty(v))?;
+        if n == 0 {
+            return Ok(&[]);
+        }
+        // SAFETY: as for `slice`.
+        Ok(unsafe { std::slice::from_raw_parts(self.at(v), n) })
+    }
+
+    #[allow(clippy::mut_from_ref, reason = "as for `slice_mut`")]
+    fn raw_mut(&self, v: Val) -> Result<&mut [u8]> {
+        let n = self.bytes(self.ty(v))?;
+        if n == 0 {
+            return Ok(&mut []);
+        }
+        // SAFETY: as for `slice_mut`.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.at(v), n) })
+    }
+
+    fn is_true(&self, v: Val) -> bool {
+        // SAFETY: a `bool[]` has one element, a byte.
+        unsafe { *self.at(v) != 0 }
+    }
+
+    fn indices(&self, v: Val) -> Result<Indices<'_>> {
+        Ok(match self.ty(v).dtype {
+            ScalarType::I32 => Indices::I32(self.slice(v)?),
+            _ => Indices::I64(self.slice(v)?),
+        })
+    }
+
+    /// Rows, and bytes of each.
+    fn rows(&self, v: Val) -> Result<(usize, usize)> {
+        let ty = self.ty(v);
+        let rows = self.size(ty.shape.first().unwrap_or(&Dim::Const(1)))?;
+        let width = self.count(ty.shape.get(1..).unwrap_or(&[]))? * element_bytes(ty.dtype) as usize;
+        Ok((rows, width))
+    }
+
+    fn gather(&mut self, table: Val, indices: Val, out: Val) -> Result<()> {
+        let (rows, width) = self.rows(table)?;
+        library::gather(self.raw(table)?, rows, width, &self.indices(indices)?, self.raw_mut(out)?)
+    }
+
+    fn scatter_add(&mut self, base: Val, indices: Val, updates: Val, out: Val) -> Result<()> {
+        let (rows, bytes) = self.rows(base)?;
+        let dtype = self.ty(base).dtype;
+        let width = bytes / element_bytes(dtype) as usize;
+        self.raw_mut(out)?.copy_from_slice(self.raw(base)?);
+        let at = self.indices(indices)?;
+        match dtype {
+            ScalarType::F32 => {
+                library::scatter_add(self.slice_mut::<f32>(out)?, rows, width, &at, self.slice(updates)?, |a, b| {
+                    Some(a + b)
+                })
+            }
+            ScalarType::F64 => {
+                library::scatter_add(self.slice_mut::<f64>(out)?, rows, width, &at, self.slice(updates)?, |a, b| {
+                    Some(a + b)
+                })
+            }
+            ScalarType::I32 => {
+                library::scatter_add(self.slice_mut(out)?, rows, width, &at, self.slice(updates)?, i32::checked_add)
+            }
+            ScalarType::I64 => {
+                library::scatter_add(self.slice_mut(out)?, rows, width, &at, self.slice(updates)?, i64::checked_add)
+            }
+            other => Err(Trap::with_detail(TrapCode::InvalidArgument, format!("a sum of {other}"))),
+        }
+    }
+
+    fn concat(&mut self, axis: usize, parts: &[Val], out: Val) -> Result<()> {
+        let outer = self.count(&self.ty(out).shape[..axis])?;
+        let to = self.raw_mut(out)?;
+        let mut at = 0;
+        let sources: Vec<&[u8]> = parts.iter().map(|v| self.raw(*v)).collect::<Result<_>>()?;
+        for o in 0..outer {
+            for s in &sources {
+                let width = s.len() / outer;
+                to[at..at + width].copy_from_slice(&s[o * width..(o + 1) * width]);
+                at += width;
+            }
+        }
+        Ok(())
+    }
+
+    fn random(&mut self, distribution: Distribution, seed: u64, stream: u64, out: Val) -> Result<()> {
+        let numbers = Philox::new(seed, stream);
+        match self.ty(out).dtype {
+            ScalarType::F32 => library::random_f32(&numbers, distribution, self.slice_mut(out)?),
+            _ => library::random_f64(&numbers, distribution, self.slice_mut(out)?),
+        }
+        Ok(())
+    }
+
+    // ---- loops ----
+
+    /// Memory of a loop: places of these sizes.
+    fn loop_memory(&self, bytes: &[usize]) -> Result<(pool::Block, Vec<*mut u8>)> {
+        let mut total = 0usize;
+        let mut places = vec![];
+        for b in bytes {
+            places.push(total);
+            total = b.checked_next_multiple_of(ALIGN).and_then(|b| total.checked_add(b)).ok_or_else(too_large)?;
+        }
+        let memory = self.memory.allocate(total.max(ALIGN))?;
+        let places = places.into_iter().map(|at| memory.as_ptr().wrapping_add(at)).collect();
+        Ok((memory, places))
+    }
+
+    /// Two places for each value of a state; the initial values stand in the first.
+    fn begin_state(&self, state: &[Val]) -> Result<State> {
+        let bytes: Vec<usize> = state.iter().map(|v| self.bytes(self.ty(*v))).collect::<Result<_>>()?;
+        let (memory, places) = self.loop_memory(&[&bytes[..], &bytes[..]].concat())?;
+        let (now, next) = places.split_at(state.len());
+        for ((v, at), n) in state.iter().zip(now).zip(&bytes) {
+            // SAFETY: the value's buffer has this size, and so has the new place.
+            unsafe { std::ptr::copy_nonoverlapping(self.at(*v), *at, *n) };
+        }
+        Ok(State { now: now.to_vec(), next: next.to_vec(), bytes, _memory: memory })
+    }
+
+    fn set_state(&mut self, state: &State, params: &[Val], results: &[Val]) {
+        for (v, at) in params.iter().zip(&state.now) {
+            self.set_address(*v, *at);
+        }
+        for (v, at) in results.iter().zip(&state.next) {
+            self.set_address(*v, *at);
+        }
+    }
+
+    fn end_state(&self, state: &State, results: &[Val]) {
+        for ((v, at), n) in results.iter().zip(&state.now).zip(&state.bytes) {
+            // SAFETY: as in `begin_state`.
+            unsafe { std::ptr::copy_nonoverlapping(*at, self.at(*v), *n) };
+        }
+    }
+
+    fn while_loop(&mut self, state: &[Val], go_on: &Block, body: &Block, results: &[Val]) -> Result<()> {
+        let mut s = self.begin_state(state)?;
+        let (_memory, flag) = self.loop_memory(&[1])?;
+        self.set_address(go_on.results[0], flag[0]);
+        loop {
+            self.cancel.check()?;
+            self.set_state(&s, &go_on.params, &[]);
+            self.run(go_on)?;
+            if !self.is_true(go_on.results[0]) {
+                break;
+            }
+            self.set_state(&s, &body.params, &body.results);
+            self.run(body)?;
+            s.swap();
+        }
+        self.end_state(&s, results);
+        Ok(())
+    }
+
+    fn for_loop(
+        &mut self,
+        length: usize,
+        reverse: bool,
+        state: &[Val],
+        sources: &[Val],
+        body: &Block,
+        results: &[Val],
+    ) -> Result<()> {
+        let mut s = self.begin_state(state)?;
+        let mut counter = Box::new(0i64);
+        let count = state.len();
+        self.set_address(body.params[0], (&raw mut *counter).cast());
+        let widths =
+            |m: &Self, list: &[Val]| -> Result<Vec<usize>> { list.iter().map(|v| Ok(m.rows(*v)?.1)).collect() };
+        let from = widths(self, sources)?;
+        let to = widths(self, &results[count..])?;
+        for step in 0..length {
+            self.cancel.check()?;
+            let i = if reverse { length - 1 - step } else { step };
+            *counter = i as i64;
+            self.set_state(&s, &body.params[1..=count], &body.results[..count]);
+            for ((param, v), width) in body.params[1 + count..].iter().zip(sources).zip(&from) {
+                let at = self.at(*v).wrapping_add(i * width);
+                self.set_address(*param, at);
+            }
+            for ((r, v), width) in body.results[count..].iter().zip(&results[count..]).zip(&to) {
+                let at = self.at(*v).wrapping_add(i * width);
+                self.set_address(*r, at);
+            }
+            self.run(body)?;
+            s.swap();
+        }
+        self.end_state(&s, &results[..count]);
+        Ok(())
+    }
+
+    fn for_batches(&mut self, f: &ForBatches) -> Result<()> {
+        let (rows, _) = self.rows(f.sources[0])?;
+        let body = &f.body;
+        let outer = self.sizes.get(f.batch.index()).copied().flatten();
+        let count = f.state.len();
+        let mut s = self.begin_state(&f.state)?;
+        let size = f.size.min(rows.max(1));
+        self.set_capacity(f.batch, size);
+        let widths: Vec<usize> = f.sources.iter().map(|v| Ok(self.rows(*v)?.1)).collect::<Result<_>>()?;
+        let metrics = &body.results[count..];
+        let mut bytes = vec![8usize, 8];
+        bytes.extend(metrics.iter().map(|_| 8));
+        for w in &widths {
+            bytes.push(if f.shuffle.is_some() { w.checked_mul(size).ok_or_else(too_large)? } else { 0 });
+        }
+        let (_memory, places) = self.loop_memory(&bytes)?;
+        let (counters, buffers) = (&places[..2], &places[2 + metrics.len()..]);
+        for (v, at) in body.params.iter().zip(counters).chain(metrics.iter().zip(&places[2..])) {
+            self.set_address(*v, *at);
+        }
+        let sources = &body.params[2..2 + f.sources.len()];
+        let mut means = vec![vec![f64::NAN; f.epochs]; metrics.len()];
+        let mut step = 0i64;
+        for epoch in 0..f.epochs {
+            let order = match f.shuffle {
+                Some(seed) => {
+                    let n = u32::try_from(rows).map_err(|_| invalid(format!("{rows} rows are too many to shuffle")))?;
+                    Some(Philox::new(seed, epoch as u64).permutation(n))
+                }
+                None => None,
+            };
+            let mut sums = vec![0.0; metrics.len()];
+            let mut seen = 0usize;
+            let report = (rows / 8).max(1);
+            let mut next_report = report;
+            for first in (0..rows).step_by(f.size) {
+                self.cancel.check()?;
+                let chosen = first..rows.min(first + f.size);
+                if f.drop_last && chosen.len() < f.size {
+                    continue;
+                }
+                self.set_size(f.batch, chosen.len());
+                for (((param, v), width), buffer) in sources.iter().zip(&f.sources).zip(&widths).zip(buffers) {
+                    match &order {
+                        Some(order) => {
+                            let from = self.at(*v);
+                            for (i, row) in order[chosen.clone()].iter().enumerate() {
+                                // SAFETY: the permutation's numbers are below the number of rows of each source; the buffer has room for
+                                // the rows of a batch.
+                                unsafe {
+                                    let from = from.wrapping_add(*row as usize * width);
+                                    std::ptr::copy_nonoverlapping(from, buffer.wrapping_add(i * width), *width);
+                                }
+                            }
+                            self.set_address(*param, *buffer);
+                        }
+                        None => {
+                            let at = self.at(*v).wrapping_add(first * width);
+                            self.set_address(*param, at);
+                        }
+                    }
+                }
+                // SAFETY: the two counters are 8 bytes each.
+                unsafe {
+                    counters[0].cast::<i64>().write(epoch as i64);
+                    counters[1].cast::<i64>().write(step);
+                }
+                self.set_state(&s, &body.params[2 + f.sources.len()..], &body.results[..count]);
+                self.run(body)?;
+                s.swap();
+                for (sum, v) in sums.iter_mut().zip(metrics) {
+                    let value = match self.ty(*v).dtype {
+                        ScalarType::F32 => f64::from(self.slice::<f32>(*v)?[0]),
+                        _ => self.slice::<f64>(*v)?[0],
+                    };
+                    *sum += value * chosen.len() as f64;
+                }
+                seen += chosen.len();
+                step += 1;
+                if let Some(progress) = &self.progress
+                    && (seen >= next_report || chosen.end == rows)
+                {
+                    next_report = seen + report;
+                    let loss = sums.first().map(|sum| sum / seen as f64);
+                    progress(Progress { epoch, epochs: f.epochs, rows: seen, total: rows, loss });
+                }
+            }
+            for (list, sum) in means.iter_mut().zip(sums) {
+                list[epoch] = sum / seen as f64;
+            }
+            if let (Some(share), Some(list), true) = (f.early_stop, means.first(), epoch > 0) {
+                let (before, now) = (list[epoch - 1], list[epoch]);
+                let improved = before - now > share * before.abs();
+                if !improved {
+                    break;
+                }
+            }
+        }
+        self.end_state(&s, &f.results[..count]);
+        for (list, v) in means.into_iter().zip(&f.results[count..]) {
+            match self.ty(*v).dtype {
+                ScalarType::F32 => {
+                    self.slice_mut::<f32>(*v)?.iter_mut().zip(list).for_each(|(to, x)| *to = x as f32);
+                }
+                _ => self.slice_mut::<f64>(*v)?.copy_from_slice(&list),
+            }
+        }
+        self.put_size(f.batch, outer);
+        Ok(())
+    }
+}
+
+/// The state of a loop: two places for each value.
+struct State {
+    now: Vec<*mut u8>,
+    next: Vec<*mut u8>,
+    bytes: Vec<usize>,
+    _memory: pool::Block,
+}
+
+impl State {
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.now, &mut self.next);
+    }
+}
+
+/// Places for values of these sizes; those in use at the same time do not overlap. Returns the places and the bytes in all.
+fn place(locals: &[(Val, usize, usize)], bytes: &[usize]) -> Result<(Vec<usize>, usize)> {
+    let mut places: Vec<(usize, usize)> = vec![];
+    let mut total = ALIGN;
+    for (i, (_, first, last)) in locals.iter().enumerate() {
+        let size = bytes[i].max(1).checked_next_multiple_of(ALIGN).ok_or_else(too_large)?;
+        let mut taken: Vec<(usize, usize)> = locals[..i]
+            .iter()
+            .zip(&places)
+            .filter(|((_, f, l), _)| f <= last && first <= l)
+            .map(|(_, place)| *place)
+            .collect();
+        taken.sort_unstable();
+        let mut at = 0usize;
+        for (begin, end) in taken {
+            if at.checked_add(size).is_some_and(|e| e <= begin) {
+                break;
+            }
+            at = at.max(end);
+        }
+        let end = at.checked_add(size).ok_or_else(too_large)?;
+        places.push((at, end));
+        total = total.max(end);
+    }
+    Ok((places.into_iter().map(|p| p.0).collect(), total))
+}
