@@ -79,11 +79,6 @@ impl Model {
     pub fn epochs(&self) -> &[Epoch] {
         &self.epochs
     }
-
-    /// Whether the label has two classes: then predictions have a probability.
-    pub(crate) fn is_binary(&self) -> bool {
-        matches!(&self.label, Label::Classes(classes) if classes.len() == 2)
-    }
 }
 
 /// The network's form.

@@ -1,8 +1,8 @@
 //! Models over tables that a statement writes out.
 
-use arrow::array::{Array, BooleanArray, Float64Array, StringArray};
+use arrow::array::{Array, BooleanArray, Float64Array};
 use arrow::util::pretty::pretty_format_batches;
-use flern::{Error, Session, Settings};
+use flern::{Session, Settings};
 
 fn session() -> Session {
     Session::with_settings(Settings { threads: 2, seed: 7, interpret: true, ..Settings::default() })

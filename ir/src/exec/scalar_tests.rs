@@ -150,7 +150,7 @@ impl Runner {
         };
         match self.worker.check(status) {
             Ok(()) => Ok(record),
-            Err(trap) => Err(convert::trap(&Program::default(), &self.memory, trap)),
+            Err(trap) => Err(convert::trap(&[], &self.memory, trap)),
         }
     }
 }
