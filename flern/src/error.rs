@@ -16,9 +16,47 @@ pub enum Error {
         /// The place in the text that was parsed.
         span: Option<Span>,
     },
+
+    /// A statement about a model that cannot be carried out: the caller changes the statement or the data.
+    #[error("{message}")]
+    Model { message: String, help: Option<String>, span: Option<Span> },
+
+    /// Something that is valid but not built.
+    #[error("not supported: {construct}")]
+    Unsupported { construct: String, span: Option<Span> },
+
+    /// A model's program was refused or failed to run.
+    #[error(transparent)]
+    Program(#[from] ir::Error),
+
+    /// A network that cannot be built, or a file of weights that cannot be read or written.
+    #[error(transparent)]
+    Tensor(#[from] lantern::Error),
 }
 
+/// A result of Flern.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 impl Error {
+    pub(crate) fn model(message: impl Into<String>, span: impl Into<Option<Span>>) -> Error {
+        Error::Model { message: message.into(), help: None, span: span.into() }
+    }
+
+    pub(crate) fn unsupported(construct: impl Into<String>, span: impl Into<Option<Span>>) -> Error {
+        Error::Unsupported { construct: construct.into(), span: span.into() }
+    }
+
+    /// The same error about this place, unless it names one.
+    pub(crate) fn at(mut self, at: Span) -> Error {
+        match &mut self {
+            Error::Model { span, .. } | Error::Unsupported { span, .. } | Error::Engine { span, .. } => {
+                span.get_or_insert(at);
+            }
+            Error::Sql(_) | Error::Program(_) | Error::Tensor(_) => {}
+        }
+        self
+    }
+
     /// An error of the engine about SQL that was made from the caller's text.
     pub fn from_engine(error: flare::Error, sql: &Rendered) -> Error {
         let span = error.span().map(|bytes| sql.locate(Span { start: bytes.start, end: bytes.end }));
@@ -29,7 +67,8 @@ impl Error {
     pub fn span(&self) -> Option<Span> {
         match self {
             Error::Sql(error) => Some(error.span()),
-            Error::Engine { span, .. } => *span,
+            Error::Engine { span, .. } | Error::Model { span, .. } | Error::Unsupported { span, .. } => *span,
+            Error::Program(_) | Error::Tensor(_) => None,
         }
     }
 
@@ -37,7 +76,11 @@ impl Error {
     pub fn related(&self) -> Option<(Span, &'static str)> {
         match self {
             Error::Sql(error) => error.related(),
-            Error::Engine { .. } => None,
+            Error::Engine { .. }
+            | Error::Model { .. }
+            | Error::Unsupported { .. }
+            | Error::Program(_)
+            | Error::Tensor(_) => None,
         }
     }
 
@@ -45,8 +88,9 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         match self {
             Error::Sql(error) => error.help(),
+            Error::Model { help, .. } => help.clone(),
             // The engine's messages have their help in them.
-            Error::Engine { .. } => None,
+            Error::Engine { .. } | Error::Unsupported { .. } | Error::Program(_) | Error::Tensor(_) => None,
         }
     }
 }
