@@ -58,6 +58,12 @@ pub struct Progress {
 /// Called some times in each epoch of a loop over batches, on the thread that runs it.
 pub type ProgressHook = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// Programs of fewer nodes are compiled on the caller's stack.
+const SMALL_PROGRAM: usize = 200;
+
+/// The stack for compiling larger ones: address space, of which only what is used is touched.
+const LARGE_STACK: usize = 256 << 20;
+
 /// What a run draws on.
 #[derive(Clone)]
 pub struct Resources {
@@ -158,8 +164,21 @@ fn tables_of(bound: &Bound) -> HashMap<InputId, TableInput> {
 }
 
 impl Executable {
-    /// Compiles an optimized program for these inputs.
+    /// Compiles an optimized program for these inputs. A large program is compiled on a stack of its own: lowering follows
+    /// expressions as deep as they go.
     pub fn compile(program: Arc<Program>, inputs: &Inputs, options: &CompileOptions) -> Result<Self> {
+        if program.nodes.len() < SMALL_PROGRAM {
+            return Self::compile_here(program, inputs, options);
+        }
+        std::thread::scope(|scope| {
+            let large = std::thread::Builder::new().stack_size(LARGE_STACK);
+            let thread = large.spawn_scoped(scope, || Self::compile_here(program, inputs, options));
+            let thread = thread.map_err(|e| Error::Bug(format!("no thread to compile on: {e}")))?;
+            thread.join().map_err(|_| Error::Bug("compilation panicked".into()))?
+        })
+    }
+
+    fn compile_here(program: Arc<Program>, inputs: &Inputs, options: &CompileOptions) -> Result<Self> {
         let start = Instant::now();
         let p = &*program;
         // Only tables have a say in the code: without them, inputs may come with the run.
