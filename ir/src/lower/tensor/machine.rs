@@ -32,9 +32,9 @@ type Result<T> = std::result::Result<T, Trap>;
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
 /// Operations below which a nest runs on one thread.
-const SPLIT_WORK: usize = 1 << 18;
+const SPLIT_WORK: usize = 1 << 19;
 /// Multiplications below which a matrix product runs on one thread.
-const SPLIT_PRODUCTS: usize = 1 << 22;
+const SPLIT_PRODUCTS: usize = 1 << 23;
 
 /// A nest's machine code.
 pub(super) struct Kernel {
