@@ -364,22 +364,23 @@ fn contractions() {
         let v = case.input("v", numbers(ty, &[20], 9));
         let d = case.input("d", numbers(ty, &[6, 6], 10));
         let b = &mut case.b;
-        let mut out = vec![];
-        out.push(contract(b, "bi,oi->bo", x, w));
-        out.push(contract(b, "bo,oi->bi", g, w));
-        out.push(contract(b, "bo,bi->oi", g, x));
-        out.push(contract(b, "bi,bo->io", x, g));
-        out.push(contract(b, "bi,oi->ob", x, w));
-        out.push(contract(b, "bi,i->b", x, v));
-        out.push(contract(b, "i,bi->b", v, x));
-        out.push(contract(b, "i,j->ij", v, v));
-        out.push(contract(b, "i,i->", v, v));
-        out.push(contract(b, "bi,bi->b", x, x));
-        out.push(contract(b, "bi,bi->bi", x, x));
-        out.push(contract(b, "bqhd,bkhd->bhqk", q, k));
-        out.push(contract(b, "bqhd,bkhd->hq", q, k));
-        out.push(contract(b, "bqhd,bqhd->h", q, q));
-        out.push(contract(b, "ii,ij->j", d, d));
+        let mut out = vec![
+            contract(b, "bi,oi->bo", x, w),
+            contract(b, "bo,oi->bi", g, w),
+            contract(b, "bo,bi->oi", g, x),
+            contract(b, "bi,bo->io", x, g),
+            contract(b, "bi,oi->ob", x, w),
+            contract(b, "bi,i->b", x, v),
+            contract(b, "i,bi->b", v, x),
+            contract(b, "i,j->ij", v, v),
+            contract(b, "i,i->", v, v),
+            contract(b, "bi,bi->b", x, x),
+            contract(b, "bi,bi->bi", x, x),
+            contract(b, "bqhd,bkhd->bhqk", q, k),
+            contract(b, "bqhd,bkhd->hq", q, k),
+            contract(b, "bqhd,bqhd->h", q, q),
+            contract(b, "ii,ij->j", d, d),
+        ];
         let t = view(b, w, vec![Move::Permute(vec![1, 0]), Move::Slice { dim: 0, start: c(2), len: c(9), step: 2 }]);
         let xs = view(b, x, vec![Move::Slice { dim: 1, start: c(1), len: c(9), step: 1 }]);
         out.push(contract(b, "bi,io->bo", xs, t));
