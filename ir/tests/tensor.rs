@@ -175,6 +175,132 @@ fn maps_and_views() {
     case.check(&[relu, e, s, p, flat, neg, x, wide], 1e-12);
 }
 
+/// Functions that run in strips, over lengths around a strip's.
+#[test]
+fn block_functions() {
+    for ty in [ScalarType::F32, F64] {
+        for shape in [vec![3], vec![40, 7], vec![1500], vec![3, 515], vec![600, 2, 40]] {
+            let mut case = Case::new();
+            let x = case.input("x", numbers(ty, &shape, 50));
+            let y = case.input("y", numbers(ty, &shape[..1], 51));
+            let b = &mut case.b;
+            let dims = shape_of(b, x);
+            let wide = broadcast(b, y, &dims, &[0]);
+            let gate = b
+                .map(&[x, wide], |b, v| {
+                    let e = b.scalar(ScalarOp::Exp, &[v[0]])?;
+                    let t = b.scalar(ScalarOp::Tanh, &[v[1]])?;
+                    let l = b.scalar(ScalarOp::Log1p, &[e])?;
+                    let s = b.scalar(ScalarOp::Sigmoid, &[l])?;
+                    Ok(vec![b.scalar(ScalarOp::Mul, &[s, t])?, b.scalar(ScalarOp::Sin, &[l])?])
+                })
+                .expect("a map");
+            let axes: Vec<usize> = (1..shape.len()).collect();
+            let sum = reduce(b, Reducer::Sum, &axes, gate[0]);
+            let c = unary(b, ScalarOp::Cos, gate[1]);
+            case.check(&[gate[0], sum, c], if ty == F64 { 1e-12 } else { 1e-5 });
+        }
+    }
+}
+
+/// Work that is split over threads.
+#[test]
+fn large_work() {
+    let mut case = Case::new();
+    let x = case.input("x", numbers(F64, &[1200, 96], 52));
+    let b = &mut case.b;
+    let square = binary(b, ScalarOp::Mul, x, x);
+    let gram = contract(b, "bi,ci->bc", x, x);
+    let rows = reduce(b, Reducer::Sum, &[1], gram);
+    let columns = reduce(b, Reducer::Max, &[0], gram);
+    let root = b
+        .map(&[gram], |b, v| {
+            let s = b.scalar(ScalarOp::Abs, v)?;
+            let r = b.scalar(ScalarOp::Sqrt, &[s])?;
+            Ok(vec![b.scalar(ScalarOp::Div, &[v[0], r])?])
+        })
+        .expect("a map")[0];
+    case.check(&[square, rows, columns, root], 1e-10);
+}
+
+/// Programs of random operations over random shapes.
+#[test]
+fn random_programs() {
+    for seed in 0..150 {
+        let random = Philox::new(seed, 99);
+        let mut draw = 0;
+        let mut below = |n: usize| {
+            draw += 1;
+            (random.u64_at(draw) % n as u64) as usize
+        };
+        let mut case = Case::new();
+        let rows = case.b.program_mut().new_symbol("rows");
+        let mut pool = vec![
+            case.rows("a", rows, numbers(F64, &[7, 5], 60)),
+            case.rows("b", rows, numbers(F64, &[7, 5], 61)),
+            case.input("c", numbers(F64, &[5], 62)),
+            case.input("d", numbers(F64, &[5, 4], 63)),
+            case.rows("e", rows, numbers(F64, &[7, 1], 64)),
+            case.input("f", numbers(F64, &[4, 1, 5], 65)),
+        ];
+        let b = &mut case.b;
+        for _ in 0..14 {
+            let x = pool[below(pool.len())];
+            let shape = shape_of(b, x);
+            let rank = shape.len();
+            let dim = if rank > 0 { below(rank) } else { 0 };
+            let size = shape.get(dim).and_then(Dim::as_const);
+            let made = match below(11) {
+                0 => unary(b, [ScalarOp::Neg, ScalarOp::Tanh, ScalarOp::Abs, ScalarOp::Sigmoid][below(4)], x),
+                1 | 2 => {
+                    let same: Vec<ValueId> = pool.iter().copied().filter(|v| shape_of(b, *v) == shape).collect();
+                    let y = same[below(same.len())];
+                    let op = [ScalarOp::Add, ScalarOp::Sub, ScalarOp::Mul, ScalarOp::Min, ScalarOp::Max][below(5)];
+                    let z = binary(b, op, x, y);
+                    if op == ScalarOp::Mul { unary(b, ScalarOp::Tanh, z) } else { z }
+                }
+                3 if rank > 0 => {
+                    let perm = (0..rank).map(|d| (d + 1 + dim) % rank).collect();
+                    view(b, x, vec![Move::Permute(perm)])
+                }
+                4 if rank < 3 => {
+                    let mut to = shape.clone();
+                    let at = below(rank + 1);
+                    to.insert(at, [c(3), Dim::Sym(rows), c(1)][below(3)].clone());
+                    let dims: Vec<usize> = (0..=rank).filter(|d| *d != at).collect();
+                    broadcast(b, x, &to, &dims)
+                }
+                5 if size.is_some_and(|n| n > 1) => {
+                    let n = size.unwrap_or(0);
+                    let (start, step) = (below(n - 1), 1 + below(2));
+                    let len = (n - start).div_ceil(step);
+                    view(b, x, vec![Move::Slice { dim, start: c(start), len: c(len), step }])
+                }
+                6 if rank > 0 => view(b, x, vec![Move::Reverse(dim)]),
+                7 if rank > 0 => view(b, x, vec![Move::Pad { dim, before: below(2), after: below(3) }]),
+                8 if rank > 0 => reduce(b, [Reducer::Sum, Reducer::Max, Reducer::Min][below(3)], &[dim], x),
+                9 => {
+                    let flat = shape.iter().cloned().fold(c(1), Dim::times);
+                    view(b, x, vec![Move::Reshape(vec![flat])])
+                }
+                10 if rank == 2 => {
+                    let fits = |v: &ValueId| {
+                        let s = shape_of(b, *v);
+                        s.len() == 2 && s[1] == shape[1]
+                    };
+                    let others: Vec<ValueId> = pool.iter().copied().filter(|v| fits(v)).collect();
+                    let z = contract(b, "ij,kj->ik", x, others[below(others.len())]);
+                    unary(b, ScalarOp::Tanh, z)
+                }
+                _ => continue,
+            };
+            pool.push(made);
+        }
+        let results: Vec<ValueId> = pool[6..].iter().copied().filter(|_| below(3) == 0).collect();
+        case.check(&results, 1e-12);
+    }
+}
+
 #[test]
 fn reductions() {
     use Reducer as R;
@@ -238,22 +364,23 @@ fn contractions() {
         let v = case.input("v", numbers(ty, &[20], 9));
         let d = case.input("d", numbers(ty, &[6, 6], 10));
         let b = &mut case.b;
-        let mut out = vec![];
-        out.push(contract(b, "bi,oi->bo", x, w));
-        out.push(contract(b, "bo,oi->bi", g, w));
-        out.push(contract(b, "bo,bi->oi", g, x));
-        out.push(contract(b, "bi,bo->io", x, g));
-        out.push(contract(b, "bi,oi->ob", x, w));
-        out.push(contract(b, "bi,i->b", x, v));
-        out.push(contract(b, "i,bi->b", v, x));
-        out.push(contract(b, "i,j->ij", v, v));
-        out.push(contract(b, "i,i->", v, v));
-        out.push(contract(b, "bi,bi->b", x, x));
-        out.push(contract(b, "bi,bi->bi", x, x));
-        out.push(contract(b, "bqhd,bkhd->bhqk", q, k));
-        out.push(contract(b, "bqhd,bkhd->hq", q, k));
-        out.push(contract(b, "bqhd,bqhd->h", q, q));
-        out.push(contract(b, "ii,ij->j", d, d));
+        let mut out = vec![
+            contract(b, "bi,oi->bo", x, w),
+            contract(b, "bo,oi->bi", g, w),
+            contract(b, "bo,bi->oi", g, x),
+            contract(b, "bi,bo->io", x, g),
+            contract(b, "bi,oi->ob", x, w),
+            contract(b, "bi,i->b", x, v),
+            contract(b, "i,bi->b", v, x),
+            contract(b, "i,j->ij", v, v),
+            contract(b, "i,i->", v, v),
+            contract(b, "bi,bi->b", x, x),
+            contract(b, "bi,bi->bi", x, x),
+            contract(b, "bqhd,bkhd->bhqk", q, k),
+            contract(b, "bqhd,bkhd->hq", q, k),
+            contract(b, "bqhd,bqhd->h", q, q),
+            contract(b, "ii,ij->j", d, d),
+        ];
         let t = view(b, w, vec![Move::Permute(vec![1, 0]), Move::Slice { dim: 0, start: c(2), len: c(9), step: 2 }]);
         let xs = view(b, x, vec![Move::Slice { dim: 1, start: c(1), len: c(9), step: 1 }]);
         out.push(contract(b, "bi,io->bo", xs, t));

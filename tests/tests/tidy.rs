@@ -51,7 +51,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/src/exec/scalar_tests.rs", "runs pipelines over memory of its own"),
     ("ir/src/exec/seal.rs", "rows at addresses that generated code wrote"),
     ("ir/src/interp/kernel.rs", "reads and writes memory as a kernel says"),
-    ("ir/src/lower/tensor/machine.rs", "runs kernels and library calls over buffers that outlive them"),
+    ("ir/src/lower/tensor/machine.rs", "buffers by address, and generated nests over them"),
     ("ir/src/lower/tensor/mod.rs", "the address of a function that generated code calls"),
 ];
 

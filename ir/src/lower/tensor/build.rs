@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::index::{product, same_but_ones};
 use super::library::{Gemm, contract};
-use super::nest::NestLower;
+use super::nest::{NestLower, block_sites};
 use super::{Action, Block, Check, Code, Def, ForBatches, Info, Slot, Step, Val, Values};
 use crate::codegen::CompiledModule;
 use crate::entity::{FuncId, NodeId, PlaceId, RegionId, ValueId};
@@ -319,10 +319,8 @@ impl Lower<'_> {
         let shape = m.apply(&ty.shape)?;
         match m {
             Move::Slice { dim, start, len, step } => {
-                if start.as_const().is_none() || len.as_const().is_none() || ty.shape[*dim].as_const().is_none() {
-                    let (start, len, size) = (start.clone(), len.clone(), ty.shape[*dim].clone());
-                    checks.push(Check::Slice { start, len, step: *step, size });
-                }
+                let (start, len, size) = (start.clone(), len.clone(), ty.shape[*dim].clone());
+                checks.push(Check::Slice { start, len, step: *step, size });
             }
             Move::Reshape(to) if product(&ty.shape) != product(to) => {
                 checks.push(Check::Reshape { from: ty.shape.clone(), to: to.clone() });
@@ -471,8 +469,7 @@ impl Lower<'_> {
         let repeated = uses.repeated.contains(&v);
         if let Def::Map { node, operands, .. } = &info.def
             && !self.values.is_stored(v)
-            && (count > 1 || repeated)
-            && !self.is_cheap(*node, operands)
+            && (self.has_blocks(*node, &info.ty.shape) || (count > 1 || repeated) && !self.is_cheap(*node, operands))
         {
             self.store(v, uses);
         }
@@ -534,6 +531,12 @@ impl Lower<'_> {
                 parts.into_iter().for_each(|o| self.store(o, uses));
             }
         }
+    }
+
+    /// Whether a map has operations that block functions compute, for many elements: then it has a nest of its own.
+    fn has_blocks(&self, node: NodeId, shape: &[Dim]) -> bool {
+        let many = constant(&product(shape)).is_none_or(|n| n >= 32);
+        many && !block_sites(self.p, node).is_empty()
     }
 
     /// Whether computing a map's element again costs less than storing and loading it.

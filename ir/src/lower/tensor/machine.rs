@@ -17,6 +17,7 @@ use runtime::scheduler::WorkerPool;
 use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use super::library::{self, Gemm, Indices};
+use super::nest::SCRATCH;
 use super::{Action, Block, Check, Code, Def, ForBatches, Nest, Slot, Step, Val};
 use crate::codegen::Entry;
 use crate::entity::SymId;
@@ -31,9 +32,9 @@ type Result<T> = std::result::Result<T, Trap>;
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
 /// Operations below which a nest runs on one thread.
-const SPLIT_WORK: usize = 1 << 18;
+const SPLIT_WORK: usize = 1 << 19;
 /// Multiplications below which a matrix product runs on one thread.
-const SPLIT_PRODUCTS: usize = 1 << 22;
+const SPLIT_PRODUCTS: usize = 1 << 23;
 
 /// A nest's machine code.
 pub(super) struct Kernel {
@@ -88,6 +89,8 @@ pub(super) struct Machine {
     cancel: CancelToken,
     pool: Option<Arc<WorkerPool>>,
     workers: Vec<Mutex<WorkerBlock>>,
+    /// What the workers' blocks point to.
+    _scratch: Vec<Vec<u128>>,
     context: Vec<u64>,
     progress: Option<ProgressHook>,
 }
@@ -124,13 +127,16 @@ impl Machine {
             Def::Const(t) => Address(convert::tensor_ptr(t).cast_mut()),
             _ => Address(std::ptr::null_mut()),
         });
+        let mut scratch = vec![vec![0u128; SCRATCH / 16]; threads];
+        let worker = |s: &mut Vec<u128>| Mutex::new(WorkerBlock::new(&[s.as_mut_ptr().cast()], &cancel, &memory));
         Self {
             addresses: addresses.collect(),
             sizes: vec![],
             capacity: vec![],
             version: 1,
             arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
-            workers: (0..threads).map(|_| Mutex::new(WorkerBlock::new(&[], &cancel, &memory))).collect(),
+            workers: scratch.iter_mut().map(worker).collect(),
+            _scratch: scratch,
             memory,
             cancel,
             pool,

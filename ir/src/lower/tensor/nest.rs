@@ -8,14 +8,16 @@
 
 use std::collections::HashMap;
 
+use runtime::abi::RuntimeFn;
 use runtime::trap::TrapCode;
 
 use super::build::{constant, weight_of};
 use super::index::{Indices, Space, product, row_major, same_but_ones, through};
 use super::{Def, Group, Nest, Slot, Val, Values};
+use crate::entity::{NodeId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::Program;
 use crate::graph::tensor::{ContractSpec, Move};
+use crate::graph::{Op, Program};
 use crate::kernel::{self, BinaryOp, Cmp, LoopKind, Module, Signature, Type as K};
 use crate::lower::context::Context;
 use crate::lower::rel::element_bytes;
@@ -42,7 +44,50 @@ pub(super) struct NestLower<'a> {
     memo: HashMap<(Val, Vec<kernel::Value>), kernel::Value>,
     /// Computed here though it is stored.
     root: Val,
+    /// Values of the root's body that block functions computed.
+    made: Vec<(ValueId, Cell)>,
+    /// The value of the root's body that is computed, if it is not its result.
+    wanted: Option<ValueId>,
     weight: usize,
+}
+
+/// Elements of a strip: what block functions work on at once.
+const STRIP: usize = 512;
+/// Block functions in one nest at most.
+const MAX_SITES: usize = 7;
+/// Bytes of a worker's scratch: the argument and the results of the block functions.
+pub(super) const SCRATCH: usize = (MAX_SITES + 1) * STRIP * 8;
+
+/// The operations of a map's body that a block function computes for many elements at once, in order.
+pub(super) fn block_sites(p: &Program, map: NodeId) -> Vec<(ValueId, RuntimeFn)> {
+    let body = p.region(p.node(map).regions[0]);
+    let site = |n: &NodeId| {
+        let node = p.node(*n);
+        let Op::Scalar(op) = node.op else { return None };
+        let v = node.results[0];
+        Some((v, block_function(op, p.ty(v).as_scalar()?.ty)?))
+    };
+    body.nodes.iter().filter_map(site).collect()
+}
+
+fn block_function(op: ScalarOp, ty: ScalarType) -> Option<RuntimeFn> {
+    use RuntimeFn as F;
+    let (single, double) = match op {
+        ScalarOp::Exp => (F::ExpBlockF32, F::ExpBlockF64),
+        ScalarOp::Log => (F::LogBlockF32, F::LogBlockF64),
+        ScalarOp::Log1p => (F::Log1pBlockF32, F::Log1pBlockF64),
+        ScalarOp::Tanh => (F::TanhBlockF32, F::TanhBlockF64),
+        ScalarOp::Sigmoid => (F::SigmoidBlockF32, F::SigmoidBlockF64),
+        ScalarOp::Erf => (F::ErfBlockF32, F::ErfBlockF64),
+        ScalarOp::Sin => (F::SinBlockF32, F::SinBlockF64),
+        ScalarOp::Cos => (F::CosBlockF32, F::CosBlockF64),
+        _ => return None,
+    };
+    match ty {
+        ScalarType::F32 => Some(single),
+        ScalarType::F64 => Some(double),
+        _ => None,
+    }
 }
 
 type V = kernel::Value;
@@ -77,7 +122,16 @@ impl NestLower<'_> {
         let (ctx, worker) = (b.param(0), b.param(1));
         let mut context = Context::default();
         let r = RowLower { p, inputs: &NoInputs, b, context: &mut context, ctx, worker, area: None };
-        let mut l = NestLower { r, values, slots: vec![], memo: HashMap::new(), root: v, weight: 0 };
+        let mut l = NestLower {
+            r,
+            values,
+            slots: vec![],
+            memo: HashMap::new(),
+            root: v,
+            made: vec![],
+            wanted: None,
+            weight: 0,
+        };
         let (extent, work) = l.value()?;
         let zero = l.r.b.iconst(K::I32, 0);
         let (slots, weight) = (l.slots, l.weight.max(1));
@@ -172,13 +226,17 @@ impl NestLower<'_> {
                 let body = self.r.p.region(self.r.p.node(*node).regions[0]);
                 self.weight += weight_of(self.r.p, *node);
                 let mut env = Env::default();
+                if v == self.root {
+                    env.values.extend(self.made.iter().copied());
+                }
                 for (param, o) in body.params.iter().zip(operands) {
                     let value = self.element(*o, index)?;
                     let ty = values.get(*o).ty.dtype;
                     env.values.insert(*param, Cell { value, valid: None, ty, range: None });
                 }
-                let cell = self.r.value(body.results[*result], &mut env)?;
-                self.r.to_register(&cell, register_type(info.ty.dtype))
+                let wanted = if v == self.root { self.wanted } else { None };
+                let cell = self.r.value(wanted.unwrap_or(body.results[*result]), &mut env)?;
+                self.r.to_register(&cell, register_type(cell.ty))
             }
             Def::View(m, o) => {
                 let (from, to) = (&values.get(*o).ty.shape, &info.ty.shape);
@@ -299,12 +357,82 @@ impl NestLower<'_> {
         let dims: Vec<usize> = (0..shape.len()).collect();
         let space = Space { shape: &shape, class: &vec![0; shape.len()], alone: &[] };
         let groups = space.groups(values, &[(root, dims, true)]);
-        let index = self.open(&groups, shape.len(), true, true);
-        let x = self.element(root, &index)?;
-        let at = self.address(root, &shape, &index);
-        self.r.b.store(x, at, 0);
-        self.close(&groups);
+        let sites = match &values.get(root).def {
+            Def::Map { node, .. } => block_sites(self.r.p, *node),
+            _ => vec![],
+        };
+        let long = groups.last().is_some_and(|g| constant(&g.extent).is_none_or(|n| n >= 32));
+        if !sites.is_empty() && sites.len() <= MAX_SITES && long {
+            self.strips(&groups, &shape, &sites)?;
+        } else {
+            let index = self.open(&groups, shape.len(), true, true);
+            self.store_element(&shape, &index)?;
+            self.close(&groups);
+        }
         Ok((groups.first().map_or(Dim::Const(1), |g| g.extent.clone()), product(&shape)))
+    }
+
+    fn store_element(&mut self, shape: &[Dim], index: &[V]) -> Result<()> {
+        let x = self.element(self.root, index)?;
+        let at = self.address(self.root, shape, index);
+        self.r.b.store(x, at, 0);
+        Ok(())
+    }
+
+    /// The innermost loop in strips: for each block function a loop that computes its arguments, then the call; at last a loop
+    /// that computes the results.
+    fn strips(&mut self, groups: &[Group], shape: &[Dim], sites: &[(ValueId, RuntimeFn)]) -> Result<()> {
+        let Some((last, outer)) = groups.split_last() else { return Err(Error::Bug("strips of one element".into())) };
+        let mut index = self.open(outer, shape.len(), true, false);
+        let (begin, end) = match outer.is_empty() {
+            true => (self.r.b.param(2), self.r.b.param(3)),
+            false => (self.index(0), self.size(&last.extent)),
+        };
+        let dim = last.dims.last().copied().unwrap_or(0);
+        let strip = self.r.b.begin_for(LoopKind::Serial, begin, end, STRIP as i64, &[]);
+        let first = strip.index;
+        let limit = self.r.b.add_imm(first, STRIP as i64);
+        let limit = self.r.b.smin(limit, end);
+        let count = self.r.b.sub(limit, first);
+        let scratch = self.r.b.load_always(K::Ptr, self.r.worker, runtime::trap::WORKER_HEAD_SLOTS as i32 * 8);
+        let mut buffers: Vec<(ValueId, V)> = vec![];
+        for k in 0..=sites.len() {
+            let body = self.r.b.begin_for(LoopKind::Vector(0), first, limit, 1, &[]);
+            self.memo.clear();
+            index[dim] = body.index;
+            let offset = self.r.b.sub(body.index, first);
+            self.made.clear();
+            for (v, buffer) in &buffers {
+                let ty = self.scalar_type(*v)?;
+                let at = self.r.b.offset(*buffer, offset, i64::from(element_bytes(ty)), 0);
+                let value = self.r.b.load(register_type(ty), at, 0);
+                self.made.push((*v, Cell { value, valid: None, ty, range: None }));
+            }
+            let Some((v, function)) = sites.get(k) else {
+                self.wanted = None;
+                self.store_element(shape, &index)?;
+                self.r.b.end_for(&[]);
+                break;
+            };
+            let argument = self.r.p.node_of(*v).map(|n| n.operands[0]);
+            self.wanted = argument;
+            let x = self.compute(self.root, &index)?;
+            let bytes = i64::from(element_bytes(self.scalar_type(*v)?));
+            let at = self.r.b.offset(scratch, offset, bytes, 0);
+            self.r.b.store(x, at, 0);
+            self.r.b.end_for(&[]);
+            let buffer = self.r.b.displace(scratch, ((k + 1) * STRIP * 8) as i64);
+            self.r.b.call(*function, &[scratch, buffer, count]);
+            buffers.push((*v, buffer));
+        }
+        self.made.clear();
+        self.r.b.end_for(&[]);
+        self.close(outer);
+        Ok(())
+    }
+
+    fn scalar_type(&self, v: ValueId) -> Result<ScalarType> {
+        self.r.p.ty(v).as_scalar().map(|t| t.ty).ok_or_else(|| Error::Bug("a scalar in a map".into()))
     }
 
     fn combine(&mut self, reducer: Reducer, dtype: ScalarType, acc: V, x: V) -> Result<V> {
