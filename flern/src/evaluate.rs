@@ -106,14 +106,13 @@ fn f1(precision: f64, recall: f64) -> f64 {
 
 fn binary(answer: &[f64], label: &[f64], threshold: f64) -> Metrics {
     let rows = || answer.iter().zip(label).map(|(p, y)| (*p, *y == 1.0));
-    let count = |predicted: bool, so: bool| rows().filter(|(p, y)| (*p >= threshold) == predicted && *y == so).count() as f64;
+    let count =
+        |predicted: bool, so: bool| rows().filter(|(p, y)| (*p >= threshold) == predicted && *y == so).count() as f64;
     let (hits, alarms, misses) = (count(true, true), count(true, false), count(false, true));
     // A class that training did not see has -1: no answer is right.
     let right = answer.iter().zip(label).filter(|(p, y)| **y == f64::from(u8::from(**p >= threshold))).count();
-    let loss: f64 = rows()
-        .map(|(p, y)| if y { p } else { 1.0 - p })
-        .map(|p| -p.clamp(LEAST_PROBABILITY, 1.0).ln())
-        .sum();
+    let loss: f64 =
+        rows().map(|(p, y)| if y { p } else { 1.0 - p }).map(|p| -p.clamp(LEAST_PROBABILITY, 1.0).ln()).sum();
     let (precision, recall) = (ratio(hits, hits + alarms), ratio(hits, hits + misses));
     let n = label.len() as f64;
     vec![
@@ -129,7 +128,8 @@ fn binary(answer: &[f64], label: &[f64], threshold: f64) -> Metrics {
 /// Over all classes: precision, recall, F1 and AUC are the plain means of the classes'.
 fn several(answer: &[f64], label: &[f64], classes: usize) -> Metrics {
     let rows: Vec<(&[f64], f64)> = answer.chunks_exact(classes).zip(label.iter().copied()).collect();
-    let best = |p: &[f64]| p.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |m| m.0);
+    let best =
+        |p: &[f64]| p.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |m| m.0);
     let right = rows.iter().filter(|(p, y)| best(p) as f64 == *y).count();
     let loss: f64 = rows
         .iter()

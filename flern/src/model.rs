@@ -118,9 +118,7 @@ impl Network {
     /// The same as one number a row, `f64[n]`: of more than two classes the most probable one's index.
     pub(crate) fn score(&self, label: &Label, x: &Tensor, params: &[Tensor]) -> Tensor {
         match label {
-            Label::Classes(classes) if classes.len() > 2 => {
-                self.output(x, params).argmax(-1).cast(ScalarType::F64)
-            }
+            Label::Classes(classes) if classes.len() > 2 => self.output(x, params).argmax(-1).cast(ScalarType::F64),
             _ => self.answer(label, x, params).squeeze(-1),
         }
     }

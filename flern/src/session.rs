@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::model::{Label, Model};
 use crate::predict::{self, Score};
 use crate::sql::{
-    self, CreateModel, Expansion, ExplainLevel, Literal, ModelCall, ModelFunction, Name, Rendered, Span, Sql, Statement,
-    StatementKind,
+    self, CreateModel, Expansion, ExplainLevel, Literal, ModelCall, ModelFunction, Name, Rendered, Span, Sql,
+    Statement, StatementKind,
 };
 use crate::transform::number;
 use crate::{evaluate, train};
@@ -480,10 +480,8 @@ fn rows_of(columns: Vec<(&str, ArrayRef)>) -> Result<Answer> {
 }
 
 fn describe(model: &Model) -> Result<Answer> {
-    let mut items: Vec<(String, String)> = vec![
-        ("model_type".into(), model.kind.clone()),
-        ("label".into(), model.label_name.clone()),
-    ];
+    let mut items: Vec<(String, String)> =
+        vec![("model_type".into(), model.kind.clone()), ("label".into(), model.label_name.clone())];
     if let Label::Classes(classes) = &model.label {
         let classes: Vec<String> = classes.iter().map(crate::transform::literal).collect::<Result<_>>()?;
         items.push(("classes".into(), classes.join(", ")));

@@ -53,9 +53,7 @@ pub(crate) fn export(model: &Model, folder: &Path) -> Result<()> {
     model.params.save(made.path().join(WEIGHTS))?;
     let network = graph(model)?;
     std::fs::write(made.path().join("network.graph"), network).map_err(fail)?;
-    let features = model.features.iter().map(|f| {
-        Ok(serde_json::json!({ "name": f.name, "columns": f.columns()? }))
-    });
+    let features = model.features.iter().map(|f| Ok(serde_json::json!({ "name": f.name, "columns": f.columns()? })));
     let classes = match &model.label {
         crate::Label::Classes(classes) => {
             Some(classes.iter().map(crate::transform::literal).collect::<Result<Vec<_>>>()?)

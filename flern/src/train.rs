@@ -283,10 +283,9 @@ pub(crate) fn continue_query(
         TensorColumns { columns: vec![*target], dtype: label, flat },
     ];
     let tensors = b.push(Op::Bridge(BridgeOp::ToTensor { rows, groups }), &[table], &[])?;
-    let count = b.push1(Op::Bridge(BridgeOp::RowCount), &[table], &[])?;
     let results = Scope::within(&mut b, |scope| {
         let mut out = finish(scope, &scope.tensor(tensors[0]), &scope.tensor(tensors[1]));
-        out.push(("rows".into(), scope.tensor(count)));
+        out.push(("rows".into(), scope.size(&scope.tensor(tensors[1]).dim(0))));
         out.into_iter().map(|(name, t)| (name, t.value())).collect::<Vec<_>>()
     })?;
     let values: Option<Vec<_>> = results.iter().map(|r| r.1).collect();
@@ -459,9 +458,9 @@ fn inputs_of(features: &[Feature], source: &[(String, ScalarType)]) -> Vec<(Stri
     let reads = |name: &str| {
         features.iter().any(|f| {
             let word = |c: char| c.is_alphanumeric() || c == '_';
-            f.sql.match_indices(name).any(|(at, _)| {
-                !f.sql[..at].ends_with(word) && !f.sql[at + name.len()..].starts_with(word)
-            })
+            f.sql
+                .match_indices(name)
+                .any(|(at, _)| !f.sql[..at].ends_with(word) && !f.sql[at + name.len()..].starts_with(word))
         })
     };
     source.iter().filter(|(name, _)| reads(name)).cloned().collect()

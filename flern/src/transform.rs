@@ -293,9 +293,7 @@ pub(crate) fn schema(query: &Query) -> Result<Vec<(String, ScalarType)>> {
     let table = result.and_then(|t| t.as_table());
     let names = program.result_names.first();
     match (table, names) {
-        (Some(table), Some(names)) => {
-            Ok(names.iter().cloned().zip(table.columns.iter().map(|c| c.ty.ty)).collect())
-        }
+        (Some(table), Some(names)) => Ok(names.iter().cloned().zip(table.columns.iter().map(|c| c.ty.ty)).collect()),
         _ => Err(Error::model("the query has no columns", None)),
     }
 }
