@@ -230,6 +230,18 @@ impl RowLower<'_> {
             O::Div | O::Rem if a.ty.is_integer() => return self.divide(op, a, &args[1], valid, location),
             O::Neg if a.ty.is_float() => (self.b.fneg(a.value), None),
             O::Abs if a.ty.is_float() => (self.b.fabs(a.value), None),
+            // 0 of both zeros; NaN of NaN.
+            O::Sign if a.ty.is_float() => {
+                let ty = self.b.ty(a.value);
+                let (zero, one) = (self.b.fconst(ty, 0.0), self.b.fconst(ty, 1.0));
+                let minus = self.b.fconst(ty, -1.0);
+                let less = self.b.fcmp(Cmp::Lt, a.value, zero);
+                let greater = self.b.fcmp(Cmp::Gt, a.value, zero);
+                let is_zero = self.b.fcmp(Cmp::Eq, a.value, zero);
+                let rest = self.b.select(is_zero, zero, a.value);
+                let rest = self.b.select(less, minus, rest);
+                (self.b.select(greater, one, rest), None)
+            }
             O::Neg => {
                 let zero = Cell { value: self.zero(self.b.ty(a.value)), valid: None, ty: a.ty, range: Some((0, 0)) };
                 return self.exact(O::Sub, &zero, a, out, valid, location);

@@ -255,10 +255,8 @@ with_operand! {
     minimum => ScalarOp::Min;
     /// x^y.
     pow => ScalarOp::Pow;
-    /// Remainder with the sign of the dividend.
+    /// Remainder with the sign of the dividend. Of integers: of floats it is not compiled yet.
     rem => ScalarOp::Rem;
-    /// Inverse tangent of self / other, with quadrant.
-    atan2 => ScalarOp::Atan2;
     /// Whether equal; `bool`.
     eq => ScalarOp::Eq;
     /// Whether not equal; `bool`.

@@ -45,7 +45,7 @@ fn fitted(
         });
         state[..2].to_vec()
     });
-    f.expect("it stages").interpret([x.clone(), y.clone()]).expect("it runs")
+    f.expect("it stages").run([x.clone(), y.clone()]).expect("it runs")
 }
 
 /// The momentum and rate that suit second derivatives between `least` and `most` (Polyak 1964).

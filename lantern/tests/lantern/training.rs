@@ -5,7 +5,7 @@ use lantern::nn::{self, Activation};
 use lantern::{Batches, Fit, Optimizer, Params, array, stage, value};
 use ndarray::{Array2, array as a};
 
-use crate::{assert_close, doubles};
+use crate::{assert_close, both, doubles};
 
 /// A step of each optimizer on p = 1, 2 with gradients 0.5, -1 and then 0.25, 1; values of torch.optim.
 #[test]
@@ -18,7 +18,7 @@ fn optimizers_step_as_those_of_pytorch() {
             p
         })
         .unwrap();
-        let out = f.interpret([value(a![1.0, 2.0]), value(a![0.5, -1.0]), value(a![0.25, 1.0])]).unwrap();
+        let out = both(&f, &[value(a![1.0, 2.0]), value(a![0.5, -1.0]), value(a![0.25, 1.0])]).unwrap();
         doubles(&out[0])
     };
     let close = |got: Vec<f64>, want: [f64; 2]| {
@@ -67,7 +67,8 @@ fn a_loop_over_batches_is_its_steps() {
     })
     .unwrap();
     let rows = data(18);
-    let looped = f.interpret(rows.iter().cloned().chain(params.values())).unwrap();
+    let inputs: Vec<TensorValue> = rows.iter().cloned().chain(params.values()).collect();
+    let looped = both(&f, &inputs).unwrap();
 
     let n = params.len();
     let init = stage("init", params.specs(), |t| adam.init(t[0].scope(), t)).unwrap();
