@@ -1,7 +1,8 @@
 //! Growing row buffers, the fields of their rows, and the arena for texts.
 //!
 //! What holds:
-//! - A row is a record of fixed width, a multiple of 8 bytes (of 16 where it holds a 16-byte field). Values are as wide as
+//! - A row is a record of fixed width, a multiple of 8 bytes (of 16 where it holds a 16-byte field); a record of tensor elements
+//!   is as wide as its elements, so that records stand as the tensor does, without gaps. Values are as wide as
 //!   registers: I8 for booleans, I32, I64, F32, F64, 16 bytes for I128 and text views.
 //! - NULL: a nullable field has a *valid* byte elsewhere in the row, 1 for a value and 0 for NULL. The field of a NULL holds
 //!   any fixed value and is never compared.
@@ -214,14 +215,14 @@ unsafe impl Send for RowBuffer {}
 unsafe impl Sync for RowBuffer {}
 
 impl RowBuffer {
-    /// An empty buffer of rows of `row_size` bytes, a multiple of 8 (of 16 with 16-byte fields). Allocates nothing yet.
+    /// An empty buffer of rows of `row_size` bytes, a multiple of its fields' alignment. Allocates nothing yet.
     pub fn new(row_size: usize, memory: &Arc<QueryMemory>) -> Self {
         Self::with_first_rows(row_size, usize::MAX, memory)
     }
 
     /// As `new`, with room for at most `first_rows` rows in the first chunk, so that tests see growth.
     pub fn with_first_rows(row_size: usize, first_rows: usize, memory: &Arc<QueryMemory>) -> Self {
-        assert!(row_size > 0 && row_size.is_multiple_of(8), "a row is a positive multiple of 8 bytes");
+        assert!(row_size > 0, "a row has bytes");
         Self {
             cur: std::ptr::null_mut(),
             end: std::ptr::null_mut(),
