@@ -473,6 +473,33 @@ impl RowLower<'_> {
                 (narrow, a.range)
             }
             (S::I32 | S::I64, S::F32 | S::F64) => (self.b.int_to_float(a.value, register_type(to)), None),
+            (S::F32 | S::F64, S::I32 | S::I64) => {
+                // Half away from zero; what is out of range (or NaN) raises.
+                let ty = self.b.ty(a.value);
+                let whole = self.b.ftrunc(a.value);
+                let rest = self.b.fsub(a.value, whole);
+                let (half, minus_half) = (self.b.fconst(ty, 0.5), self.b.fconst(ty, -0.5));
+                let (zero, one) = (self.b.fconst(ty, 0.0), self.b.fconst(ty, 1.0));
+                let minus_one = self.b.fconst(ty, -1.0);
+                let down = self.b.fcmp(Cmp::Le, rest, minus_half);
+                let up = self.b.fcmp(Cmp::Le, half, rest);
+                let step = self.b.select(down, minus_one, zero);
+                let step = self.b.select(up, one, step);
+                let rounded = self.b.fadd(whole, step);
+                let bound = if to == S::I32 { 2f64.powi(31) } else { 2f64.powi(63) };
+                let (low, high) = (self.b.fconst(ty, -bound), self.b.fconst(ty, bound));
+                let above = self.b.fcmp(Cmp::Le, low, rounded);
+                let below = self.b.fcmp(Cmp::Lt, rounded, high);
+                let fits = self.b.and(above, below);
+                let outside = self.b.bool_not(fits);
+                self.raise_if(outside, valid, TrapCode::Overflow, location);
+                let safe = self.b.select(fits, rounded, zero);
+                (self.b.float_to_int(safe, register_type(to)), type_range(to))
+            }
+            (S::F32 | S::F64, S::Bool) => {
+                let zero = self.b.fconst(self.b.ty(a.value), 0.0);
+                (self.b.fcmp(Cmp::Ne, a.value, zero), Some((0, 1)))
+            }
             (S::F32, S::F64) => (self.b.promote(a.value), None),
             (S::F64, S::F32) => (self.b.demote(a.value), None),
             (S::I32 | S::I64, S::Decimal { precision, scale }) => {

@@ -131,8 +131,8 @@ fn tensors_from_nothing() {
             u.max(0),
             z.mean(0),
             z.square().mean(0),
-            u.slice(0, 0..2).eq(&s.uniform(ScalarType::F32, &[2.into()], 2.0, 3.0, 1, 0)).all(0),
-            u.slice(0, 0..2).eq(&s.uniform(ScalarType::F32, &[2.into()], 2.0, 3.0, 1, 7)).any(0),
+            u.slice(0, 0..2).eq(s.uniform(ScalarType::F32, &[2.into()], 2.0, 3.0, 1, 0)).all(0),
+            u.slice(0, 0..2).eq(s.uniform(ScalarType::F32, &[2.into()], 2.0, 3.0, 1, 7)).any(0),
         ]
     });
     let out = both(&f.unwrap(), &[value(a![1f32, 2.0, 3.0])]).unwrap();
