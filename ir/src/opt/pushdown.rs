@@ -177,7 +177,8 @@ impl Pushdown<'_, '_> {
                 self.filter(cx, table, stay)
             }
             RelOp::Group { keys, .. } => {
-                let (down, stay) = self.split(moving, |m| !keys.is_empty() && m.columns.iter().all(|c| keys.contains(c)));
+                let (down, stay) =
+                    self.split(moving, |m| !keys.is_empty() && m.columns.iter().all(|c| keys.contains(c)));
                 let table = self.operand(cx, node.operands[0], down)?;
                 let table = self.over(cx, node, &[table])?;
                 self.filter(cx, table, stay)
@@ -324,10 +325,16 @@ impl Pushdown<'_, '_> {
         }
         for m in &both {
             let Condition::Any(branches) = &m.condition else { continue };
-            if narrow_left && let Some(part) = consequence(branches, left) && self.cx.spend() {
+            if narrow_left
+                && let Some(part) = consequence(branches, left)
+                && self.cx.spend()
+            {
                 to_left.push(Moving::new(part));
             }
-            if narrow_right && let Some(part) = consequence(branches, right) && self.cx.spend() {
+            if narrow_right
+                && let Some(part) = consequence(branches, right)
+                && self.cx.spend()
+            {
                 to_right.push(Moving::new(part));
             }
         }
@@ -370,22 +377,30 @@ impl Pushdown<'_, '_> {
             JoinKind::Single => (always && has_one_row(p, node.operands[1])).then_some((JoinKind::Inner, None)),
             JoinKind::Mark(id) => above.iter().enumerate().find_map(|(i, m)| {
                 let Condition::Part(part) = &m.condition else { return None };
-                match mark_of(p, part.value) {
-                    Some((c, true)) if self.is_column(c, id) => Some((JoinKind::Semi, Some(i))),
-                    Some((c, false)) if self.is_column(c, id) => {
+                match self.mark_of(p, part.value, id)? {
+                    true => Some((JoinKind::Semi, Some(i))),
+                    false => {
                         let nullable = old_type(cx, node.results[0]).ok()?.get(id)?.nullable;
                         (!nullable).then_some((JoinKind::Anti, Some(i)))
                     }
-                    _ => None,
                 }
             }),
             JoinKind::Inner | JoinKind::Semi | JoinKind::Anti => None,
         }
     }
 
-    /// Whether a column that a conjunct reads is this one, here.
-    fn is_column(&self, c: ColumnId, id: ColumnId) -> bool {
-        c == id || matches!(self.emitter.columns.get(&c), Some(With::Column(other)) if *other == id)
+    /// Whether a predicate is this column (true) or its negation (false), here.
+    fn mark_of(&self, p: &Program, v: ValueId, id: ColumnId) -> Option<bool> {
+        let node = p.node_of(v)?;
+        match &node.op {
+            Op::Col(c) if *c == id => Some(true),
+            Op::Col(c) => match self.emitter.columns.get(c)? {
+                With::Column(other) => (*other == id).then_some(true),
+                With::Value(v) => self.mark_of(p, *v, id),
+            },
+            Op::Scalar(ScalarOp::Not) => self.mark_of(p, node.operands[0], id).map(|is| !is),
+            _ => None,
+        }
     }
 
     /// Whether a condition is not true where all columns of a table are NULL.
@@ -441,16 +456,6 @@ fn is_nullable(p: &Program, c: &Condition) -> bool {
         Condition::Any(branches) => branches.iter().flatten().any(nullable),
         Condition::Columns(..) | Condition::Key(..) => true,
         Condition::IsTrue(_) => false,
-    }
-}
-
-/// The column that a predicate is, or is the negation of.
-fn mark_of(p: &Program, v: ValueId) -> Option<(ColumnId, bool)> {
-    let node = p.node_of(v)?;
-    match &node.op {
-        Op::Col(id) => Some((*id, true)),
-        Op::Scalar(ScalarOp::Not) => mark_of(p, node.operands[0]).map(|(id, is)| (id, !is)),
-        _ => None,
     }
 }
 

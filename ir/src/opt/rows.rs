@@ -138,8 +138,7 @@ pub(super) fn disjuncts(p: &Program, part: Part) -> Vec<Condition> {
         parts
     };
     let mut branches: Vec<Vec<ValueId>> = values.iter().map(list).collect();
-    let common: Vec<ValueId> =
-        branches[0].iter().copied().filter(|v| branches.iter().all(|b| b.contains(v))).collect();
+    let common: Vec<ValueId> = branches[0].iter().copied().filter(|v| branches.iter().all(|b| b.contains(v))).collect();
     branches.iter_mut().for_each(|b| b.retain(|v| !common.contains(v)));
     let parts = |values: Vec<ValueId>| -> Vec<Part> { values.into_iter().map(|v| Part::of(p, v)).collect() };
     let mut out: Vec<Condition> = parts(common).into_iter().map(Condition::Part).collect();
@@ -167,12 +166,7 @@ pub(super) fn tables_read_once(p: &Program) -> HashSet<ValueId> {
     beside
 }
 
-fn count_readers(
-    p: &Program,
-    region: RegionId,
-    readers: &mut HashMap<ValueId, usize>,
-    beside: &mut HashSet<ValueId>,
-) {
+fn count_readers(p: &Program, region: RegionId, readers: &mut HashMap<ValueId, usize>, beside: &mut HashSet<ValueId>) {
     let mut here = HashSet::new();
     for &id in &p.region(region).nodes {
         let node = p.node(id);
@@ -376,15 +370,17 @@ fn is_row(p: &Program, node: &Node) -> bool {
 impl Rewrite for Emitter {
     fn node(&mut self, cx: &mut Rebuild<'_>, _: NodeId, node: &Node) -> Result<Change> {
         let Op::Col(id) = node.op else { return Ok(Change::Keep) };
-        let id = cx.column(id);
-        if cx.b.column_type(id).is_some() {
-            return Ok(Change::Keep);
+        let start = cx.column(id);
+        let mut id = start;
+        // A column stands for another, that one perhaps for a value.
+        while cx.b.column_type(id).is_none() {
+            match self.columns.get(&id).copied() {
+                None => return Ok(Change::Keep),
+                Some(With::Column(other)) => id = other,
+                Some(With::Value(v)) => return Ok(Change::Values(vec![self.value(cx, v)?])),
+            }
         }
-        Ok(match self.columns.get(&id).copied() {
-            None => Change::Keep,
-            Some(With::Column(other)) => Change::Values(vec![cx.b.col(other)?]),
-            Some(With::Value(v)) => Change::Values(vec![self.value(cx, v)?]),
-        })
+        if id == start { Ok(Change::Keep) } else { Ok(Change::Values(vec![cx.b.col(id)?])) }
     }
 
     fn enter(&mut self, _: &mut Rebuild<'_>, _: RegionId) {

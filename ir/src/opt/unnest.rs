@@ -108,7 +108,9 @@ impl Join<'_> {
         let region = p.region(self.node.regions[0]);
         let predicate = conjuncts(p, self.node.regions[1]);
         let right = match kind {
-            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark(_) if predicate.is_empty() => any_row(p, region.results[0]),
+            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark(_) if predicate.is_empty() => {
+                any_row(p, region.results[0])
+            }
             _ => region.results[0],
         };
         let needed = needed_nodes(p, region, right);
@@ -211,9 +213,8 @@ impl Join<'_> {
                 Op::Rel(RelOp::Values { columns, rows }) => {
                     let ids: Vec<ColumnId> = columns.iter().map(|c| c.id).collect();
                     table = cx.b.extend(table, &ids, |b| {
-                        let literal = |(v, c): (&Value, &crate::types::Column)| {
-                            b.push1(Op::Literal(v.clone(), c.ty), &[], &[])
-                        };
+                        let literal =
+                            |(v, c): (&Value, &crate::types::Column)| b.push1(Op::Literal(v.clone(), c.ty), &[], &[]);
                         rows[0].iter().zip(columns).map(literal).collect()
                     })?;
                 }
@@ -390,7 +391,8 @@ impl Join<'_> {
 
     /// What a node that depends on the row outside gives for all rows outside.
     fn side(&mut self, cx: &mut Rebuild<'_>, node: &Node) -> Result<Side> {
-        let unsupported = |what: &str| Err(Error::Unsupported(format!("a subquery that reads the row outside in {what}")));
+        let unsupported =
+            |what: &str| Err(Error::Unsupported(format!("a subquery that reads the row outside in {what}")));
         match &node.op {
             Op::Rel(op) => self.rel(cx, op, node),
             Op::Bridge(BridgeOp::Apply { .. }) => {
@@ -671,7 +673,8 @@ impl Join<'_> {
             return Ok(b);
         }
         let copies: Vec<ColumnId> = self.outer.iter().map(|c| copy_column(cx, *c)).collect();
-        let table = cx.b.extend(b.table, &copies, |builder| self.outer.iter().map(|c| builder.col(domain[c])).collect())?;
+        let table =
+            cx.b.extend(b.table, &copies, |builder| self.outer.iter().map(|c| builder.col(domain[c])).collect())?;
         let columns = type_of(cx, table)?.columns.into_iter().map(|c| c.id);
         let columns = columns.filter(|c| !domain.values().any(|d| d == c)).collect();
         let table = cx.b.rel(RelOp::Project { columns }, &[table], &[])?;
