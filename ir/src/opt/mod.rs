@@ -10,6 +10,7 @@
 //!
 //! To add a pass: its file, and one row in [`PASSES`].
 
+mod aggregate;
 mod clean;
 mod fold;
 mod live;
@@ -48,7 +49,7 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, AGGREGATE, FOLD, SHARE, CLEAN];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -64,6 +65,14 @@ const PUSHDOWN: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: pushdown::run,
+};
+
+const AGGREGATE: Pass = Pass {
+    name: "aggregate",
+    doc: "makes aggregates over distinct arguments groups of groups",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: aggregate::run,
 };
 
 const FOLD: Pass = Pass {

@@ -429,3 +429,29 @@ impl Condition {
         }
     }
 }
+
+/// The type of a new table.
+pub(super) fn type_of(cx: &Rebuild<'_>, table: ValueId) -> Result<TableType> {
+    cx.ty(table).as_table().cloned().ok_or_else(|| Error::Bug("a table is expected".into()))
+}
+
+/// A fresh column like another.
+pub(super) fn copy_column(cx: &mut Rebuild<'_>, id: ColumnId) -> ColumnId {
+    let info = cx.b.program().columns[id.index()].clone();
+    cx.b.program_mut().new_column(info.name, info.ty)
+}
+
+/// Counts under their own names, 0 where there was no group.
+pub(super) fn fill_zeros(cx: &mut Rebuild<'_>, table: ValueId, zeros: &[(ColumnId, ColumnId)]) -> Result<ValueId> {
+    if zeros.is_empty() {
+        return Ok(table);
+    }
+    let columns: Vec<ColumnId> = zeros.iter().map(|z| z.1).collect();
+    cx.b.extend(table, &columns, |b| {
+        let fill = |(counted, _): &(ColumnId, ColumnId)| {
+            let (counted, zero) = (b.col(*counted)?, b.literal(Value::I64(0), ScalarType::I64)?);
+            b.scalar(ScalarOp::Coalesce, &[counted, zero])
+        };
+        zeros.iter().map(fill).collect()
+    })
+}

@@ -16,7 +16,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Context;
-use super::rows::{Condition, Emitter, Part, conjuncts, may_raise};
+use super::rows::{Condition, Emitter, Part, conjuncts, copy_column, fill_zeros, may_raise, type_of};
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, SortKey, WindowColumn, WindowFunc};
@@ -739,20 +739,10 @@ fn raises(p: &Program, node: &Node) -> bool {
     found
 }
 
-fn type_of(cx: &Rebuild<'_>, table: ValueId) -> Result<TableType> {
-    cx.ty(table).as_table().cloned().ok_or_else(|| Error::Bug("a table is expected".into()))
-}
-
 fn begin_row_region(cx: &mut Rebuild<'_>, tables: &[ValueId]) -> Result<()> {
     let types = tables.iter().map(|v| type_of(cx, *v)).collect::<Result<_>>()?;
     cx.b.begin_region(&[], types);
     Ok(())
-}
-
-/// A fresh column like another.
-fn copy_column(cx: &mut Rebuild<'_>, id: ColumnId) -> ColumnId {
-    let info = cx.b.program().columns[id.index()].clone();
-    cx.b.program_mut().new_column(info.name, info.ty)
 }
 
 /// Adds columns that hold values of old row regions.
@@ -769,21 +759,6 @@ fn extend(
     emitter.close(cx);
     let region = cx.b.end_region(&values);
     cx.b.rel(RelOp::Extend { columns: columns.to_vec() }, &[table], &[region])
-}
-
-/// Counts under their own names, 0 where there was no group.
-fn fill_zeros(cx: &mut Rebuild<'_>, table: ValueId, zeros: &[(ColumnId, ColumnId)]) -> Result<ValueId> {
-    if zeros.is_empty() {
-        return Ok(table);
-    }
-    let columns: Vec<ColumnId> = zeros.iter().map(|z| z.1).collect();
-    cx.b.extend(table, &columns, |b| {
-        let fill = |(counted, _): &(ColumnId, ColumnId)| {
-            let (counted, zero) = (b.col(*counted)?, b.literal(Value::I64(0), ScalarType::I64)?);
-            b.scalar(ScalarOp::Coalesce, &[counted, zero])
-        };
-        zeros.iter().map(fill).collect()
-    })
 }
 
 /// Only these columns, in this order.
