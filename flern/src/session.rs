@@ -9,8 +9,9 @@ use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
 use flare::{Engine, Query};
 use ir::Program;
-use ir::exec::run::{CompileOptions, Executable, Resources};
+use ir::exec::run::{CompileOptions, Executable, Progress, Resources};
 use ir::exec::{Inputs, Outputs};
+use ir::opt::OptOptions;
 use runtime::column::Table as Columns;
 use runtime::trap::CancelToken;
 
@@ -435,7 +436,6 @@ pub(crate) struct Run<'a> {
     pub(crate) engine: &'a Engine,
     running: &'a Mutex<Vec<CancelToken>>,
     pub(crate) settings: Settings,
-    #[allow(dead_code)]
     watch: &'a (dyn Fn(Step) + Sync),
     compile: Cell<Duration>,
 }
@@ -461,12 +461,36 @@ impl Run<'_> {
         if self.settings.interpret {
             return Ok(program.interpret(inputs)?);
         }
+        let mut program = program;
+        program.optimize(&OptOptions::default())?;
         let options = CompileOptions { threads: self.settings.threads, keep_text: false };
         let executable = Executable::compile(Arc::new(program), inputs, &options)?;
         self.compile.set(self.compile.get() + executable.compile_time());
-        let resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
+        let mut resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
         lock(self.running).push(resources.cancel.clone());
-        Ok(executable.run(inputs, &resources)?)
+        // The watcher lives as long as this call; the run's hook may outlive it, so steps go through a channel.
+        let (sender, steps) = std::sync::mpsc::channel::<Progress>();
+        resources.progress = Some(Arc::new(move |step| {
+            let _ = sender.send(step);
+        }));
+        let watch = self.watch;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // Ends when the run's resources, and the sender with them, are dropped.
+                for p in steps {
+                    watch(Step {
+                        epoch: p.epoch + 1,
+                        epochs: p.epochs,
+                        rows: (p.epoch * p.total + p.rows) as u64,
+                        total_rows: (p.epochs * p.total) as u64,
+                        loss: p.loss.unwrap_or(f64::NAN),
+                    });
+                }
+            });
+            let outputs = executable.run(inputs, &resources);
+            drop(resources);
+            Ok(outputs?)
+        })
     }
 }
 
