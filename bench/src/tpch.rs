@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Scale factor; 1 is 6 million lines.
     #[arg(long, default_value_t = 1.0)]
     pub sf: f64,
-    /// Folder with <table>.parquet; what is missing is made [default: target/bench-data/tpch-sf<SF>].
+    /// Folder with TABLE.parquet; what is missing is made [default: target/bench-data/tpch-sfSF].
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// memory: load the tables first; parquet: read the files in each query.

@@ -93,7 +93,7 @@ pub enum StatementKind {
         name: Name,
         path: String,
     },
-    /// EXPLAIN [ANALYZE] [(level)] statement
+    /// `EXPLAIN [ANALYZE] [(level)] statement`
     Explain {
         analyze: bool,
         /// `None` where the statement names none.

@@ -1,7 +1,7 @@
 //! The boundary to generated code: the one table of functions that it may call, and the one table of layouts that it may use.
 //!
 //! What holds:
-//! - A function is one row of [`runtime_functions!`]: signature, effect, how it fails, doc, and the Rust function behind it. Ids, names,
+//! - A function is one row of `runtime_functions!`: signature, effect, how it fails, doc, and the Rust function behind it. Ids, names,
 //!   signatures, symbol addresses, shims, the interpreter's dispatch and the docs list come from the row.
 //! - Shims are `extern "C"` and let no panic out: a panic is kept for the thread ([`take_panic`]) and the shim returns its failure
 //!   value (status [`TrapCode::Panic`], null, or zero). Whoever runs generated code looks for a kept panic afterwards.

@@ -1,7 +1,7 @@
 //! Running plans: stages in order, each over the worker pool.
 //!
 //! What holds:
-//! - An [`Executable`] is shared and unchanging; everything of a run lives in [`Run`]. Runs may overlap.
+//! - An [`Executable`] is shared and unchanging; everything of a run lives in `Run`. Runs may overlap.
 //! - A source is cut into ranges by its number of rows alone. Each range has its own states, and states are put together in
 //!   range order: a result does not depend on threads or timing.
 //! - What a slot of the context points to lives until the run ends.

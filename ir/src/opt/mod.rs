@@ -4,7 +4,7 @@
 //! - A pass takes a program and gives a program with the same results: the same bits, or equal in real arithmetic where its
 //!   row says so ([`Exactness::Real`]; such passes are off under [`OptOptions::strict`]). A program that raised may come to
 //!   raise nothing (what is not used is not computed); the reverse never happens.
-//! - A pass asks [`Context::spend`] before each rewrite and does without it when told so: `IR_FUEL=n` finds by halving the
+//! - A pass asks `Context::spend` before each rewrite and does without it when told so: `IR_FUEL=n` finds by halving the
 //!   rewrite that breaks a program.
 //! - After each pass the verifier runs in debug builds and wherever [`OptOptions::verify`] asks for it.
 //!

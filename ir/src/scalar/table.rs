@@ -23,7 +23,7 @@ pub struct ScalarDef {
     pub own_nullable: fn(ScalarOp, &[RowType]) -> bool,
     /// Whether it can raise on operands of these types.
     pub raises: fn(ScalarOp, &[ScalarType]) -> bool,
-    /// What it computes; see [`eval`](super::eval) for what holds.
+    /// What it computes; see `eval` for what holds.
     pub eval: fn(&Args<'_>) -> Outcome,
     /// Its derivative; see [`grad`](mod@super::grad) for what holds.
     pub grad: fn(&mut Rule<'_>) -> Result<Adjoints>,

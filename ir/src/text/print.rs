@@ -41,7 +41,7 @@ pub fn print_with(p: &Program, options: PrintOptions) -> String {
     printer.out
 }
 
-/// The first line of a node as [`print`] shows it, for messages.
+/// The first line of a node as `print` shows it, for messages.
 pub fn print_node(p: &Program, node: NodeId) -> String {
     // Numbers stand as in the whole text, so the whole text is printed first.
     let mut printer = Printer::new(p, PrintOptions::SHORT);

@@ -2,9 +2,9 @@
 //!
 //! What holds:
 //! - A value is *stored* (it has a buffer), or an expression that its consumers compute where they need it: maps with one
-//!   consumer, views, constants. [`build`] decides.
-//! - A [`Step`] makes stored values: a nest (generated loops, [`nest`]), a library call ([`library`]) or control flow over
-//!   blocks of steps ([`machine`]).
+//!   consumer, views, constants. `build` decides.
+//! - A `Step` makes stored values: a nest (generated loops, `nest`), a library call (`library`) or control flow over
+//!   blocks of steps (`machine`).
 //! - A block's results are written where its owner says, so a loop's state has two places that change roles in each step.
 //! - Buffers of a block are laid out once for given sizes, overlapping where lifetimes allow, and kept until the run ends.
 //! - No result depends on the number of threads: work is split by rows of results only.
