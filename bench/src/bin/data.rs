@@ -23,7 +23,7 @@ enum What {
         /// Scale factor; 1 is 6 million lines.
         #[arg(long, default_value_t = 1.0)]
         sf: f64,
-        /// The folder to make them in, from the workspace root [default: target/bench-data/tpch-sf<SF>].
+        /// The folder to make them in, from the workspace root [default: target/bench-data/tpch-sfSF].
         #[arg(long)]
         data: Option<PathBuf>,
         /// parquet or csv.
