@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -637,6 +637,22 @@ impl Query {
         }
         let executable = self.compile(inputs, false)?;
         Ok(planned.executable.get_or_init(|| Arc::new(executable)).clone())
+    }
+
+    /// Loads what the query reads and compiles it, so that a later run only runs it. Returns the time that optimizing and
+    /// compiling took, loading not counted: next to nothing where the code is there already.
+    ///
+    /// # Errors
+    /// As for [`Query::program`], and what loading and compiling say.
+    pub fn prepare(&self) -> Result<Duration> {
+        let inputs = self.inputs()?;
+        let start = Instant::now();
+        if self.settings.interpret {
+            self.optimized()?;
+        } else {
+            self.executable(&inputs)?;
+        }
+        Ok(start.elapsed())
     }
 
     fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {
