@@ -6,6 +6,7 @@ use flare::catalog::Relation;
 use flare::{Engine, Settings};
 
 use crate::Result;
+use crate::measure::timed;
 use crate::tpch::{Mode, Run, System};
 
 /// The SQL engine alone.
@@ -52,8 +53,9 @@ impl System for Flare {
             }
             engine
         };
-        let (query, plan) = crate::measure::timed(|| engine.sql(sql));
-        let batches = query?.collect()?;
-        Ok(Run { batches, compile: plan })
+        let (query, plan) = timed(|| engine.sql(sql));
+        let query = query?;
+        let compile = query.prepare()?;
+        Ok(Run { batches: query.collect()?, compile: plan + compile })
     }
 }
