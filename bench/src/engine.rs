@@ -1,12 +1,16 @@
 //! The engines under the benchmarks' clock.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flare::catalog::Relation;
 use flare::{Engine, Settings};
+use flern::{Answer, Session};
 
 use crate::Result;
+use crate::data::Format;
 use crate::measure::timed;
+use crate::pipelines::Host;
 use crate::tpch::{Mode, Run, System};
 
 /// The SQL engine alone.
@@ -57,5 +61,47 @@ impl System for Flare {
         let query = query?;
         let compile = query.prepare()?;
         Ok(Run { batches: query.collect()?, compile: plan + compile })
+    }
+}
+
+/// Queries and models together.
+pub struct Flern {
+    settings: flern::Settings,
+    session: Session,
+}
+
+impl Flern {
+    /// A session that runs on this many threads.
+    pub fn new(threads: usize) -> Self {
+        let settings = flern::Settings { threads, ..flern::Settings::default() };
+        Flern { session: Session::with_settings(settings.clone()), settings }
+    }
+}
+
+impl Host for Flern {
+    fn begin(&mut self) -> Result<()> {
+        self.session = Session::with_settings(self.settings.clone());
+        Ok(())
+    }
+
+    fn table(&mut self, name: &str, file: &Path, format: Format) -> Result<()> {
+        match format {
+            Format::Parquet => self.session.engine().register_parquet(name, file)?,
+            Format::Csv => self.session.engine().register_csv(name, file)?,
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, sql: &str) -> Result<Run> {
+        let mut run = Run { batches: Vec::new(), compile: Duration::ZERO };
+        for statement in flern::sql::parse(sql).map_err(flern::Error::from)? {
+            let ran = self.session.run(&statement, &|_| {})?;
+            run.compile += ran.compile;
+            run.batches = match ran.answer {
+                Answer::Rows(rows) => rows.collect::<flare::Result<_>>()?,
+                Answer::Text(_) | Answer::Done(_) => Vec::new(),
+            };
+        }
+        Ok(run)
     }
 }

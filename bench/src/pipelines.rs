@@ -288,20 +288,31 @@ impl Task {
         Ok(Work::Infer {
             model: format!(
                 "CREATE OR REPLACE MODEL pipeline_model\n\
-                 TRANSFORM ({}, label > 0.5 AS label)\n\
-                 OPTIONS (model_type = '{}', input_label_cols = ['label'], {}path = '{}')\n\
+                 TRANSFORM ({}, label)\n\
+                 OPTIONS (model_type = '{}', input_label_cols = ['label'], {}data_split_method = 'no_split', path = '{}')\n\
                  AS {}",
                 self.inputs(),
                 model_type(model),
                 hidden(model),
                 weights.display().to_string().replace('\'', "''"),
-                self.features
+                self.form()
             ),
             answer: format!("WITH preds AS ({predictions})\n{}", statement(aggregate)?),
             predictions,
             count: at.0,
             sum: at.1,
         })
+    }
+
+    /// A query with the columns and categories of the model's input and both classes, that reads no table: what a given
+    /// model has to know besides its weights.
+    fn form(&self) -> String {
+        let columns = self.columns.iter().map(|column| format!("CAST(0 AS REAL) AS {column}"));
+        let categories = self.categories.iter().map(|(column, n)| format!("CAST(k % {n} AS INTEGER) AS {column}"));
+        let items: Vec<String> = columns.chain(categories).collect();
+        let rows = self.categories.iter().map(|(_, n)| *n).max().unwrap_or(2);
+        let rows: Vec<String> = (0..rows).map(|k| format!("({k})")).collect();
+        format!("SELECT {}, k % 2 = 1 AS label FROM (VALUES {}) AS form(k)", items.join(", "), rows.join(", "))
     }
 
     /// The items of TRANSFORM that make the model's input, in the order of its weights.
