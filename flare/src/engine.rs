@@ -624,7 +624,8 @@ impl Query {
         }
         let _span = tracing::debug_span!("optimize").entered();
         let mut program = planned.imported.program.clone();
-        let report = program.optimize(&OptOptions::default());
+        let options = OptOptions { statistics: planned.imported.statistics(), ..OptOptions::default() };
+        let report = program.optimize(&options);
         let report = report.map_err(|e| Error::from_ir(e, &planned.imported.program))?;
         Ok(planned.optimized.get_or_init(|| Arc::new((program, report))).clone())
     }

@@ -21,6 +21,7 @@ use datafusion_expr::{Expr, LogicalPlan};
 use ir::entity::{ColumnId, InputId, PlaceId, RegionId, ValueId};
 use ir::graph::rel::{JoinKind, ScanColumn, SortKey};
 use ir::graph::{Builder, InputColumn, InputKind, Program, RelOp};
+use ir::opt::Statistics;
 use ir::scalar::ScalarOp;
 use ir::types::{Column, RowType, ScalarType, TableType, Type};
 use ir::value::Value;
@@ -44,6 +45,19 @@ pub(crate) struct Imported {
     pub(crate) columns: Vec<(String, RowType)>,
     /// The types of the parameters.
     pub(crate) parameters: Vec<Option<ScalarType>>,
+}
+
+impl Imported {
+    /// What is known of the tables that the program reads.
+    pub(crate) fn statistics(&self) -> Statistics {
+        let mut statistics = Statistics::new();
+        for (input, source) in self.program.inputs.iter().zip(&self.inputs) {
+            let InputSource::Table(table, columns) = source else { continue };
+            let loaded = columns.iter().filter_map(|i| Some((table.columns()[*i].name.as_str(), table.loaded(*i)?)));
+            statistics.add(&input.name, table.rows(), loaded);
+        }
+        statistics
+    }
 }
 
 /// What an input of a program is.
