@@ -13,10 +13,12 @@
 mod aggregate;
 mod clean;
 mod fold;
+mod join_order;
 mod live;
 mod pushdown;
 mod rows;
 mod share;
+mod statistics;
 mod unnest;
 
 use std::time::{Duration, Instant};
@@ -25,6 +27,8 @@ use crate::entity::PlaceId;
 use crate::error::{Error, Result};
 use crate::graph::Program;
 use crate::graph::verify::{Stage, verify_at};
+
+pub use statistics::Statistics;
 
 /// How exact a pass is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +53,7 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, AGGREGATE, FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -73,6 +77,14 @@ const AGGREGATE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: aggregate::run,
+};
+
+const JOIN_ORDER: Pass = Pass {
+    name: "join_order",
+    doc: "puts inner joins into the order that handles fewest rows by the inputs' statistics, the smaller table being stored",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: join_order::run,
 };
 
 const FOLD: Pass = Pass {
@@ -114,6 +126,8 @@ pub struct OptOptions {
     pub print: Vec<String>,
     /// Verify after each pass.
     pub verify: bool,
+    /// What is known of the inputs.
+    pub statistics: Statistics,
 }
 
 impl Default for OptOptions {
@@ -128,6 +142,7 @@ impl Default for OptOptions {
             fuel: variable("IR_FUEL").and_then(|n| n.parse().ok()),
             print: print.split(',').map(str::trim).filter(|n| !n.is_empty()).map(String::from).collect(),
             verify: cfg!(debug_assertions),
+            statistics: Statistics::new(),
         }
     }
 }
@@ -185,6 +200,8 @@ pub(crate) struct Context<'a> {
     fuel: &'a mut Option<u64>,
     rewrites: u64,
     notes: Vec<Note>,
+    /// What is known of the inputs.
+    pub(crate) statistics: &'a Statistics,
 }
 
 impl Context<'_> {
@@ -233,7 +250,7 @@ pub fn optimize(program: Program, options: &OptOptions) -> Result<(Program, OptR
         if real || options.off.iter().any(|n| n == pass.name) {
             continue;
         }
-        let mut cx = Context { fuel: &mut fuel, rewrites: 0, notes: vec![] };
+        let mut cx = Context { fuel: &mut fuel, rewrites: 0, notes: vec![], statistics: &options.statistics };
         let start = Instant::now();
         program = (pass.run)(&program, &mut cx).map_err(|e| broken(pass, e))?;
         let time = start.elapsed();
