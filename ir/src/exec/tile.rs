@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::entity::ValueId;
-use crate::lower::rel::{TILE_ROWS, tile};
+use crate::lower::rel::{TILE_ROWS, tile_slots as tile};
 use crate::lower::tensor::{TileProgram, TileRun};
 use crate::value::TensorValue;
 

@@ -26,7 +26,7 @@ use crate::exec::run::Resources;
 use crate::graph::tensor::{Distribution, Move};
 use crate::graph::{BridgeOp, Op, Program, TensorConst};
 use crate::kernel::{FunctionRef, Module};
-use crate::lower::rel::{element_bytes, tensor_record_size, tile};
+use crate::lower::rel::{element_bytes, tensor_record_size, tile_slots as tile};
 use crate::scalar::reduce::Reducer;
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::value::{TensorData, TensorValue};
