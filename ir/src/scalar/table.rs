@@ -1,11 +1,11 @@
 //! THE table: one row an operation.
 //!
-//! What holds: `defs()[op.index()]` is the row of `op`, whatever its attribute; a test holds that. A row's type rule gets the
+//! What holds: `defs()[op.index()]` is the row of `op`, whatever its attribute. A row's type rule gets the
 //! operands' types and answers `None` where the operation is not defined for them.
 
 use super::eval::{Args, Outcome, cast, logic, number, text, time};
 use super::grad::{self, Adjoints, Rule};
-use super::{NullRule, ScalarOp};
+use super::{DateField, NullRule};
 use crate::error::Result;
 use crate::types::{RowType, ScalarType};
 
@@ -29,81 +29,37 @@ pub struct ScalarDef {
     pub grad: fn(&mut Rule<'_>) -> Result<Adjoints>,
 }
 
-impl ScalarOp {
-    /// The position of its row.
-    pub fn index(self) -> usize {
-        match self {
-            Self::Add => 0,
-            Self::Sub => 1,
-            Self::Mul => 2,
-            Self::Div => 3,
-            Self::Rem => 4,
-            Self::Neg => 5,
-            Self::Abs => 6,
-            Self::Sign => 7,
-            Self::Min => 8,
-            Self::Max => 9,
-            Self::Eq => 10,
-            Self::Ne => 11,
-            Self::Lt => 12,
-            Self::Le => 13,
-            Self::Gt => 14,
-            Self::Ge => 15,
-            Self::IsDistinct => 16,
-            Self::IsNotDistinct => 17,
-            Self::And => 18,
-            Self::Or => 19,
-            Self::Not => 20,
-            Self::IsNull => 21,
-            Self::IsNotNull => 22,
-            Self::Coalesce => 23,
-            Self::Select => 24,
-            Self::NullIfTrue => 25,
-            Self::Cast(_) => 26,
-            Self::TryCast(_) => 27,
-            Self::Exp => 28,
-            Self::Log => 29,
-            Self::Log1p => 30,
-            Self::Sqrt => 31,
-            Self::Sin => 32,
-            Self::Cos => 33,
-            Self::Tan => 34,
-            Self::Asin => 35,
-            Self::Acos => 36,
-            Self::Atan => 37,
-            Self::Atan2 => 38,
-            Self::Tanh => 39,
-            Self::Sigmoid => 40,
-            Self::Erf => 41,
-            Self::Pow => 42,
-            Self::Floor => 43,
-            Self::Ceil => 44,
-            Self::Trunc => 45,
-            Self::Round => 46,
-            Self::Length => 47,
-            Self::Lower => 48,
-            Self::Upper => 49,
-            Self::Trim => 50,
-            Self::TrimStart => 51,
-            Self::TrimEnd => 52,
-            Self::Substring => 53,
-            Self::Concat => 54,
-            Self::Like => 55,
-            Self::ILike => 56,
-            Self::RegexMatch => 57,
-            Self::StartsWith => 58,
-            Self::Contains => 59,
-            Self::Position => 60,
-            Self::Replace => 61,
-            Self::Extract(_) => 62,
-            Self::DateTrunc(_) => 63,
-            Self::AddMonths => 64,
-            Self::AddDays => 65,
-            Self::AddMicros => 66,
-            Self::DateDiff(_) => 67,
+/// Declares the operations: the enum, the table, and one operation for each row. What an operation carries beside its
+/// operands stands in parentheses, with a value for [`each`].
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident $(($attribute:ty = $value:expr))?: $row:expr,)*) => {
+        /// A scalar operation. Operands are SSA values; what is not a value (a target type, a date field) is in the variant.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum ScalarOp {
+            $($(#[$doc])* $name $(($attribute))?,)*
         }
-    }
 
+        /// The rows by name; the discriminant is the position.
+        enum Row {
+            $($name,)*
+        }
+
+        static TABLE: &[ScalarDef] = &[$($row,)*];
+
+        static EACH: &[ScalarOp] = &[$(ScalarOp::$name $(($value))?,)*];
+
+        impl ScalarOp {
+            /// The position of its row.
+            pub fn index(self) -> usize {
+                match self {
+                    $(Self::$name { .. } => Row::$name as usize,)*
+                }
+            }
+        }
+    };
+}
+
+impl ScalarOp {
     /// Its name in text.
     pub fn name(self) -> &'static str {
         def(self).name
@@ -120,6 +76,11 @@ pub fn defs() -> &'static [ScalarDef] {
     TABLE
 }
 
+/// One operation for each row, in the table's order.
+pub fn each() -> &'static [ScalarOp] {
+    EACH
+}
+
 /// What most rows have: strict, never raising.
 const STRICT: ScalarDef = ScalarDef {
     name: "",
@@ -132,8 +93,10 @@ const STRICT: ScalarDef = ScalarDef {
     grad: grad::missing,
 };
 
-static TABLE: &[ScalarDef] = &[
-    ScalarDef {
+operations! {
+    // Arithmetic. Both operands have one type; integers and decimals raise on overflow.
+    /// Sum.
+    Add: ScalarDef {
         name: "add",
         example: "add(2, 3) = 5",
         ty: sum_type,
@@ -142,7 +105,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::sum,
         ..STRICT
     },
-    ScalarDef {
+    /// Difference.
+    Sub: ScalarDef {
         name: "sub",
         example: "sub(1.50d, 0.5d) = 1.00d",
         ty: sum_type,
@@ -151,7 +115,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::sum,
         ..STRICT
     },
-    ScalarDef {
+    /// Product. Decimals: scales add up.
+    Mul: ScalarDef {
         name: "mul",
         example: "mul(1.5d, 0.50d) = 0.750d",
         ty: product_type,
@@ -160,7 +125,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::mul,
         ..STRICT
     },
-    ScalarDef {
+    /// Quotient. Integers truncate and raise on 0; floats follow IEEE 754; decimals are cast to `f64` before.
+    Div: ScalarDef {
         name: "div",
         example: "div(-7, 2) = -3",
         ty: quotient_type,
@@ -169,7 +135,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::div,
         ..STRICT
     },
-    ScalarDef {
+    /// Remainder with the sign of the dividend; raises on 0 for integers and decimals.
+    Rem: ScalarDef {
         name: "rem",
         example: "rem(-7, 2) = -1",
         ty: sum_type,
@@ -178,7 +145,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::rem,
         ..STRICT
     },
-    ScalarDef {
+    /// Negation.
+    Neg: ScalarDef {
         name: "neg",
         example: "neg(2.5) = -2.5",
         ty: numeric1,
@@ -187,7 +155,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::neg,
         ..STRICT
     },
-    ScalarDef {
+    /// Absolute value.
+    Abs: ScalarDef {
         name: "abs",
         example: "abs(-2) = 2",
         ty: numeric1,
@@ -196,7 +165,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::abs,
         ..STRICT
     },
-    ScalarDef {
+    /// -1, 0 or 1, of the operand's type.
+    Sign: ScalarDef {
         name: "sign",
         example: "sign(-2.5) = -1.0",
         ty: numeric1,
@@ -204,7 +174,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::zero,
         ..STRICT
     },
-    ScalarDef {
+    /// The smaller of two; NaN is the greatest.
+    Min: ScalarDef {
         name: "min",
         example: "min(nan, 1.0) = 1.0",
         ty: same2,
@@ -212,7 +183,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::extreme,
         ..STRICT
     },
-    ScalarDef {
+    /// The greater of two; NaN is the greatest.
+    Max: ScalarDef {
         name: "max",
         example: "max(nan, 1.0) = nan",
         ty: same2,
@@ -220,19 +192,28 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::extreme,
         ..STRICT
     },
-    ScalarDef { name: "eq", example: "eq(nan, nan) = true", ty: comparison, eval: logic::comparison, ..STRICT },
-    ScalarDef { name: "ne", example: "ne('a', 'b') = true", ty: comparison, eval: logic::comparison, ..STRICT },
-    ScalarDef { name: "lt", example: "lt('Z', 'a') = true", ty: comparison, eval: logic::comparison, ..STRICT },
-    ScalarDef { name: "le", example: "le(1.50d, 1.49d) = false", ty: comparison, eval: logic::comparison, ..STRICT },
-    ScalarDef { name: "gt", example: "gt(nan, inf) = true", ty: comparison, eval: logic::comparison, ..STRICT },
-    ScalarDef {
+
+    // Comparison. NaN equals itself and is greater than every number.
+    /// Equal.
+    Eq: ScalarDef { name: "eq", example: "eq(nan, nan) = true", ty: comparison, eval: logic::comparison, ..STRICT },
+    /// Not equal.
+    Ne: ScalarDef { name: "ne", example: "ne('a', 'b') = true", ty: comparison, eval: logic::comparison, ..STRICT },
+    /// Less.
+    Lt: ScalarDef { name: "lt", example: "lt('Z', 'a') = true", ty: comparison, eval: logic::comparison, ..STRICT },
+    /// Less or equal.
+    Le: ScalarDef { name: "le", example: "le(1.50d, 1.49d) = false", ty: comparison, eval: logic::comparison, ..STRICT },
+    /// Greater.
+    Gt: ScalarDef { name: "gt", example: "gt(nan, inf) = true", ty: comparison, eval: logic::comparison, ..STRICT },
+    /// Greater or equal.
+    Ge: ScalarDef {
         name: "ge",
         example: "ge(date '2013-02-01', date '2013-01-31') = true",
         ty: comparison,
         eval: logic::comparison,
         ..STRICT
     },
-    ScalarDef {
+    /// `IS DISTINCT FROM`: NULL is a value.
+    IsDistinct: ScalarDef {
         name: "is_distinct",
         example: "is_distinct(1, null) = true",
         ty: comparison,
@@ -240,7 +221,8 @@ static TABLE: &[ScalarDef] = &[
         eval: logic::distinct,
         ..STRICT
     },
-    ScalarDef {
+    /// `IS NOT DISTINCT FROM`: NULL is a value.
+    IsNotDistinct: ScalarDef {
         name: "is_not_distinct",
         example: "is_not_distinct(null, null) = true",
         ty: comparison,
@@ -248,7 +230,10 @@ static TABLE: &[ScalarDef] = &[
         eval: logic::distinct,
         ..STRICT
     },
-    ScalarDef {
+
+    // Logic.
+    /// Kleene's and.
+    And: ScalarDef {
         name: "and",
         example: "and(false, null) = false",
         ty: logic2,
@@ -256,7 +241,8 @@ static TABLE: &[ScalarDef] = &[
         eval: logic::and,
         ..STRICT
     },
-    ScalarDef {
+    /// Kleene's or.
+    Or: ScalarDef {
         name: "or",
         example: "or(false, null) = null",
         ty: logic2,
@@ -264,8 +250,10 @@ static TABLE: &[ScalarDef] = &[
         eval: logic::or,
         ..STRICT
     },
-    ScalarDef { name: "not", example: "not(true) = false", ty: logic1, eval: logic::not, ..STRICT },
-    ScalarDef {
+    /// Not.
+    Not: ScalarDef { name: "not", example: "not(true) = false", ty: logic1, eval: logic::not, ..STRICT },
+    /// Whether NULL; never NULL itself.
+    IsNull: ScalarDef {
         name: "is_null",
         example: "is_null(1) = false",
         ty: test,
@@ -273,7 +261,8 @@ static TABLE: &[ScalarDef] = &[
         eval: logic::is_null,
         ..STRICT
     },
-    ScalarDef {
+    /// Whether not NULL; never NULL itself.
+    IsNotNull: ScalarDef {
         name: "is_not_null",
         example: "is_not_null(1) = true",
         ty: test,
@@ -281,7 +270,8 @@ static TABLE: &[ScalarDef] = &[
         eval: logic::is_null,
         ..STRICT
     },
-    ScalarDef {
+    /// The first operand if it is not NULL, else the second. Both are evaluated: an operand that can raise comes in by `if`.
+    Coalesce: ScalarDef {
         name: "coalesce",
         example: "coalesce(null, 1) = 1",
         ty: same2,
@@ -291,7 +281,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::coalesce,
         ..STRICT
     },
-    ScalarDef {
+    /// `select(c, a, b)`: `a` where `c` is true, else `b`. Both are evaluated.
+    Select: ScalarDef {
         name: "select",
         example: "select(null, 1, 2) = 2",
         ty: select_type,
@@ -301,7 +292,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::select,
         ..STRICT
     },
-    ScalarDef {
+    /// NULL of the operand's type where the condition (second operand) is true, else the first operand.
+    NullIfTrue: ScalarDef {
         name: "null_if_true",
         example: "null_if_true(1, true) = null",
         ty: first_if_bool,
@@ -311,7 +303,10 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::null_if_true,
         ..STRICT
     },
-    ScalarDef {
+
+    // Conversion.
+    /// To another type; raises where the value does not fit. Decimal and float to integer round half away from zero.
+    Cast(ScalarType = ScalarType::Bool): ScalarDef {
         name: "cast",
         example: "cast<i32>(-2.5) = -3i32",
         ty: cast_type,
@@ -320,7 +315,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::cast,
         ..STRICT
     },
-    ScalarDef {
+    /// To another type; NULL where the value does not fit.
+    TryCast(ScalarType = ScalarType::Bool): ScalarDef {
         name: "try_cast",
         example: "try_cast<i64>('x') = null",
         ty: cast_type,
@@ -330,9 +326,14 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::cast,
         ..STRICT
     },
-    ScalarDef { name: "exp", example: "exp(0.0) = 1.0", ty: float1, eval: number::math1, grad: grad::exp, ..STRICT },
-    ScalarDef { name: "log", example: "log(1.0) = 0.0", ty: float1, eval: number::math1, grad: grad::log, ..STRICT },
-    ScalarDef {
+
+    // Mathematics, on `f32` and `f64`.
+    /// e^x.
+    Exp: ScalarDef { name: "exp", example: "exp(0.0) = 1.0", ty: float1, eval: number::math1, grad: grad::exp, ..STRICT },
+    /// Natural logarithm.
+    Log: ScalarDef { name: "log", example: "log(1.0) = 0.0", ty: float1, eval: number::math1, grad: grad::log, ..STRICT },
+    /// log(1 + x).
+    Log1p: ScalarDef {
         name: "log1p",
         example: "log1p(0.0) = 0.0",
         ty: float1,
@@ -340,7 +341,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::log1p,
         ..STRICT
     },
-    ScalarDef {
+    /// Square root.
+    Sqrt: ScalarDef {
         name: "sqrt",
         example: "sqrt(6.25) = 2.5",
         ty: float1,
@@ -348,13 +350,20 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::sqrt,
         ..STRICT
     },
-    ScalarDef { name: "sin", example: "sin(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::sin, ..STRICT },
-    ScalarDef { name: "cos", example: "cos(0.0) = 1.0", ty: float1, eval: number::math1, grad: grad::cos, ..STRICT },
-    ScalarDef { name: "tan", example: "tan(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::tan, ..STRICT },
-    ScalarDef { name: "asin", example: "asin(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::asin, ..STRICT },
-    ScalarDef { name: "acos", example: "acos(1.0) = 0.0", ty: float1, eval: number::math1, grad: grad::asin, ..STRICT },
-    ScalarDef { name: "atan", example: "atan(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::atan, ..STRICT },
-    ScalarDef {
+    /// Sine of radians.
+    Sin: ScalarDef { name: "sin", example: "sin(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::sin, ..STRICT },
+    /// Cosine of radians.
+    Cos: ScalarDef { name: "cos", example: "cos(0.0) = 1.0", ty: float1, eval: number::math1, grad: grad::cos, ..STRICT },
+    /// Tangent of radians.
+    Tan: ScalarDef { name: "tan", example: "tan(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::tan, ..STRICT },
+    /// Inverse sine.
+    Asin: ScalarDef { name: "asin", example: "asin(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::asin, ..STRICT },
+    /// Inverse cosine.
+    Acos: ScalarDef { name: "acos", example: "acos(1.0) = 0.0", ty: float1, eval: number::math1, grad: grad::asin, ..STRICT },
+    /// Inverse tangent.
+    Atan: ScalarDef { name: "atan", example: "atan(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::atan, ..STRICT },
+    /// Inverse tangent of y / x, with quadrant.
+    Atan2: ScalarDef {
         name: "atan2",
         example: "atan2(0.0, 1.0) = 0.0",
         ty: float2,
@@ -362,7 +371,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::atan2,
         ..STRICT
     },
-    ScalarDef {
+    /// Hyperbolic tangent.
+    Tanh: ScalarDef {
         name: "tanh",
         example: "tanh(100.0) = 1.0",
         ty: float1,
@@ -370,7 +380,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::tanh,
         ..STRICT
     },
-    ScalarDef {
+    /// 1 / (1 + e^-x).
+    Sigmoid: ScalarDef {
         name: "sigmoid",
         example: "sigmoid(0.0) = 0.5",
         ty: float1,
@@ -378,8 +389,10 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::sigmoid,
         ..STRICT
     },
-    ScalarDef { name: "erf", example: "erf(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::erf, ..STRICT },
-    ScalarDef {
+    /// Error function.
+    Erf: ScalarDef { name: "erf", example: "erf(0.0) = 0.0", ty: float1, eval: number::math1, grad: grad::erf, ..STRICT },
+    /// x^y.
+    Pow: ScalarDef {
         name: "pow",
         example: "pow(2.0, 10.0) = 1024.0",
         ty: float2,
@@ -387,7 +400,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::pow,
         ..STRICT
     },
-    ScalarDef {
+    /// Largest whole number not above; also on decimals.
+    Floor: ScalarDef {
         name: "floor",
         example: "floor(-1.5d) = -2d",
         ty: rounding,
@@ -395,7 +409,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::zero,
         ..STRICT
     },
-    ScalarDef {
+    /// Smallest whole number not below; also on decimals.
+    Ceil: ScalarDef {
         name: "ceil",
         example: "ceil(-1.5) = -1.0",
         ty: rounding,
@@ -403,7 +418,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::zero,
         ..STRICT
     },
-    ScalarDef {
+    /// Towards zero; also on decimals.
+    Trunc: ScalarDef {
         name: "trunc",
         example: "trunc(-1.5d) = -1d",
         ty: rounding,
@@ -411,7 +427,8 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::zero,
         ..STRICT
     },
-    ScalarDef {
+    /// `round(x, digits: i32)`: half away from zero; also on decimals.
+    Round: ScalarDef {
         name: "round",
         example: "round(-1.25d, 1i32) = -1.30d",
         ty: round_type,
@@ -420,13 +437,22 @@ static TABLE: &[ScalarDef] = &[
         grad: grad::zero,
         ..STRICT
     },
-    ScalarDef { name: "length", example: "length('Zürich') = 6", ty: text_length, eval: text::length, ..STRICT },
-    ScalarDef { name: "lower", example: "lower('ÄB') = 'äb'", ty: text1, eval: text::case, ..STRICT },
-    ScalarDef { name: "upper", example: "upper('äb') = 'ÄB'", ty: text1, eval: text::case, ..STRICT },
-    ScalarDef { name: "trim", example: "trim('  a b ') = 'a b'", ty: text1, eval: text::trim, ..STRICT },
-    ScalarDef { name: "trim_start", example: "trim_start('  a ') = 'a '", ty: text1, eval: text::trim, ..STRICT },
-    ScalarDef { name: "trim_end", example: "trim_end(' a  ') = ' a'", ty: text1, eval: text::trim, ..STRICT },
-    ScalarDef {
+
+    // Text.
+    /// Number of characters, `i64`.
+    Length: ScalarDef { name: "length", example: "length('Zürich') = 6", ty: text_length, eval: text::length, ..STRICT },
+    /// Lower case.
+    Lower: ScalarDef { name: "lower", example: "lower('ÄB') = 'äb'", ty: text1, eval: text::case, ..STRICT },
+    /// Upper case.
+    Upper: ScalarDef { name: "upper", example: "upper('äb') = 'ÄB'", ty: text1, eval: text::case, ..STRICT },
+    /// Without blanks at both ends.
+    Trim: ScalarDef { name: "trim", example: "trim('  a b ') = 'a b'", ty: text1, eval: text::trim, ..STRICT },
+    /// Without blanks at the start.
+    TrimStart: ScalarDef { name: "trim_start", example: "trim_start('  a ') = 'a '", ty: text1, eval: text::trim, ..STRICT },
+    /// Without blanks at the end.
+    TrimEnd: ScalarDef { name: "trim_end", example: "trim_end(' a  ') = ' a'", ty: text1, eval: text::trim, ..STRICT },
+    /// `substring(text, start: i64, length: i64)`, characters counted from 1.
+    Substring: ScalarDef {
         name: "substring",
         example: "substring('hello', 2, 3) = 'ell'",
         ty: substring_type,
@@ -434,10 +460,14 @@ static TABLE: &[ScalarDef] = &[
         eval: text::substring,
         ..STRICT
     },
-    ScalarDef { name: "concat", example: "concat('ab', 'c') = 'abc'", ty: text2, eval: text::concat, ..STRICT },
-    ScalarDef { name: "like", example: "like('50%', '5_\\%') = true", ty: text_test, eval: text::like, ..STRICT },
-    ScalarDef { name: "ilike", example: "ilike('Hello', 'hE%') = true", ty: text_test, eval: text::like, ..STRICT },
-    ScalarDef {
+    /// Both, one after the other.
+    Concat: ScalarDef { name: "concat", example: "concat('ab', 'c') = 'abc'", ty: text2, eval: text::concat, ..STRICT },
+    /// `like(text, pattern)`: `%` any characters, `_` one, `\` escapes.
+    Like: ScalarDef { name: "like", example: "like('50%', '5_\\%') = true", ty: text_test, eval: text::like, ..STRICT },
+    /// `like` without regard to case.
+    ILike: ScalarDef { name: "ilike", example: "ilike('Hello', 'hE%') = true", ty: text_test, eval: text::like, ..STRICT },
+    /// Whether the regular expression (second operand) matches somewhere.
+    RegexMatch: ScalarDef {
         name: "regex_match",
         example: "regex_match('abc', 'b.$') = true",
         ty: text_test,
@@ -445,42 +475,50 @@ static TABLE: &[ScalarDef] = &[
         eval: text::regex_match,
         ..STRICT
     },
-    ScalarDef {
+    /// Whether the text begins with the second operand.
+    StartsWith: ScalarDef {
         name: "starts_with",
         example: "starts_with('hello', 'he') = true",
         ty: text_test,
         eval: text::search,
         ..STRICT
     },
-    ScalarDef {
+    /// Whether the text contains the second operand.
+    Contains: ScalarDef {
         name: "contains",
         example: "contains('hello', 'll') = true",
         ty: text_test,
         eval: text::search,
         ..STRICT
     },
-    ScalarDef {
+    /// Position of the second operand, from 1; 0 where it does not occur. `i64`.
+    Position: ScalarDef {
         name: "position",
         example: "position('hello', 'l') = 3",
         ty: text_position,
         eval: text::search,
         ..STRICT
     },
-    ScalarDef {
+    /// `replace(text, from, to)`.
+    Replace: ScalarDef {
         name: "replace",
         example: "replace('banana', 'an', 'o') = 'booa'",
         ty: text3,
         eval: text::replace,
         ..STRICT
     },
-    ScalarDef {
+
+    // Dates and timestamps.
+    /// A field, as `i64`.
+    Extract(DateField = DateField::Year): ScalarDef {
         name: "extract",
         example: "extract<week>(date '2013-12-31') = 1",
         ty: extract_type,
         eval: time::extract,
         ..STRICT
     },
-    ScalarDef {
+    /// Rounded down to a field; the operand's type.
+    DateTrunc(DateField = DateField::Year): ScalarDef {
         name: "date_trunc",
         example: "date_trunc<month>(date '2013-01-31') = date '2013-01-01'",
         ty: trunc_date,
@@ -488,7 +526,8 @@ static TABLE: &[ScalarDef] = &[
         eval: time::trunc,
         ..STRICT
     },
-    ScalarDef {
+    /// Plus months (`i32`), clamped to the end of the month.
+    AddMonths: ScalarDef {
         name: "add_months",
         example: "add_months(date '2013-01-31', 1i32) = date '2013-02-28'",
         ty: add_i32,
@@ -496,7 +535,8 @@ static TABLE: &[ScalarDef] = &[
         eval: time::add_months,
         ..STRICT
     },
-    ScalarDef {
+    /// Plus days (`i32`).
+    AddDays: ScalarDef {
         name: "add_days",
         example: "add_days(date '2013-01-31', 1i32) = date '2013-02-01'",
         ty: add_i32,
@@ -504,7 +544,8 @@ static TABLE: &[ScalarDef] = &[
         eval: time::add_days,
         ..STRICT
     },
-    ScalarDef {
+    /// Plus microseconds (`i64`), of a timestamp.
+    AddMicros: ScalarDef {
         name: "add_micros",
         example: "add_micros(timestamp '2013-01-01 00:00:00', -1) = timestamp '2012-12-31 23:59:59.999999'",
         ty: add_micros_type,
@@ -512,14 +553,15 @@ static TABLE: &[ScalarDef] = &[
         eval: time::add_micros,
         ..STRICT
     },
-    ScalarDef {
+    /// `date_diff(field, a, b)`: boundaries of the field crossed from `a` to `b`, `i64`.
+    DateDiff(DateField = DateField::Year): ScalarDef {
         name: "date_diff",
         example: "date_diff<month>(date '2013-01-31', date '2013-02-01') = 1",
         ty: date_diff_type,
         eval: time::diff,
         ..STRICT
     },
-];
+}
 
 use ScalarType as S;
 

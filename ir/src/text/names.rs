@@ -1,6 +1,7 @@
 //! Names of operations, from text.
 
 use crate::scalar::reduce::Reducer;
+use crate::scalar::table::each;
 use crate::scalar::{DateField, ScalarOp};
 use crate::types::ScalarType;
 
@@ -14,7 +15,7 @@ pub(super) enum Attribute {
 
 /// The scalar operation of this name; `None` where there is none, or where the attribute does not fit.
 pub(super) fn scalar_op(name: &str, attribute: Attribute) -> Option<ScalarOp> {
-    let op = SCALAR.iter().find(|op| op.name() == name)?;
+    let op = each().iter().find(|op| op.name() == name)?;
     Some(match (op, attribute) {
         (ScalarOp::Cast(_), Attribute::Type(t)) => ScalarOp::Cast(t),
         (ScalarOp::TryCast(_), Attribute::Type(t)) => ScalarOp::TryCast(t),
@@ -43,81 +44,6 @@ pub(super) fn attribute(op: ScalarOp) -> Attribute {
     }
 }
 
-/// One operation for each row of the scalar table; a test holds that.
-const SCALAR: &[ScalarOp] = {
-    use ScalarOp::*;
-    &[
-        Add,
-        Sub,
-        Mul,
-        Div,
-        Rem,
-        Neg,
-        Abs,
-        Sign,
-        Min,
-        Max,
-        Eq,
-        Ne,
-        Lt,
-        Le,
-        Gt,
-        Ge,
-        IsDistinct,
-        IsNotDistinct,
-        And,
-        Or,
-        Not,
-        IsNull,
-        IsNotNull,
-        Coalesce,
-        Select,
-        NullIfTrue,
-        Cast(ScalarType::Bool),
-        TryCast(ScalarType::Bool),
-        Exp,
-        Log,
-        Log1p,
-        Sqrt,
-        Sin,
-        Cos,
-        Tan,
-        Asin,
-        Acos,
-        Atan,
-        Atan2,
-        Tanh,
-        Sigmoid,
-        Erf,
-        Pow,
-        Floor,
-        Ceil,
-        Trunc,
-        Round,
-        Length,
-        Lower,
-        Upper,
-        Trim,
-        TrimStart,
-        TrimEnd,
-        Substring,
-        Concat,
-        Like,
-        ILike,
-        RegexMatch,
-        StartsWith,
-        Contains,
-        Position,
-        Replace,
-        Extract(DateField::Year),
-        DateTrunc(DateField::Year),
-        AddMonths,
-        AddDays,
-        AddMicros,
-        DateDiff(DateField::Year),
-    ]
-};
-
 const FIELDS: &[(&str, DateField)] = &[
     ("year", DateField::Year),
     ("quarter", DateField::Quarter),
@@ -140,32 +66,8 @@ pub(super) fn field_name(field: DateField) -> &'static str {
     FIELDS.iter().find(|f| f.1 == field).map_or("year", |f| f.0)
 }
 
-const REDUCERS: &[Reducer] = {
-    use Reducer::*;
-    &[
-        CountAll,
-        Count,
-        Sum,
-        Avg,
-        Min,
-        Max,
-        Product,
-        VarSample,
-        VarPopulation,
-        StddevSample,
-        StddevPopulation,
-        BoolAnd,
-        BoolOr,
-        First,
-        Last,
-        Single,
-        ArgMax,
-        ArgMin,
-    ]
-};
-
 pub(super) fn reducer(name: &str) -> Option<Reducer> {
-    REDUCERS.iter().find(|r| r.name() == name).copied()
+    Reducer::ALL.iter().find(|r| r.name() == name).copied()
 }
 
 #[cfg(test)]
@@ -173,19 +75,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_operation_for_each_row() {
-        assert_eq!(SCALAR.len(), crate::scalar::defs().len());
-        for (i, op) in SCALAR.iter().enumerate() {
-            assert_eq!(op.index(), i, "{op:?}");
-            assert_eq!(crate::scalar::defs()[i].name, op.name());
-        }
-    }
-
-    #[test]
     fn names_are_unique() {
-        let mut names: Vec<&str> = SCALAR.iter().map(|op| op.name()).collect();
+        let mut names: Vec<&str> = each().iter().map(|op| op.name()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), SCALAR.len());
+        assert_eq!(names.len(), each().len());
     }
 }
