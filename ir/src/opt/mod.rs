@@ -13,6 +13,7 @@
 mod aggregate;
 mod clean;
 mod fold;
+mod guard;
 mod join_order;
 mod live;
 mod pushdown;
@@ -53,7 +54,7 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -93,6 +94,14 @@ const FOLD: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: fold::run,
+};
+
+const GUARD: Pass = Pass {
+    name: "guard",
+    doc: "evaluates both sides of AND and OR where neither can raise, so that predicates fall into their parts",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: guard::run,
 };
 
 const SHARE: Pass = Pass {
