@@ -14,7 +14,7 @@ use std::collections::HashSet;
 
 use super::Context;
 use super::rows::{Condition, Emitter, Part, conjuncts, disjuncts, tables_read_once};
-use super::statistics::Estimates;
+use super::statistics::{Estimates, source};
 use crate::entity::{NodeId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::rel::JoinKind;
@@ -389,17 +389,6 @@ impl JoinOrder<'_, '_, '_> {
         let mut text = "joins, with estimated rows: ".to_string();
         write(tree, &name, &mut text);
         self.cx.note(node.place, text);
-    }
-}
-
-/// The name of the input that a table comes from, or what makes it.
-fn source(p: &Program, v: ValueId) -> String {
-    let Some(node) = p.node_of(v) else { return "table".into() };
-    match &node.op {
-        Op::Rel(RelOp::Scan { input, .. }) => p.input(*input).name.clone(),
-        Op::Rel(RelOp::Group { .. }) => "groups".into(),
-        Op::Rel(RelOp::Filter | RelOp::Extend { .. } | RelOp::Project { .. }) => source(p, node.operands[0]),
-        _ => "table".into(),
     }
 }
 

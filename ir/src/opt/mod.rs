@@ -17,6 +17,7 @@ mod guard;
 mod join_order;
 mod live;
 mod pushdown;
+mod reduce;
 mod rows;
 mod share;
 mod statistics;
@@ -54,7 +55,7 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -86,6 +87,14 @@ const JOIN_ORDER: Pass = Pass {
     exactness: Exactness::Real,
     stage: Stage::Built,
     run: join_order::run,
+};
+
+const REDUCE: Pass = Pass {
+    name: "reduce",
+    doc: "looks rows up among a small partner's keys before they are stored or grouped",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: reduce::run,
 };
 
 const FOLD: Pass = Pass {

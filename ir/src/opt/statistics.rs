@@ -348,3 +348,14 @@ fn number(bound: &Bound, scale: f64) -> Option<f64> {
         Bound::Text(_) => None,
     }
 }
+
+/// The name of the input that a table comes from, or what makes it.
+pub(super) fn source(p: &Program, v: ValueId) -> String {
+    let Some(node) = p.node_of(v) else { return "table".into() };
+    match &node.op {
+        Op::Rel(RelOp::Scan { input, .. }) => p.input(*input).name.clone(),
+        Op::Rel(RelOp::Group { .. }) => "groups".into(),
+        Op::Rel(RelOp::Filter | RelOp::Extend { .. } | RelOp::Project { .. }) => source(p, node.operands[0]),
+        _ => "table".into(),
+    }
+}
