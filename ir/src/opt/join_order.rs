@@ -5,7 +5,8 @@
 //! few), of many tables greedily the pair that gives the fewest rows. A join builds on its right operand and probes with its
 //! left one, so the smaller one goes right.
 //!
-//! A semi or anti join above them goes to the one table that its condition reads, where few rows pass it.
+//! A semi or anti join above or between them goes to the one table that its condition reads, unless the joins leave fewer rows
+//! than that table has (not many fewer, where few rows pass it); then it stands above all joins.
 //!
 //! What can raise is evaluated behind all joins, for the rows that are left. Rows may come in another order.
 
@@ -13,7 +14,7 @@ use std::collections::HashSet;
 
 use super::Context;
 use super::rows::{Condition, Emitter, Part, conjuncts, disjuncts, tables_read_once};
-use super::statistics::Estimates;
+use super::statistics::{Estimates, source};
 use crate::entity::{NodeId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::rel::JoinKind;
@@ -27,6 +28,8 @@ const MAX_TABLES: usize = 9;
 const BUILD_COST: f64 = 3.0;
 /// A semi join goes down if at most this share of rows passes it.
 const FEW: f64 = 0.3;
+/// And if the table has at most so many times the rows that the joins give.
+const EARLY: f64 = 8.0;
 
 pub(super) fn run(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
     let estimates = Estimates::new(p, cx.statistics);
@@ -57,7 +60,7 @@ struct Joined<'a> {
     conditions: Vec<Condition>,
     /// Conditions that can raise.
     last: Vec<Condition>,
-    /// Semi and anti joins above, from the top.
+    /// Semi and anti joins above or between.
     above: Vec<&'a Node>,
     joins: u64,
 }
@@ -144,7 +147,7 @@ impl JoinOrder<'_, '_, '_> {
                 self.take_apart(p, node.operands[0], false, joined)?;
                 self.take_apart(p, node.operands[1], false, joined)
             }
-            Some((node, Some(JoinKind::Semi | JoinKind::Anti))) if joined.joins == 0 && safe(p, node) => {
+            Some((node, Some(JoinKind::Semi | JoinKind::Anti))) if safe(p, node) => {
                 joined.above.push(node);
                 self.take_apart(p, node.operands[0], false, joined)
             }
@@ -158,7 +161,13 @@ impl JoinOrder<'_, '_, '_> {
 
     /// Semi and anti joins go to the one table that they read, where that leaves few rows.
     fn send_down<'p>(&mut self, p: &'p Program, joined: &mut Joined<'p>) -> Result<()> {
-        for node in std::mem::take(&mut joined.above) {
+        let above = std::mem::take(&mut joined.above);
+        if above.is_empty() {
+            return Ok(());
+        }
+        let n = joined.leaves.len();
+        let all_rows = if n > 63 { f64::INFINITY } else { self.rows_of(joined, &self.sets(p, joined)?, (1 << n) - 1) };
+        for node in above {
             let parts = conjuncts(p, node.regions[0]);
             let right = old_type(p, node.operands[1])?;
             let mut place = None;
@@ -173,9 +182,13 @@ impl JoinOrder<'_, '_, '_> {
             match place {
                 Some(i) => {
                     let leaf = &mut joined.leaves[i];
-                    let met = self.estimates.share_with_partner(&conditions, leaf.rows, right_rows);
-                    let share = if join_kind(node) == Some(JoinKind::Anti) { (1.0 - met).max(0.1) } else { met };
-                    if share <= FEW {
+                    let share = match join_kind(node) {
+                        Some(JoinKind::Anti) => {
+                            self.estimates.share_without_partner(&conditions, leaf.rows, right_rows)
+                        }
+                        _ => self.estimates.share_with_partner(&conditions, leaf.rows, right_rows),
+                    };
+                    if leaf.rows <= all_rows || (share <= FEW && leaf.rows <= all_rows * EARLY) {
                         leaf.rows = (leaf.rows * share).max(1.0);
                         leaf.through.push(node);
                     } else {
@@ -302,15 +315,15 @@ impl JoinOrder<'_, '_, '_> {
         let sets = if joined.leaves.len() > 63 { vec![] } else { self.sets(cx.old, joined)? };
         let mut used = vec![false; joined.conditions.len()];
         let (mut table, _) = self.build(cx, joined, &sets, &mut used, tree)?;
+        for node in joined.above.iter().rev() {
+            table = self.through(cx, node, table)?;
+        }
         let mut rest: Vec<Condition> =
             joined.conditions.iter().zip(&used).filter(|(_, used)| !**used).map(|(c, _)| c.clone()).collect();
         rest.extend(joined.last.iter().cloned());
         if !rest.is_empty() {
             let region = self.emitter.predicate(cx, &[table], &rest)?;
             table = cx.b.rel(RelOp::Filter, &[table], &[region])?;
-        }
-        for node in joined.above.iter().rev() {
-            table = self.through(cx, node, table)?;
         }
         Ok(table)
     }
@@ -376,17 +389,6 @@ impl JoinOrder<'_, '_, '_> {
         let mut text = "joins, with estimated rows: ".to_string();
         write(tree, &name, &mut text);
         self.cx.note(node.place, text);
-    }
-}
-
-/// The name of the input that a table comes from, or what makes it.
-fn source(p: &Program, v: ValueId) -> String {
-    let Some(node) = p.node_of(v) else { return "table".into() };
-    match &node.op {
-        Op::Rel(RelOp::Scan { input, .. }) => p.input(*input).name.clone(),
-        Op::Rel(RelOp::Group { .. }) => "groups".into(),
-        Op::Rel(RelOp::Filter | RelOp::Extend { .. } | RelOp::Project { .. }) => source(p, node.operands[0]),
-        _ => "table".into(),
     }
 }
 

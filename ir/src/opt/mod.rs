@@ -13,9 +13,11 @@
 mod aggregate;
 mod clean;
 mod fold;
+mod guard;
 mod join_order;
 mod live;
 mod pushdown;
+mod reduce;
 mod rows;
 mod share;
 mod statistics;
@@ -53,7 +55,7 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN];
+pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -87,12 +89,28 @@ const JOIN_ORDER: Pass = Pass {
     run: join_order::run,
 };
 
+const REDUCE: Pass = Pass {
+    name: "reduce",
+    doc: "looks rows up among a small partner's keys before they are stored or grouped",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: reduce::run,
+};
+
 const FOLD: Pass = Pass {
     name: "fold",
     doc: "computes what is constant: scalar operations over literals, identities that keep every bit, branches with a known condition, filters that keep all or nothing",
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: fold::run,
+};
+
+const GUARD: Pass = Pass {
+    name: "guard",
+    doc: "evaluates both sides of AND and OR where neither can raise, so that predicates fall into their parts",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: guard::run,
 };
 
 const SHARE: Pass = Pass {

@@ -74,11 +74,26 @@ pub(super) fn may_raise(p: &Program, node: &Node) -> bool {
         Op::Scalar(op) => {
             let types: Option<Vec<ScalarType>> =
                 node.operands.iter().map(|v| p.ty(*v).as_scalar().map(|t| t.ty)).collect();
-            types.is_none_or(|types| scalar::can_raise(*op, &types))
+            types.is_none_or(|types| scalar::can_raise(*op, &types)) && !literals_are_safe(p, *op, &node.operands)
         }
         Op::Control(op) => !matches!(op, ControlOp::If),
         Op::Tensor(op) => !matches!(op, TensorOp::Const(_)),
         Op::Rel(_) | Op::Bridge(_) => true,
+    }
+}
+
+/// Whether an operation that can raise cannot with these literals: a substring of a length that is not negative, a division
+/// by what is neither 0 nor -1.
+fn literals_are_safe(p: &Program, op: ScalarOp, operands: &[ValueId]) -> bool {
+    let last = operands.last().and_then(|v| match p.node_of(*v).map(|n| &n.op) {
+        Some(Op::Literal(v, _)) => Some(v),
+        _ => None,
+    });
+    match (op, last) {
+        (ScalarOp::Substring, Some(Value::I64(n))) => *n >= 0,
+        (ScalarOp::Div | ScalarOp::Rem, Some(Value::I32(n))) => !matches!(n, 0 | -1),
+        (ScalarOp::Div | ScalarOp::Rem, Some(Value::I64(n))) => !matches!(n, 0 | -1),
+        _ => false,
     }
 }
 
@@ -98,30 +113,35 @@ fn split(p: &Program, v: ValueId, out: &mut Vec<ValueId>) {
     match &node.op {
         Op::Literal(Value::Bool(true), _) => {}
         Op::Scalar(ScalarOp::And) => node.operands.iter().for_each(|v| split(p, *v, out)),
-        Op::Control(ControlOp::If) if node.results.len() == 1 => match guarded(p, node) {
-            Some((a, b)) => {
+        Op::Control(ControlOp::If) => match guarded(p, node) {
+            Some((ScalarOp::And, a, b)) => {
                 split(p, a, out);
                 split(p, b, out);
             }
-            None => out.push(v),
+            _ => out.push(v),
         },
         _ => out.push(v),
     }
 }
 
-/// The operands of a guarded conjunction.
-fn guarded(p: &Program, node: &Node) -> Option<(ValueId, ValueId)> {
+/// The operation and the operands of a guarded conjunction or disjunction, `if a is distinct from d { a op b } else { a }`
+/// where `a op b` is `d` if `a` is.
+pub(super) fn guarded(p: &Program, node: &Node) -> Option<(ScalarOp, ValueId, ValueId)> {
+    let (Op::Control(ControlOp::If), [_]) = (&node.op, node.results.as_slice()) else { return None };
     let test = p.node_of(node.operands[0])?;
-    let a = *test.operands.first()?;
-    let false_literal = |v: ValueId| matches!(p.node_of(v), Some(Node { op: Op::Literal(Value::Bool(false), _), .. }));
-    let open = match test.op {
-        Op::Scalar(ScalarOp::IsDistinct) => false_literal(*test.operands.get(1)?),
-        _ => false,
+    let (Op::Scalar(ScalarOp::IsDistinct), [a, decides]) = (&test.op, test.operands.as_slice()) else { return None };
+    let decides = match p.node_of(*decides).map(|n| &n.op) {
+        Some(Op::Literal(Value::Bool(b), _)) => *b,
+        _ => return None,
     };
     let then = p.node_of(*p.region(node.regions[0]).results.first()?)?;
-    let both = matches!(then.op, Op::Scalar(ScalarOp::And)) && then.operands[0] == a;
-    let otherwise = p.region(node.regions[1]).results.first() == Some(&a);
-    (open && both && otherwise).then(|| (a, then.operands[1]))
+    let op = match then.op {
+        Op::Scalar(op @ ScalarOp::And) if !decides => op,
+        Op::Scalar(op @ ScalarOp::Or) if decides => op,
+        _ => return None,
+    };
+    let otherwise = p.region(node.regions[1]).results.first() == Some(a);
+    (then.operands[0] == *a && otherwise).then(|| (op, *a, then.operands[1]))
 }
 
 /// A conjunct that is a disjunction, taken apart: what all its branches have in common, and the rest of the branches. Equal

@@ -2,7 +2,7 @@
 //!
 //! Estimates choose among programs that give the same rows; no result depends on them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use runtime::column::{Bound, Column, ColumnStats};
@@ -58,6 +58,8 @@ pub(super) struct Estimates<'a> {
     p: &'a Program,
     /// What is known of the columns of inputs.
     columns: HashMap<ColumnId, &'a ColumnStats>,
+    /// The scan that a column comes from.
+    scans: HashMap<ColumnId, usize>,
     rows: HashMap<ValueId, f64>,
     statistics: &'a Statistics,
 }
@@ -65,7 +67,11 @@ pub(super) struct Estimates<'a> {
 impl<'a> Estimates<'a> {
     pub(super) fn new(p: &'a Program, statistics: &'a Statistics) -> Self {
         let mut columns = HashMap::new();
-        for node in &p.nodes {
+        let mut scans = HashMap::new();
+        for (i, node) in p.nodes.iter().enumerate() {
+            if let Op::Rel(RelOp::Scan { columns, .. }) = &node.op {
+                scans.extend(columns.iter().map(|c| (c.id, i)));
+            }
             if let Op::Rel(RelOp::Scan { input, columns: list }) = &node.op
                 && let (InputKind::Table(source), Some(known)) =
                     (&p.input(*input).kind, statistics.tables.get(&p.input(*input).name))
@@ -78,7 +84,7 @@ impl<'a> Estimates<'a> {
                 }
             }
         }
-        Self { p, columns, rows: HashMap::new(), statistics }
+        Self { p, columns, scans, rows: HashMap::new(), statistics }
     }
 
     /// Rows of a table, at least 1.
@@ -134,7 +140,7 @@ impl<'a> Estimates<'a> {
                     JoinKind::Full => pairs.max(left).max(right),
                     JoinKind::Mark(_) | JoinKind::Single => left,
                     JoinKind::Semi => left * self.share_with_partner(&conditions, left, right),
-                    JoinKind::Anti => left * (1.0 - self.share_with_partner(&conditions, left, right)).max(0.1),
+                    JoinKind::Anti => left * self.share_without_partner(&conditions, left, right),
                 }
             }
         }
@@ -160,6 +166,13 @@ impl<'a> Estimates<'a> {
             None => None,
         });
         share.fold(1.0, f64::min)
+    }
+
+    /// The share of a table's rows that have no partner in another one.
+    pub(super) fn share_without_partner(&self, conditions: &[Condition], left: f64, right: f64) -> f64 {
+        // Whether a partner fulfils more than equalities is unknown.
+        let met = if conditions.iter().all(|c| self.equality(c).is_some()) { 1.0 } else { 0.5 };
+        (1.0 - met * self.share_with_partner(conditions, left, right)).max(0.1)
     }
 
     fn domain(&self, c: ColumnId) -> Option<f64> {
@@ -217,9 +230,30 @@ impl<'a> Estimates<'a> {
     fn share_of_condition(&self, c: &Condition) -> f64 {
         match c {
             Condition::Part(part) => self.share(part.value),
-            Condition::Any(branches) => branches.iter().map(|b| self.share_of_all(b)).sum::<f64>().min(1.0),
+            Condition::Any(branches) => self.share_of_any(branches),
             Condition::Columns(..) | Condition::Key(..) | Condition::IsTrue(_) => UNKNOWN_SHARE,
         }
+    }
+
+    /// The share of pairs that fulfil a disjunction over several tables, of those whose rows fulfil what it says of each table
+    /// alone: that was sent to the tables before.
+    fn share_of_any(&self, branches: &[Vec<Part>]) -> f64 {
+        let any = |branches: &[Vec<Part>]| branches.iter().map(|b| self.share_of_all(b)).sum::<f64>().min(1.0);
+        let mut share = any(branches);
+        let scan = |part: &Part| {
+            let mut scans = part.columns.iter().map(|c| self.scans.get(c));
+            let first = scans.next().flatten();
+            if scans.all(|s| s == first) { first } else { None }
+        };
+        let of_first: BTreeSet<&usize> = branches.first().into_iter().flatten().filter_map(scan).collect();
+        for table in of_first {
+            let here = |b: &Vec<Part>| -> Vec<Part> { b.iter().filter(|p| scan(p) == Some(table)).cloned().collect() };
+            let here: Vec<Vec<Part>> = branches.iter().map(here).collect();
+            if here.iter().all(|b| !b.is_empty()) {
+                share /= any(&here).max(1e-6);
+            }
+        }
+        share.clamp(1e-6, 1.0)
     }
 
     /// The share of rows that fulfil all of these. The two ends of a range belong together.
@@ -312,5 +346,16 @@ fn number(bound: &Bound, scale: f64) -> Option<f64> {
         Bound::Int(v) => Some(*v as f64 * scale),
         Bound::Float(v) => Some(*v),
         Bound::Text(_) => None,
+    }
+}
+
+/// The name of the input that a table comes from, or what makes it.
+pub(super) fn source(p: &Program, v: ValueId) -> String {
+    let Some(node) = p.node_of(v) else { return "table".into() };
+    match &node.op {
+        Op::Rel(RelOp::Scan { input, .. }) => p.input(*input).name.clone(),
+        Op::Rel(RelOp::Group { .. }) => "groups".into(),
+        Op::Rel(RelOp::Filter | RelOp::Extend { .. } | RelOp::Project { .. }) => source(p, node.operands[0]),
+        _ => "table".into(),
     }
 }
