@@ -424,6 +424,30 @@ struct Staged {
 }
 
 impl Function {
+    /// The function that a program over tensors is: its inputs and the results of its entry.
+    ///
+    /// # Errors
+    /// A program that does not verify, has no entry, or has inputs or results that are no tensors.
+    pub fn from_program(program: Program) -> Result<Self> {
+        ir::graph::verify::verify(&program)?;
+        let entry = program.entry_region().ok_or_else(|| Error::Value("the program has no entry".into()))?;
+        if let Some(input) = program.inputs.iter().find(|i| !matches!(i.kind, InputKind::Tensor(_))) {
+            return Err(Error::Value(format!("the input \"{}\" is no tensor", input.name)));
+        }
+        if let Some(other) = entry.results.iter().find(|v| program.ty(**v).as_tensor().is_none()) {
+            return Err(Error::Value(format!("the result {other} is no tensor")));
+        }
+        Ok(Function(Arc::new(Staged { program, compiled: OnceLock::new() })))
+    }
+
+    /// Reads the text that a function prints as.
+    ///
+    /// # Errors
+    /// Text that is no program; what [`Function::from_program`] refuses.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::from_program(Program::parse(text)?)
+    }
+
     /// The program.
     pub fn program(&self) -> &Program {
         &self.0.program

@@ -459,7 +459,7 @@ impl<'p> Machine<'p> {
             for (list, sum) in metrics.iter_mut().zip(sums) {
                 list[epoch] = sum / seen as f64;
             }
-            if let (Some(share), Some(list), true) = (early_stop, metrics.first(), epoch > 0) {
+            if let (Some(share), Some(list), true) = (early_stop, metrics.last(), epoch > 0) {
                 let (before, now) = (list[epoch - 1], list[epoch]);
                 let improved = before - now > share * before.abs();
                 if !improved {

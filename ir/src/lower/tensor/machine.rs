@@ -700,7 +700,7 @@ impl Machine {
             for (list, sum) in means.iter_mut().zip(sums) {
                 list[epoch] = sum / seen as f64;
             }
-            if let (Some(share), Some(list), true) = (f.early_stop, means.first(), epoch > 0) {
+            if let (Some(share), Some(list), true) = (f.early_stop, means.last(), epoch > 0) {
                 let (before, now) = (list[epoch - 1], list[epoch]);
                 let improved = before - now > share * before.abs();
                 if !improved {
