@@ -598,11 +598,14 @@ impl Importer {
         if join.null_aware {
             return Err(Error::unsupported("a null-aware anti join"));
         }
-        let left = self.plan(&join.left)?;
+        let mut left = self.plan(&join.left)?;
         if let LogicalPlan::Subquery(_) = join.right.as_ref() {
             return self.lateral(join, left);
         }
-        let right = self.plan(&join.right)?;
+        let mut right = self.plan(&join.right)?;
+        let (a, b): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(a, b)| (a, b)).unzip();
+        left.table = self.hoist(left.table, join.left.schema(), &left.columns, &a)?;
+        right.table = self.hoist(right.table, join.right.schema(), &right.columns, &b)?;
         let swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti);
         let kind = match join.join_type {
             JoinType::Inner => JoinKind::Inner,
@@ -623,17 +626,18 @@ impl Importer {
         };
         let rel = Rel { table, columns };
         match &join.filter {
-            Some(filter) if has_subquery(filter) => self.filter(rel, &join.schema, filter),
+            Some(filter) if subquery::is_hoisted(filter) => self.filter(rel, &join.schema, filter),
             _ => Ok(rel),
         }
     }
 
-    /// The row region of a join's condition. A condition with subqueries becomes a filter behind an inner join.
+    /// The row region of a join's condition. A condition with subqueries or with the host's functions
+    /// becomes a filter behind an inner join.
     fn join_predicate(&mut self, join: &Join, left: &Rel, right: &Rel) -> Result<RegionId> {
         let filter = join.filter.as_ref();
-        let behind = filter.is_some_and(has_subquery);
+        let behind = filter.is_some_and(subquery::is_hoisted);
         if behind && join.join_type != JoinType::Inner {
-            return Err(Error::unsupported("a subquery in the condition of an outer join"));
+            return Err(Error::unsupported("a subquery or a model in the condition of an outer join"));
         }
         let types = vec![self.table_type(left.table), self.table_type(right.table)];
         self.b.begin_region(&[], types);
