@@ -257,6 +257,51 @@ fn is_row_function(implementation: &dyn Any) -> bool {
     implementation.is::<RowStub>()
 }
 
+/// The subqueries in an expression that stand in no other.
+pub(crate) fn outermost(e: &Expr) -> Vec<&Expr> {
+    let mut found = vec![];
+    // The closure never fails.
+    let _ = e.apply(|e| {
+        Ok(match e {
+            Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
+                found.push(e);
+                TreeNodeRecursion::Jump
+            }
+            _ => TreeNodeRecursion::Continue,
+        })
+    });
+    found
+}
+
+/// Whether a subquery, or what it is compared with, reads a column of this schema.
+pub(crate) fn reads_from(e: &Expr, schema: &DFSchemaRef) -> bool {
+    let plan = match e {
+        Expr::Exists(s) => &s.subquery.subquery,
+        Expr::InSubquery(s) => &s.subquery.subquery,
+        Expr::SetComparison(s) => &s.subquery.subquery,
+        Expr::ScalarSubquery(s) => &s.subquery,
+        _ => return false,
+    };
+    let compared = match e {
+        Expr::InSubquery(s) => s.expr.column_refs().iter().any(|c| schema.maybe_index_of_column(c).is_some()),
+        Expr::SetComparison(s) => s.expr.column_refs().iter().any(|c| schema.maybe_index_of_column(c).is_some()),
+        _ => false,
+    };
+    let mut found = compared;
+    // The closures never fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|e| {
+            e.apply(|e| {
+                if let Expr::OuterReferenceColumn(_, column) = e {
+                    found |= schema.maybe_index_of_column(column).is_some();
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    found
+}
+
 /// Whether a plan, or a subquery in it, reads a column of a row outside.
 fn reads_outside(plan: &LogicalPlan) -> bool {
     let mut found = false;
