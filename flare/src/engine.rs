@@ -54,6 +54,8 @@ pub struct Settings {
     pub morsel_rows: Option<usize>,
     /// Run by the interpreter instead of compiled code: slow, and what compiled code is tested against.
     pub interpret: bool,
+    /// Only these passes of the optimizer, in this order, for tests; all of them if none.
+    pub passes: Option<Vec<String>>,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             batch_rows: BATCH_ROWS,
             morsel_rows: None,
             interpret: false,
+            passes: None,
         }
     }
 }
@@ -624,7 +627,11 @@ impl Query {
         }
         let _span = tracing::debug_span!("optimize").entered();
         let mut program = planned.imported.program.clone();
-        let options = OptOptions { statistics: planned.imported.statistics(), ..OptOptions::default() };
+        let options = OptOptions {
+            statistics: planned.imported.statistics(),
+            only: self.settings.passes.clone(),
+            ..OptOptions::default()
+        };
         let report = program.optimize(&options);
         let report = report.map_err(|e| Error::from_ir(e, &planned.imported.program))?;
         Ok(planned.optimized.get_or_init(|| Arc::new((program, report))).clone())

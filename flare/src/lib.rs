@@ -40,6 +40,7 @@ mod binder;
 mod functions;
 mod import;
 mod result;
+mod rewrite;
 mod sql;
 
 pub use engine::{Engine, Query, Rows, Settings};

@@ -12,7 +12,7 @@ use crate::entity::{ColumnId, FuncId, InputId, PlaceId, RegionId, SymId, ValueId
 use crate::error::{Error, Result};
 use crate::exec::{Datum, Inputs, column_of_values};
 use crate::graph::bridge::TensorColumns;
-use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{Aggregate, Frame, FrameBound, FrameUnit, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc};
 use crate::graph::tensor::{ContractSpec, Distribution, Move};
 use crate::graph::{
     BridgeOp, Builder, ColumnInfo, ControlOp, InputColumn, InputKind, Op, Place, Program, RelOp, TensorOp,
@@ -1153,14 +1153,18 @@ impl Parser {
             },
         };
         self.punct(')')?;
-        let range = self.eat_word("range");
-        if !range {
+        let unit = if self.eat_word("range") {
+            FrameUnit::Range
+        } else if self.eat_word("groups") {
+            FrameUnit::Groups
+        } else {
             self.keyword("rows")?;
-        }
+            FrameUnit::Rows
+        };
         let start = self.frame_bound()?;
         self.keyword("to")?;
         let end = self.frame_bound()?;
-        Ok(WindowColumn { func, arg, frame: Frame { range, start, end }, out })
+        Ok(WindowColumn { func, arg, frame: Frame { unit, start, end }, out })
     }
 
     fn frame_bound(&mut self) -> Result<FrameBound> {

@@ -7,7 +7,7 @@ use super::names;
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
 use crate::exec::{Datum, Outputs, column_value};
 use crate::graph::bridge::TensorColumns;
-use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{Aggregate, Frame, FrameBound, FrameUnit, JoinKind, SortKey, WindowColumn, WindowFunc};
 use crate::graph::tensor::{Distribution, Move};
 use crate::graph::{BridgeOp, ControlOp, InputKind, Node, Op, Program, RelOp, TensorOp};
 use crate::types::{Dim, RowType, ScalarType, Type};
@@ -226,7 +226,12 @@ fn frame(f: &Frame) -> String {
         FrameBound::CurrentRow => "current".to_string(),
         FrameBound::Offset(n) => n.to_string(),
     };
-    format!("{} {} to {}", if f.range { "range" } else { "rows" }, bound(f.start), bound(f.end))
+    let unit = match f.unit {
+        FrameUnit::Rows => "rows",
+        FrameUnit::Range => "range",
+        FrameUnit::Groups => "groups",
+    };
+    format!("{unit} {} to {}", bound(f.start), bound(f.end))
 }
 
 fn view_move(m: &Move) -> String {
