@@ -433,7 +433,14 @@ pub fn region_count(op: &Op) -> usize {
         Op::Control(op) => match op {
             ControlOp::If | ControlOp::While => 2,
             ControlOp::For { .. } => 1,
-            ControlOp::Call(_) => 0,
+            ControlOp::Call(_)
+            | ControlOp::TapeNew
+            | ControlOp::Push { .. }
+            | ControlOp::Pop { .. }
+            | ControlOp::AccNew(_)
+            | ControlOp::AccAdd
+            | ControlOp::AccRows
+            | ControlOp::AccRead => 0,
         },
     }
 }
@@ -474,6 +481,11 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             ControlOp::If => exactly(1),
             ControlOp::While | ControlOp::Call(_) => (0, usize::MAX),
             ControlOp::For { state, .. } => (*state, usize::MAX),
+            ControlOp::TapeNew | ControlOp::AccNew(_) => exactly(0),
+            ControlOp::Push { .. } => (1, usize::MAX),
+            ControlOp::Pop { .. } | ControlOp::AccRead => exactly(1),
+            ControlOp::AccAdd => exactly(2),
+            ControlOp::AccRows => exactly(3),
         },
     };
     if operands < least || operands > most {
@@ -529,7 +541,7 @@ pub fn region_entry(
 /// A hash by which equal operations are found; `None` for those that have regions.
 fn share_key(node: &Node) -> Option<u64> {
     use std::hash::{Hash, Hasher};
-    if !node.regions.is_empty() {
+    if !node.regions.is_empty() || matches!(&node.op, Op::Control(op) if op.is_unique()) {
         return None;
     }
     let mut h = std::collections::hash_map::DefaultHasher::new();
