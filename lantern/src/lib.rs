@@ -37,6 +37,7 @@ mod params;
 mod stage;
 mod tensor;
 
+pub use control::Func;
 pub use data::{Batches, Fit, Trained};
 pub use error::{At, Error, Result};
 pub use grad::check::{check_gradients, finite_differences};

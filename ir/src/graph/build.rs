@@ -130,6 +130,24 @@ impl Builder {
         self.program.region(region).params.clone()
     }
 
+    /// Whether a function is declared and its body not closed yet.
+    pub fn is_declared(&self, f: FuncId) -> bool {
+        self.declared.contains_key(&f)
+    }
+
+    /// Opens a region that was closed: nodes are added at its end. [`Builder::end_region`] closes it again.
+    pub fn reopen_region(&mut self, region: RegionId) {
+        self.frames.push(Frame { region, columns: vec![], seen: HashMap::new() });
+    }
+
+    /// The region that is open, innermost.
+    ///
+    /// # Panics
+    /// None is open.
+    pub fn current_region(&self) -> RegionId {
+        self.frames.last().expect("a region is open").region
+    }
+
     /// Closes the body of a declared function; the results must have the declared types.
     pub fn end_declared(&mut self, f: FuncId, results: &[ValueId]) -> Result<()> {
         self.end_region(results);

@@ -199,7 +199,7 @@ fn op_symbols(op: &Op, f: &mut dyn FnMut(SymId)) {
 
 /// Every symbol of a type.
 fn type_symbols(ty: &Type, f: &mut dyn FnMut(SymId)) {
-    if let Type::Tensor(t) = ty {
+    if let Type::Tensor(t) | Type::Acc(t) = ty {
         t.shape.iter().for_each(|d| symbols_of(d, f));
     }
 }
