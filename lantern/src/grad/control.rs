@@ -30,7 +30,8 @@ impl Captured {
         self.all.iter().map(sum).collect()
     }
 
-    /// The sums behind a loop: those that run go on, new ones are read.
+    /// The sums behind a loop: those that run go on, new ones are read. First of all: what else is handed out may be added to
+    /// one of them.
     fn hand_out(&self, r: &mut Reverse<'_>, sums: impl Iterator<Item = ValueId>) -> Result<()> {
         for (v, sum) in self.all.iter().zip(sums) {
             if r.level.sums.contains_key(v) {
@@ -200,10 +201,11 @@ pub(crate) fn for_loop(
     residuals.known.insert(region.params[0], params[0]);
     operands.extend(residuals.lift(r.b)?);
     let mut found = r.b.push(op, &operands, &[reverse])?.into_iter();
-    for (j, d) in active.iter().zip(found.by_ref()) {
+    let adjoints: Vec<ValueId> = found.by_ref().take(active.len()).collect();
+    captured.hand_out(r, found.by_ref().take(captured.all.len()))?;
+    for (j, d) in active.iter().zip(adjoints) {
         r.add(state_operands[*j], d)?;
     }
-    captured.hand_out(r, found.by_ref().take(captured.all.len()))?;
     if tape.is_some() {
         r.level.tape = found.next();
     }
@@ -272,10 +274,11 @@ pub(crate) fn while_loop(r: &mut Reverse<'_>, id: NodeId, node: &Node, outs: &[O
     push_frame(r.b, body, states - 1, forward_tape, &kept)?;
 
     let mut found = r.b.push(Op::Control(ControlOp::While), &operands, &[go_on, reverse])?.into_iter().skip(1);
-    for (j, d) in active.iter().zip(found.by_ref()) {
+    let adjoints: Vec<ValueId> = found.by_ref().take(active.len()).collect();
+    captured.hand_out(r, found.by_ref().take(captured.all.len()))?;
+    for (j, d) in active.iter().zip(adjoints) {
         r.add(node.operands[*j], d)?;
     }
-    captured.hand_out(r, found.by_ref().take(captured.all.len()))?;
     r.level.tape = found.next();
     Ok(())
 }
