@@ -4,6 +4,7 @@ use ir::types::ScalarType::{F64, I64};
 use ir::types::TensorType;
 use ir::value::TensorValue;
 use lantern::{Scope, Tensor, nn, stage, value};
+use std::slice;
 
 use crate::both;
 use crate::gradients::{check, indices, numbers, weigh};
@@ -327,7 +328,8 @@ fn rows_of_a_table_by_recursion_add_up_in_place() {
         let node = scope.func("node", &[number()], &[ty(&[2])], |node, a| {
             let (left, right) = (t[1].gather(&a[0]), t[2].gather(&a[0]));
             let inner = || {
-                let (l, r) = (node.call(&[left.clone()]).remove(0), node.call(&[right.clone()]).remove(0));
+                let (l, r) =
+                    (node.call(slice::from_ref(&left)).remove(0), node.call(slice::from_ref(&right)).remove(0));
                 vec![(l * r).sin()]
             };
             scope.cond(&left.lt(0.0), || vec![t[0].gather(&t[3].gather(&a[0]))], inner)
