@@ -244,6 +244,10 @@ pub enum Type {
     Tensor(TensorType),
     /// A table.
     Table(TableType),
+    /// A stack of frames, for values that a later pass over the same steps reads in the opposite order. Used once.
+    Tape,
+    /// A sum under way: it is added to and read at the end. Used once.
+    Acc(TensorType),
 }
 
 impl Type {
@@ -255,6 +259,11 @@ impl Type {
     /// The tensor type, if it is one.
     pub fn as_tensor(&self) -> Option<&TensorType> {
         if let Self::Tensor(t) = self { Some(t) } else { None }
+    }
+
+    /// Whether a value of this type is used at most once: what is done to it happens in place.
+    pub fn is_linear(&self) -> bool {
+        matches!(self, Self::Tape | Self::Acc(_))
     }
 
     /// The table type, if it is one.
@@ -269,6 +278,8 @@ impl fmt::Display for Type {
             Self::Scalar(t) => t.fmt(f),
             Self::Tensor(t) => t.fmt(f),
             Self::Table(t) => t.fmt(f),
+            Self::Tape => f.write_str("tape"),
+            Self::Acc(t) => write!(f, "acc<{t}>"),
         }
     }
 }

@@ -266,7 +266,7 @@ impl Importer {
     pub(crate) fn row_type(&self, v: ValueId) -> RowType {
         match self.b.ty(v) {
             Type::Scalar(t) => *t,
-            Type::Tensor(_) | Type::Table(_) => unreachable!("an expression is a scalar"),
+            Type::Tensor(_) | Type::Table(_) | Type::Tape | Type::Acc(_) => unreachable!("an expression is a scalar"),
         }
     }
 

@@ -218,7 +218,7 @@ impl Importer {
     pub(crate) fn table_type(&self, table: ValueId) -> TableType {
         match self.b.ty(table) {
             Type::Table(t) => t.clone(),
-            Type::Scalar(_) | Type::Tensor(_) => unreachable!("a plan is a table"),
+            Type::Scalar(_) | Type::Tensor(_) | Type::Tape | Type::Acc(_) => unreachable!("a plan is a table"),
         }
     }
 

@@ -52,6 +52,7 @@ pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
             }
             Type::Tensor(_) => Output::Tensor(v),
             Type::Scalar(_) => return Err(Error::Unsupported("a scalar as the result of a program".into())),
+            Type::Tape | Type::Acc(_) => return Err(Error::Unsupported("a tape as the result of a program".into())),
         };
         s.plan.outputs.push(output);
     }
@@ -82,12 +83,15 @@ fn count_uses(p: &Program, nodes: &[NodeId], results: &[ValueId]) -> HashMap<Val
     for &n in nodes.iter().rev() {
         let node = p.node(n);
         if node.results.iter().any(|v| uses.contains_key(v)) {
-            for v in node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(p, *r))) {
-                *uses.entry(v).or_default() += 1;
-            }
+            reads(p, node).for_each(|v| *uses.entry(v).or_default() += 1);
         }
     }
     uses
+}
+
+/// What a node reads: its operands, and what its regions read from outside of them.
+fn reads<'a>(p: &'a Program, node: &'a Node) -> impl Iterator<Item = ValueId> + 'a {
+    node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(p, *r)))
 }
 
 /// Values that a region reads and does not define, each once.
@@ -627,17 +631,23 @@ impl<'a> Splitter<'a> {
             {
                 return Err(Error::Unsupported("a function that returns a table".into()));
             }
-            let reads = node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(self.p, *r)));
-            for v in reads {
+            for v in reads(self.p, node) {
                 if !made_here.contains(&v) && !inputs.contains(&v) {
                     inputs.push(v);
                 }
             }
         }
+        // What nodes of this stage alone read stays inside of it.
+        let mut inside: HashMap<ValueId, usize> = HashMap::new();
+        for node in nodes.iter().map(|n| self.p.node(*n)) {
+            if node.results.iter().any(|v| self.uses.contains_key(v)) {
+                reads(self.p, node).for_each(|v| *inside.entry(v).or_default() += 1);
+            }
+        }
         let outputs: Vec<ValueId> = nodes
             .iter()
             .flat_map(|n| self.p.node(*n).results.iter().copied())
-            .filter(|v| self.uses.contains_key(v))
+            .filter(|v| self.uses.get(v).is_some_and(|n| inside.get(v).is_none_or(|m| n > m)))
             .collect();
         self.made.extend(&outputs);
         self.plan.stages.push(Stage::Tensor { nodes, inputs, outputs });

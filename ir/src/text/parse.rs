@@ -408,12 +408,26 @@ impl Parser {
         if self.eat_word("table") {
             return Ok(Type::Table(self.table_type()?));
         }
+        if self.eat_word("tape") {
+            return Ok(Type::Tape);
+        }
+        if self.eat_word("acc") {
+            self.punct('<')?;
+            let ty = self.tensor_type()?;
+            self.punct('>')?;
+            return Ok(Type::Acc(ty));
+        }
         let dtype = self.scalar_type()?;
         if self.is('[') {
             let shape = self.shape()?;
             return Ok(Type::Tensor(TensorType { dtype, shape }));
         }
         Ok(Type::Scalar(RowType { ty: dtype, nullable: self.eat('?') }))
+    }
+
+    fn tensor_type(&mut self) -> Result<TensorType> {
+        let dtype = self.scalar_type()?;
+        Ok(TensorType { dtype, shape: self.shape()? })
     }
 
     // Values.
@@ -593,6 +607,9 @@ impl Parser {
                         Type::Scalar(t) => InputKind::Scalar(t),
                         Type::Tensor(t) => InputKind::Tensor(t),
                         Type::Table(_) => return self.fail_at(line, "an input's columns have names"),
+                        Type::Tape | Type::Acc(_) => {
+                            return self.fail_at(line, "an input is a table, a tensor or a scalar");
+                        }
                     }
                 };
                 self.b.program_mut().new_input(name, kind);
@@ -939,6 +956,18 @@ impl Parser {
                 };
                 return Ok((Op::Control(ControlOp::Call(f)), self.operands()?));
             }
+            "tape_new" => (Op::Control(ControlOp::TapeNew), vec![]),
+            "acc_new" => (Op::Control(ControlOp::AccNew(self.tensor_type()?)), vec![]),
+            "push" => {
+                let tag = self.variant(|p| p.number("a tag"))?;
+                return Ok((Op::Control(ControlOp::Push { tag }), self.operands()?));
+            }
+            "pop" => {
+                let tag = self.variant(|p| p.number("a tag"))?;
+                let operands = self.operands()?;
+                let types = self.list('(', ')', Self::tensor_type)?;
+                return Ok((Op::Control(ControlOp::Pop { tag, types }), operands));
+            }
             _ => self.operands_first(line, name)?,
         };
         Ok(op)
@@ -955,6 +984,9 @@ impl Parser {
             "row_count" => Some(Op::Bridge(BridgeOp::RowCount)),
             "if" => Some(Op::Control(ControlOp::If)),
             "while" => Some(Op::Control(ControlOp::While)),
+            "acc_add" => Some(Op::Control(ControlOp::AccAdd)),
+            "acc_rows" => Some(Op::Control(ControlOp::AccRows)),
+            "acc_read" => Some(Op::Control(ControlOp::AccRead)),
             _ => None,
         };
         if let Some(op) = simple {

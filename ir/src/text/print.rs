@@ -282,7 +282,7 @@ impl<'a> Printer<'a> {
     fn ty(&self, ty: &Type) -> String {
         match ty {
             Type::Table(_) if !self.options.table_types => "table(…)".into(),
-            Type::Scalar(_) | Type::Tensor(_) | Type::Table(_) => ty.to_string(),
+            Type::Scalar(_) | Type::Tensor(_) | Type::Table(_) | Type::Tape | Type::Acc(_) => ty.to_string(),
         }
     }
 
@@ -512,6 +512,13 @@ impl<'a> Printer<'a> {
                 ("for".into(), format!("length {length} state {state}{reverse}"))
             }
             ControlOp::Call(f) => (format!("call<{}>", func_name(&self.p.func(*f).name)), String::new()),
+            ControlOp::TapeNew => ("tape_new".into(), String::new()),
+            ControlOp::Push { tag } => (format!("push<{tag}>"), String::new()),
+            ControlOp::Pop { tag, types } => (format!("pop<{tag}>"), format!("({})", list(types, |t| t.to_string()))),
+            ControlOp::AccNew(ty) => ("acc_new".into(), ty.to_string()),
+            ControlOp::AccAdd => ("acc_add".into(), String::new()),
+            ControlOp::AccRows => ("acc_rows".into(), String::new()),
+            ControlOp::AccRead => ("acc_read".into(), String::new()),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Graph to blocks of steps: what is stored, what is computed where it is used, in which order.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use super::control::{Effect, Functions};
 use super::index::{product, same_but_ones};
 use super::library::{Gemm, contract};
 use super::nest::{NestLower, block_sites};
@@ -10,7 +12,7 @@ use crate::codegen::CompiledModule;
 use crate::entity::{FuncId, NodeId, PlaceId, RegionId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::tensor::Move;
-use crate::graph::{BridgeOp, ControlOp, Op, Program, TensorOp};
+use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, TensorOp};
 use crate::kernel::Module;
 use crate::scalar::ScalarOp;
 use crate::types::{Dim, ScalarType, TensorType, Type};
@@ -31,13 +33,48 @@ pub(super) fn lower(
     name: &str,
     module: &mut Module,
 ) -> Result<Code> {
-    let mut l =
-        Lower { p, module, name, values: Values::default(), blocks: 0, nests: 0, calls: vec![], inputs: vec![] };
+    let mut functions = Functions::default();
+    let mut code = body(p, nodes, params, results, name, module, &mut functions)?;
+    let mut done = 0;
+    while let Some(f) = functions.list.get(done).copied() {
+        let region = p.region(p.func(f).body);
+        let name = format!("{name}_f{done}");
+        let f = body(p, &region.nodes, &region.params, &region.results, &name, module, &mut functions)?;
+        if !f.inputs.is_empty() {
+            return Err(Error::Unsupported("an input of the program read by a recursive function".into()));
+        }
+        code.functions.push(Arc::new(f));
+        done += 1;
+    }
+    Ok(code)
+}
+
+fn body(
+    p: &Program,
+    nodes: &[NodeId],
+    params: &[ValueId],
+    results: &[ValueId],
+    name: &str,
+    module: &mut Module,
+    functions: &mut Functions,
+) -> Result<Code> {
+    let mut l = Lower {
+        p,
+        module,
+        name,
+        values: Values::default(),
+        blocks: 0,
+        nests: 0,
+        handles: 0,
+        calls: vec![],
+        inputs: vec![],
+        functions,
+    };
     let block = l.block(&Env::new(), params, results, nodes)?;
     if let Some(v) = block.captured.first() {
         return Err(Error::Bug(format!("{v:?} comes from nowhere")));
     }
-    Ok(Code { values: l.values, block, blocks: l.blocks, inputs: l.inputs })
+    Ok(Code { values: l.values, block, blocks: l.blocks, inputs: l.inputs, handles: l.handles, functions: vec![] })
 }
 
 impl Block {
@@ -55,7 +92,9 @@ impl Block {
                 }
                 Action::For { body, .. } => body.link(module),
                 Action::ForBatches(f) => f.body.link(module),
-                Action::Gemm(_)
+                Action::Call { .. }
+                | Action::Effect(_)
+                | Action::Gemm(_)
                 | Action::Gather { .. }
                 | Action::ScatterAdd { .. }
                 | Action::Concat { .. }
@@ -78,8 +117,12 @@ struct Lower<'a> {
     values: Values,
     blocks: usize,
     nests: usize,
+    /// Tapes and sums so far.
+    handles: usize,
     /// Functions whose bodies are being taken in.
     calls: Vec<FuncId>,
+    /// Functions that are called.
+    functions: &'a mut Functions,
     /// Inputs of the program that are read, in whatever block.
     inputs: Vec<(ValueId, Val)>,
 }
@@ -100,6 +143,8 @@ fn tensor_type(p: &Program, v: ValueId) -> Result<TensorType> {
         Type::Tensor(t) => Ok(t.clone()),
         Type::Scalar(_) => Err(Error::Unsupported("a scalar parameter in a tensor program".into())),
         Type::Table(_) => Err(Error::Unsupported("a table in a tensor program".into())),
+        // Where it is, as a number.
+        Type::Tape | Type::Acc(_) => Ok(TensorType::new(ScalarType::I64, [])),
     }
 }
 
@@ -167,8 +212,12 @@ impl Lower<'_> {
                 }
                 Op::Control(ControlOp::Call(f)) => {
                     let arguments = operands(self, env)?;
-                    if self.calls.contains(f) {
-                        return Err(Error::Unsupported(format!("recursion (of {}) in compiled code", p.func(*f).name)));
+                    if self.functions.is_recursive(p, *f) {
+                        let results = self.control_results(node, block, env)?;
+                        let function = self.functions.number(*f);
+                        let action = Action::Call { function, arguments: arguments.clone(), results: results.clone() };
+                        items.push(Item::Control { action, operands: arguments, results, place: node.place });
+                        continue;
                     }
                     self.calls.push(*f);
                     let body = p.region(p.func(*f).body);
@@ -183,12 +232,7 @@ impl Lower<'_> {
                 }
                 Op::Control(_) | Op::Bridge(BridgeOp::ForBatches { .. }) => {
                     let operands = operands(self, env)?;
-                    let mut results = vec![];
-                    for v in &node.results {
-                        let r = self.outside(tensor_type(p, *v)?, block);
-                        env.insert(*v, r);
-                        results.push(r);
-                    }
+                    let results = self.control_results(node, block, env)?;
                     let action = self.control(n, &operands, &results, env)?;
                     items.push(Item::Control { action, operands, results, place: node.place });
                 }
@@ -211,6 +255,16 @@ impl Lower<'_> {
             }
         }
         Ok(())
+    }
+
+    fn control_results(&mut self, node: &Node, block: usize, env: &mut Env) -> Result<Vec<Val>> {
+        let mut results = vec![];
+        for v in &node.results {
+            let r = self.outside(tensor_type(self.p, *v)?, block);
+            env.insert(*v, r);
+            results.push(r);
+        }
+        Ok(results)
     }
 
     fn region(&mut self, region: RegionId, env: &Env) -> Result<Block> {
@@ -258,6 +312,11 @@ impl Lower<'_> {
                     body: self.region(node.regions[0], env)?,
                     results,
                 }))
+            }
+            Op::Control(op) => {
+                let effect = Effect::lower(op, operands, &results, &mut self.handles)
+                    .ok_or_else(|| Error::Bug(format!("{op:?} has no effect")))?;
+                Action::Effect(effect)
             }
             other => return Err(Error::Bug(format!("{other:?} is no control operation"))),
         })
@@ -629,7 +688,9 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
         Action::While { go_on, body, .. } => vec![go_on, body],
         Action::For { body, .. } => vec![body],
         Action::ForBatches(f) => vec![&f.body],
-        Action::Nest(_)
+        Action::Call { .. }
+        | Action::Effect(_)
+        | Action::Nest(_)
         | Action::Gemm(_)
         | Action::Gather { .. }
         | Action::ScatterAdd { .. }

@@ -6,6 +6,8 @@
 //! - A buffer holds the value's size in bytes; buffers of values in use at the same time do not overlap.
 //! - Only nests and matrix products run on several threads, each on rows of its own.
 
+mod effects;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +16,7 @@ use runtime::gemm::{self, Epilogue, Problem, RawRhs};
 use runtime::kernels::random::Philox;
 use runtime::pool::{self, QueryMemory};
 use runtime::scheduler::WorkerPool;
+use runtime::tape::Tape;
 use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use super::library::{self, Gemm, Indices};
@@ -25,12 +28,17 @@ use crate::exec::convert;
 use crate::exec::run::{Progress, ProgressHook, Resources};
 use crate::graph::tensor::Distribution;
 use crate::lower::rel::element_bytes;
+use crate::stack::StackRoom;
 use crate::types::{Dim, ScalarType, TensorType};
 
 type Result<T> = std::result::Result<T, Trap>;
 
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
+/// What calls may use of the stack of a task's thread.
+const TASK_STACK: usize = 512 << 10;
+/// The stack of a run that calls functions: address space, of which only what is used is touched.
+const CALL_STACK: usize = 256 << 20;
 /// Operations below which a nest runs on one thread.
 const SPLIT_WORK: usize = 1 << 19;
 /// Multiplications below which a matrix product runs on one thread.
@@ -76,9 +84,41 @@ struct Arena {
     version: u64,
 }
 
+/// What a function that is called needs, by depth.
+struct Frame {
+    addresses: Vec<Address>,
+    arenas: Vec<Arena>,
+    handles: Vec<Option<usize>>,
+}
+
+impl Frame {
+    fn new(code: &Code) -> Self {
+        let addresses = code.values.list.iter().map(|info| match &info.def {
+            Def::Const(t) => Address(convert::tensor_ptr(t).cast_mut()),
+            _ => Address(std::ptr::null_mut()),
+        });
+        Self {
+            addresses: addresses.collect(),
+            arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
+            handles: vec![None; code.handles],
+        }
+    }
+}
+
 /// The state of a run.
 pub(super) struct Machine {
+    /// The code of the function that runs; at first, and at last, of the program.
     code: Arc<Code>,
+    /// The program's.
+    functions: Vec<Arc<Code>>,
+    /// By function, frames that no call uses now.
+    frames: Vec<Vec<Frame>>,
+    depth: u64,
+    stack: StackRoom,
+    tapes: Vec<Tape>,
+    sums: Vec<effects::Sum>,
+    /// Which tapes and sums belong to the function that runs.
+    handles: Vec<Option<usize>>,
     addresses: Vec<Address>,
     sizes: Vec<Option<usize>>,
     /// The greatest size that a symbol will have.
@@ -123,18 +163,22 @@ impl Machine {
         cancel: CancelToken,
         progress: Option<ProgressHook>,
     ) -> Self {
-        let addresses = code.values.list.iter().map(|info| match &info.def {
-            Def::Const(t) => Address(convert::tensor_ptr(t).cast_mut()),
-            _ => Address(std::ptr::null_mut()),
-        });
+        let Frame { addresses, arenas, handles } = Frame::new(code);
         let mut scratch = vec![vec![0u128; SCRATCH / 16]; threads];
         let worker = |s: &mut Vec<u128>| Mutex::new(WorkerBlock::new(&[s.as_mut_ptr().cast()], &cancel, &memory));
         Self {
-            addresses: addresses.collect(),
+            addresses,
+            functions: code.functions.clone(),
+            frames: code.functions.iter().map(|_| vec![]).collect(),
+            depth: 0,
+            stack: StackRoom::here(TASK_STACK),
+            tapes: vec![],
+            sums: vec![],
+            handles,
             sizes: vec![],
             capacity: vec![],
             version: 1,
-            arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
+            arenas,
             workers: scratch.iter_mut().map(worker).collect(),
             _scratch: scratch,
             memory,
@@ -302,6 +346,8 @@ impl Machine {
                 self.for_loop(n, *reverse, state, sources, body, results)
             }
             Action::ForBatches(f) => self.for_batches(f),
+            Action::Call { function, arguments, results } => self.call(*function, arguments, results),
+            Action::Effect(effect) => self.effect(effect),
         }
     }
 
