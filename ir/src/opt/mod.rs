@@ -12,6 +12,7 @@
 
 mod aggregate;
 mod clean;
+mod cross_late;
 mod fold;
 mod guard;
 mod join_order;
@@ -55,7 +56,8 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
+pub static PASSES: &[Pass] =
+    &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, CROSS_LATE, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -71,6 +73,14 @@ const PUSHDOWN: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: pushdown::run,
+};
+
+const CROSS_LATE: Pass = Pass {
+    name: "cross_late",
+    doc: "M7: runs models after the conditions, limits and top-k sorts that do not read their answers",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: cross_late::run,
 };
 
 const AGGREGATE: Pass = Pass {
