@@ -12,6 +12,7 @@
 
 mod aggregate;
 mod clean;
+mod cross_inline;
 mod cross_late;
 mod fold;
 mod guard;
@@ -56,8 +57,21 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] =
-    &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, CROSS_LATE, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
+pub static PASSES: &[Pass] = &[
+    FOLD,
+    GUARD,
+    SHARE,
+    UNNEST,
+    PUSHDOWN,
+    CROSS_LATE,
+    JOIN_ORDER,
+    AGGREGATE,
+    CROSS_INLINE,
+    FOLD,
+    SHARE,
+    CLEAN,
+    REDUCE,
+];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -81,6 +95,14 @@ const CROSS_LATE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: cross_late::run,
+};
+
+const CROSS_INLINE: Pass = Pass {
+    name: "cross_inline",
+    doc: "M5: computes models of few operations as expressions of their row",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_inline::run,
 };
 
 const AGGREGATE: Pass = Pass {
