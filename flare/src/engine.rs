@@ -13,6 +13,7 @@ use arrow::record_batch::RecordBatch;
 use ir::Program;
 use ir::exec::run::{CompileOptions, Executable, Resources};
 use ir::exec::{Datum, Inputs, Outputs};
+use ir::graph::{Op, rewrite};
 use ir::opt::{OptOptions, OptReport};
 use ir::types::{RowType, ScalarType};
 use ir::value::Value;
@@ -665,7 +666,7 @@ impl Query {
 
     fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {
         let optimized = self.optimized()?;
-        let options = CompileOptions { threads: self.settings.threads, keep_text };
+        let options = CompileOptions { threads: self.settings.threads, keep_text, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(optimized.0.clone()), inputs, &options);
         executable.map_err(|e| Error::from_ir(e, &optimized.0))
     }
@@ -708,6 +709,20 @@ impl Query {
         Ok(batches)
     }
 
+    /// What the optimizer and the plan did at the border of the query and the models in it, a line each: the rule, and what it
+    /// saved. The plan is made if it is not there yet.
+    ///
+    /// # Errors
+    /// As for [`Query::prepare`].
+    pub fn border(&self) -> Result<Vec<String>> {
+        let optimized = self.optimized()?;
+        let mut lines: Vec<String> = optimized.1.border().map(String::from).collect();
+        if !self.settings.interpret {
+            lines.extend(self.executable(&self.inputs()?)?.plan().notes.iter().cloned());
+        }
+        Ok(lines)
+    }
+
     /// The program at a level, as text.
     ///
     /// # Errors
@@ -718,6 +733,13 @@ impl Query {
             let mut out = optimized.0.print_short();
             for (pass, note) in optimized.1.notes() {
                 out += &format!("-- {pass}: {}\n", note.text);
+            }
+            let mut has_models = false;
+            rewrite::reachable_nodes(&optimized.0, |_, node| has_models |= matches!(node.op, Op::Bridge(_)));
+            if has_models {
+                for note in &self.executable(&self.inputs()?)?.plan().notes {
+                    out += &format!("-- plan: {note}\n");
+                }
             }
             return Ok(out);
         }

@@ -203,7 +203,7 @@ impl Session {
     pub fn run(&self, statement: &Statement, watch: &(dyn Fn(Step) + Sync)) -> Result<Ran> {
         let (_guard, run) = self.begin(watch);
         let answer = self.carry_out(statement, &run).map_err(|e| e.at(statement.span))?;
-        Ok(Ran { answer, compile: run.compile.get() })
+        Ok(Ran { answer, compile: run.compile.get(), border: run.border.take() })
     }
 
     fn begin<'a>(&'a self, watch: &'a (dyn Fn(Step) + Sync)) -> (Guard, Run<'a>) {
@@ -215,6 +215,7 @@ impl Session {
             settings: self.settings(),
             watch,
             compile: Cell::new(Duration::ZERO),
+            border: RefCell::default(),
             tables: RefCell::new(vec![]),
         };
         (Guard { session: self.clone(), number }, run)
@@ -326,6 +327,8 @@ impl Session {
                     Some(message) => Ok(Answer::Done(message.to_string())),
                     None => {
                         run.watch_query(&query);
+                        let border = query.border().map_err(|error| Error::from_engine(error, &text))?;
+                        run.at_border(border.iter().map(String::as_str));
                         query.stream().map(Answer::Rows).map_err(|error| Error::from_engine(error, &text))
                     }
                 }
@@ -690,6 +693,8 @@ pub struct Ran {
     pub answer: Answer,
     /// Time of making machine code for models; part of the statement's time.
     pub compile: Duration,
+    /// What was done at the border of query and model, a line each: the rule, and what it saved.
+    pub border: Vec<String>,
 }
 
 /// What a statement runs on.
@@ -700,6 +705,7 @@ pub(crate) struct Run<'a> {
     pub(crate) settings: Settings,
     watch: &'a (dyn Fn(Step) + Sync),
     compile: Cell<Duration>,
+    border: RefCell<Vec<String>>,
     /// Tables of this statement alone.
     tables: RefCell<Vec<String>>,
 }
@@ -724,6 +730,16 @@ impl Drop for Run<'_> {
 impl Run<'_> {
     pub(crate) fn query(&self, text: &str) -> flare::Result<flare::Query> {
         self.engine.sql(text)
+    }
+
+    /// Adds lines about the border, each once.
+    fn at_border<'a>(&self, lines: impl Iterator<Item = &'a str>) {
+        let mut border = self.border.borrow_mut();
+        for line in lines {
+            if border.iter().all(|l| l != line) {
+                border.push(line.to_string());
+            }
+        }
     }
 
     /// A table that is there until the statement is planned; returns its name as SQL.
@@ -759,10 +775,11 @@ impl Run<'_> {
             return Ok(RanProgram { outputs, took: start.elapsed(), epochs: vec![] });
         }
         let mut program = program;
-        program.optimize(&OptOptions::default())?;
-        let options = CompileOptions { threads: self.settings.threads, keep_text: false };
+        let report = program.optimize(&OptOptions::default())?;
+        let options = CompileOptions { threads: self.settings.threads, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(program), inputs, &options)?;
         self.compile.set(self.compile.get() + executable.compile_time());
+        self.at_border(report.border().chain(executable.plan().notes.iter().map(String::as_str)));
         let start = Instant::now();
         let mut resources = self.resources();
         let marks: Arc<Mutex<Vec<(Progress, Instant)>>> = Arc::default();

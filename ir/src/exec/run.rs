@@ -91,12 +91,21 @@ impl Resources {
 }
 
 /// How to compile.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CompileOptions {
     /// Threads that compile.
     pub threads: usize,
     /// Keep the backend's input and the machine code as text.
     pub keep_text: bool,
+    /// Rules of the plan ([`crate::plan::border::RULES`]) that are switched off, by name; other names mean nothing here.
+    pub off: Vec<String>,
+}
+
+impl Default for CompileOptions {
+    /// One thread, no text; off is what `IR_OFF` names.
+    fn default() -> Self {
+        Self { threads: 1, keep_text: false, off: crate::opt::switched_off() }
+    }
 }
 
 /// What a stage took.
@@ -185,7 +194,7 @@ impl Executable {
         let has_tables = p.inputs.iter().any(|i| matches!(i.kind, InputKind::Table(_)));
         let tables = if has_tables { tables_of(&inputs.bind(p)?) } else { HashMap::new() };
         let info = Tables { tables: &tables };
-        let plan = tracing::debug_span!("plan").in_scope(|| split(p, &info))?;
+        let plan = tracing::debug_span!("plan").in_scope(|| split(p, &info, &options.off))?;
         let mut context = Context::default();
         let mut module = Module::new();
         let mut lowered = HashMap::new();
@@ -480,7 +489,12 @@ impl Run<'_> {
                         WorkerState::Area => Part::Area(Box::new([0; HOST_AREA / 16])),
                         WorkerState::Tile { node, size } => {
                             let program = &self.exe.tiles[node];
-                            Part::Tile(Box::new(Tile::new(program, *size as usize, &self.values)))
+                            Part::Tile(Box::new(Tile::new(
+                                program,
+                                *size as usize,
+                                self.exe.plan.tile_rows,
+                                &self.values,
+                            )))
                         }
                     })
                 })

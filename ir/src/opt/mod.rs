@@ -31,6 +31,7 @@ use crate::entity::PlaceId;
 use crate::error::{Error, Result};
 use crate::graph::Program;
 use crate::graph::verify::{Stage, verify_at};
+use crate::plan::border::RULES;
 
 pub use statistics::Statistics;
 
@@ -166,7 +167,7 @@ const CLEAN: Pass = Pass {
 pub struct OptOptions {
     /// Only passes that keep every bit.
     pub strict: bool,
-    /// Passes that are switched off, by name.
+    /// Passes that are switched off, by name; the plan's rules ([`crate::plan::border::RULES`]) may stand here too.
     pub off: Vec<String>,
     /// If given, only these passes run, in this order.
     pub only: Option<Vec<String>>,
@@ -181,20 +182,29 @@ pub struct OptOptions {
 }
 
 impl Default for OptOptions {
-    /// Everything on; fuel from `IR_FUEL`, printing from `IR_PRINT` (names, separated by commas), verifying in debug builds.
+    /// Everything on but what `IR_OFF` names; fuel from `IR_FUEL`, printing from `IR_PRINT` (names, separated by commas), verifying in debug builds.
     fn default() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let print = variable("IR_PRINT").unwrap_or_default();
         Self {
             strict: false,
-            off: vec![],
+            off: switched_off(),
             only: None,
             fuel: variable("IR_FUEL").and_then(|n| n.parse().ok()),
-            print: print.split(',').map(str::trim).filter(|n| !n.is_empty()).map(String::from).collect(),
+            print: names(&print),
             verify: cfg!(debug_assertions),
             statistics: Statistics::new(),
         }
     }
+}
+
+/// The passes and rules that the environment switches off: `IR_OFF`, names separated by commas.
+pub fn switched_off() -> Vec<String> {
+    names(&std::env::var("IR_OFF").unwrap_or_default())
+}
+
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|n| !n.is_empty()).map(String::from).collect()
 }
 
 /// What the optimizer did.
@@ -237,6 +247,11 @@ impl OptReport {
     /// All notes, with the names of their passes.
     pub fn notes(&self) -> impl Iterator<Item = (&'static str, &Note)> {
         self.passes.iter().flat_map(|p| p.notes.iter().map(|n| (p.name, n)))
+    }
+
+    /// What passes did at the border of query and model.
+    pub fn border(&self) -> impl Iterator<Item = &str> {
+        self.notes().filter(|(pass, _)| pass.starts_with("cross_")).map(|(_, note)| note.text.as_str())
     }
 
     /// How long all passes took.
@@ -282,9 +297,10 @@ impl Context<'_> {
 /// # Errors
 /// A pass that is named but does not exist; a pass that broke the program (a bug of ours).
 pub fn optimize(program: Program, options: &OptOptions) -> Result<(Program, OptReport)> {
-    let known = |name: &str| PASSES.iter().any(|p| p.name == name);
-    let named = options.off.iter().chain(options.only.iter().flatten());
-    if let Some(name) = named.into_iter().find(|n| !known(n)) {
+    let is_pass = |name: &String| PASSES.iter().any(|p| p.name == name);
+    let is_rule = |name: &String| RULES.iter().any(|r| r.name == name);
+    let off = options.off.iter().find(|n| !is_pass(n) && !is_rule(n));
+    if let Some(name) = off.or(options.only.iter().flatten().find(|n| !is_pass(n))) {
         return Err(Error::Input(format!("there is no pass `{name}`")));
     }
     let list: Vec<&Pass> = match &options.only {

@@ -11,6 +11,7 @@
 //!   joins, layouts of rows, and the choice of what is materialized.
 //! - The columns that a step can read are those of the source and of the steps before it.
 
+pub mod border;
 pub mod split;
 
 use std::fmt;
@@ -350,6 +351,10 @@ pub struct Plan {
     pub states: Vec<State>,
     /// Results, in the order of the program's.
     pub outputs: Vec<Output>,
+    /// Rows of the tiles that models run over.
+    pub tile_rows: usize,
+    /// What was done at the border of query and model, for EXPLAIN.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
@@ -468,6 +473,6 @@ impl fmt::Display for Plan {
                 Output::Tensor(v) => writeln!(f, "result: {v}")?,
             }
         }
-        Ok(())
+        self.notes.iter().try_for_each(|n| writeln!(f, "-- {n}"))
     }
 }

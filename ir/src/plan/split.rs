@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::*;
 use crate::entity::RegionId;
 use crate::error::{Error, Result};
+use crate::graph::bridge::TensorColumns;
 use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
 use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
 use crate::scalar::ScalarOp;
@@ -20,12 +21,15 @@ pub trait InputInfo {
     fn is_dictionary(&self, input: InputId, source: u32) -> bool;
 }
 
-/// Splits a program's entry function. Dependent joins must have been unnested.
-pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
+/// Splits a program's entry function, without the rules of [`border::RULES`] that are `off`. Dependent joins must have been
+/// unnested.
+pub fn split(p: &Program, info: &dyn InputInfo, off: &[String]) -> Result<Plan> {
     let entry = p.entry_region().ok_or_else(|| Error::Type("the program has no entry function".into()))?;
+    let tile_rows = if border::is_off(off, &border::TILE) { border::WHOLE_ROWS } else { border::TILE_ROWS };
     let mut s = Splitter {
         p,
-        plan: Plan::default(),
+        plan: Plan { tile_rows, ..Plan::default() },
+        writes_batches: !border::is_off(off, &border::BATCH),
         uses: count_uses(p, &entry.nodes, &entry.results),
         codes: dictionary_columns(p, info),
         stored: HashMap::new(),
@@ -40,7 +44,10 @@ pub fn split(p: &Program, info: &dyn InputInfo) -> Result<Plan> {
             Op::Bridge(BridgeOp::ToTensor { .. }) => s.store_tensors(n, node)?,
             Op::Literal(..) => {}
             _ if node.results.iter().all(|v| matches!(p.ty(*v), Type::Scalar(_))) => {}
-            _ => s.pending.push(n),
+            _ => {
+                s.plan.notes.extend(border::shuffle_note(p, node));
+                s.pending.push(n);
+            }
         }
     }
     s.flush_tensors(&entry.results)?;
@@ -170,6 +177,8 @@ struct JoinKeys {
 struct Splitter<'a> {
     p: &'a Program,
     plan: Plan,
+    /// Whether pipelines write the tensors that a model reads.
+    writes_batches: bool,
     uses: HashMap<ValueId, usize>,
     codes: HashMap<ColumnId, (InputId, u32)>,
     stored: HashMap<ValueId, StateId>,
@@ -463,6 +472,7 @@ impl<'a> Splitter<'a> {
                 let saved: Vec<(ColumnId, RowType)> =
                     source.columns.iter().filter(|c| saved.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
                 let saved = self.rows_layout(&saved, &BTreeSet::new());
+                self.plan.notes.push(border::tile_note(inputs, self.plan.tile_rows));
                 s.steps.push(Step::Apply { node: n, saved });
                 Ok(s)
             }
@@ -599,6 +609,31 @@ impl<'a> Splitter<'a> {
         Ok(state)
     }
 
+    /// The rows that become tensors: as they stream, or from a table that is stored first.
+    fn batch_stream(&mut self, v: ValueId, groups: &[TensorColumns], need: &BTreeSet<ColumnId>) -> Result<Stream> {
+        let ty = self.table(v)?;
+        let mut row = LayoutBuilder::new(false);
+        for c in ty.columns.iter().filter(|c| need.contains(&c.id)) {
+            row.add(Some(c.id), self.kind(c.id, false), c.ty);
+        }
+        let layout = border::layout_note(groups, ty);
+        let stream = if self.writes_batches {
+            let stream = self.stream(v, need)?;
+            // Rows that were stored anyway save nothing.
+            if !matches!(stream.source, Source::State(_)) || !stream.steps.is_empty() {
+                self.plan.notes.push(border::batch_note(groups, Some(row.finish().size)));
+            }
+            stream
+        } else {
+            self.plan.notes.push(border::batch_note(groups, None));
+            let state = self.append(v, need, &BTreeSet::new())?;
+            self.seal(state, Seal::Collect);
+            Stream { source: Source::State(state), steps: vec![] }
+        };
+        self.plan.notes.push(layout);
+        Ok(stream)
+    }
+
     fn store_tensors(&mut self, n: NodeId, node: &Node) -> Result<()> {
         let Op::Bridge(BridgeOp::ToTensor { groups, .. }) = &node.op else {
             return Err(Error::Bug("not a to_tensor node".into()));
@@ -607,7 +642,8 @@ impl<'a> Splitter<'a> {
             return Ok(());
         }
         let columns: Vec<ColumnId> = groups.iter().flat_map(|g| g.columns.iter().copied()).collect();
-        let stream = self.stream(node.operands[0], &columns.iter().copied().collect())?;
+        let need: BTreeSet<ColumnId> = columns.iter().copied().collect();
+        let stream = self.batch_stream(node.operands[0], groups, &need)?;
         let state = self.state(StateKind::Tensors { node: n }, Layout::default());
         self.pipeline(stream, Sink::Append { state, columns: columns.into_iter().map(Some).collect() });
         self.seal(state, Seal::Tensors);

@@ -40,6 +40,7 @@ impl Host for Engine {
         };
         let ran = self.session.run(statement, &watch)?;
         self.stats.compile = ran.compile;
+        self.stats.border = ran.border;
         Ok(match ran.answer {
             Returned::Rows(rows) => Answer::Rows(Rows {
                 schema: rows.schema().clone(),

@@ -29,9 +29,6 @@ pub use group::merge;
 /// Bytes before the first state in a worker block.
 const FIRST_STATE: i32 = runtime::trap::WORKER_HEAD_SLOTS as i32 * 8;
 
-/// Rows of a tile.
-pub const TILE_ROWS: usize = 1024;
-
 /// Slots of a tile's block.
 pub mod tile_slots {
     /// Rows in the tile.
