@@ -186,12 +186,16 @@ impl Inferred {
 }
 
 impl File {
+    /// Bytes of the fields of column `i`.
+    pub(crate) fn bytes(&self, i: usize) -> u64 {
+        self.batches.iter().map(|batch| batch.column(i).as_string::<i32>().values().len() as u64).sum()
+    }
+
     /// Reads the fields of column `i` as values.
     pub(crate) fn read(&self, i: usize, builder: &mut Builder) {
         for batch in &self.batches {
             let fields = batch.column(i).as_string::<i32>();
-            builder.nulls += fields.null_count();
-            builder.validity.extend((0..fields.len()).map(|row| u8::from(fields.is_valid(row))));
+            builder.add_validity(fields.len(), fields.null_count(), (0..fields.len()).map(|row| fields.is_valid(row)));
             // The types were inferred over all fields, so each field parses.
             match &mut builder.values {
                 Values::Bool(out) => out.extend(fields.iter().map(|f| f.and_then(parse_bool).unwrap_or_default())),

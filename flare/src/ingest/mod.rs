@@ -159,6 +159,15 @@ impl Table {
         columns.iter().map(|i| self.load_one(*i)).collect()
     }
 
+    /// Bytes that a column takes in its file, uncompressed; a guess at how long it takes to load.
+    fn bytes_to_decode(&self, i: usize) -> u64 {
+        match &self.source {
+            Source::Memory => 0,
+            Source::Parquet(file) => file.bytes(i),
+            Source::Csv(file) => file.bytes(i),
+        }
+    }
+
     fn load_one(&self, i: usize) -> Result<Arc<Column>> {
         if let Some(column) = self.loaded[i].get() {
             return Ok(column.clone());
@@ -179,6 +188,15 @@ impl Table {
     }
 }
 
+/// Opens a file to read.
+pub(crate) fn open_file(path: &Path) -> Result<std::fs::File> {
+    let file = std::fs::File::open(path).map_err(|e| Error::input(path, e))?;
+    match file.metadata() {
+        Ok(data) if data.is_dir() => Err(Error::input(path, "this is a folder, not a file")),
+        _ => Ok(file),
+    }
+}
+
 /// Loads columns of several tables, as many at a time as there are threads.
 pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<()> {
     let mut tasks: Vec<(&Table, usize)> = vec![];
@@ -186,6 +204,8 @@ pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<
         let missing = columns.iter().filter(|i| table.loaded[**i].get().is_none());
         tasks.extend(missing.map(|i| (*table, *i)));
     }
+    // What takes long begins first, so that no thread is left alone with it.
+    tasks.sort_by_key(|(table, i)| std::cmp::Reverse(table.bytes_to_decode(*i)));
     in_parallel(tasks.len(), threads, |i| {
         let (table, column) = tasks[i];
         table.load_one(column).map(|_| ())
@@ -268,8 +288,9 @@ pub(crate) fn scalar_type(kind: ColumnKind) -> ScalarType {
 pub(crate) struct Builder {
     ty: ScalarType,
     values: Values,
-    /// 1 for a value, 0 for NULL. The texts keep their own.
+    /// 1 for a value, 0 for NULL; shorter than the column while no NULL has come. The texts keep their own.
     validity: Vec<u8>,
+    rows: usize,
     nulls: usize,
 }
 
@@ -294,12 +315,23 @@ impl Builder {
             ScalarType::Decimal { .. } => Values::I128(vec![]),
             ScalarType::Text => Values::Text(runtime::column::TextBuilder::new()),
         };
-        Self { ty, values, validity: vec![], nulls: 0 }
+        Self { ty, values, validity: vec![], rows: 0, nulls: 0 }
+    }
+
+    /// Says of the next rows which are NULL; `valid` is not asked where none is.
+    pub(crate) fn add_validity(&mut self, rows: usize, nulls: usize, valid: impl Iterator<Item = bool>) {
+        if nulls > 0 {
+            self.validity.resize(self.rows, 1);
+            self.validity.extend(valid.map(u8::from));
+        }
+        self.rows += rows;
+        self.nulls += nulls;
     }
 
     /// The column.
-    pub(crate) fn finish(self) -> Column {
+    pub(crate) fn finish(mut self) -> Column {
         let kind = column_kind(self.ty);
+        self.validity.resize(self.rows, 1);
         let validity = (self.nulls > 0).then_some(self.validity);
         match self.values {
             Values::Bool(v) => Column::from_bool(&v, validity),
