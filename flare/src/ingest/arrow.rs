@@ -187,11 +187,13 @@ fn dictionary(b: &mut Builder, array: &dyn Array) -> Result<(), String> {
     let array = array.as_any_dictionary();
     let values = arrow::compute::cast(array.values(), &DataType::Utf8View).map_err(|e| e.to_string())?;
     let values: Vec<Option<&str>> = values.as_string_view().iter().collect();
-    let keys = array.normalized_keys();
-    if keys.iter().enumerate().any(|(row, key)| *key >= values.len() && array.is_valid(row)) {
-        return Err("a key beyond its dictionary".to_string());
+    if values.is_empty() {
+        // There is nothing but NULL.
+        (0..array.len()).for_each(|_| out.push(None));
+        return Ok(());
     }
-    out.push_keys(&values, keys.into_iter().enumerate().map(|(row, key)| array.is_valid(row).then_some(key)));
+    let keys = array.normalized_keys().into_iter().enumerate();
+    out.push_keys(&values, keys.map(|(row, key)| array.is_valid(row).then_some(key)));
     Ok(())
 }
 

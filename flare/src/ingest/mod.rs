@@ -7,13 +7,14 @@
 //! - Whether NULL occurs is known once a column is loaded: a column without a NULL is not nullable then.
 
 mod arrow;
-pub(crate) mod csv;
-pub(crate) mod parquet;
+mod csv;
+mod parquet;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use ::arrow::record_batch::RecordBatch;
 use ir::types::{RowType, ScalarType};
@@ -38,6 +39,7 @@ pub struct Table {
     rows: usize,
     source: Source,
     loaded: Vec<OnceLock<Arc<Column>>>,
+    opening: Duration,
 }
 
 /// Where columns come from.
@@ -66,7 +68,7 @@ impl Table {
             }
         }
         let loaded = columns.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { origin: origin.to_path_buf(), columns, rows, source, loaded })
+        Ok(Self { origin: origin.to_path_buf(), columns, rows, source, loaded, opening: Duration::ZERO })
     }
 
     /// A table of these columns without rows.
@@ -140,6 +142,11 @@ impl Table {
         }
     }
 
+    /// How long it took to open the table's file.
+    pub(crate) fn opening(&self) -> Duration {
+        self.opening
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -186,6 +193,20 @@ impl Table {
         }
         Ok(self.loaded[i].get_or_init(|| Arc::new(column)).clone())
     }
+}
+
+/// Opens a Parquet file: reads and checks its footer.
+pub(crate) fn open_parquet(path: &Path) -> Result<Table> {
+    let start = Instant::now();
+    let table = parquet::open(path)?;
+    Ok(Table { opening: start.elapsed(), ..table })
+}
+
+/// Opens a CSV file: reads it whole and infers the types.
+pub(crate) fn open_csv(path: &Path) -> Result<Table> {
+    let start = Instant::now();
+    let table = csv::open(path)?;
+    Ok(Table { opening: start.elapsed(), ..table })
 }
 
 /// Opens a file to read.
@@ -248,8 +269,13 @@ pub(crate) fn in_parallel(n: usize, threads: usize, task: impl Fn(usize) -> Resu
 /// The table in a file that a statement names by its path; `None` where the name does not look like a file's.
 pub(crate) fn open_by_extension(name: &str) -> Option<Result<Table>> {
     match name.rsplit_once('.')?.1.to_lowercase().as_str() {
-        "parquet" => Some(parquet::open(name.as_ref())),
-        "csv" => Some(csv::open(name.as_ref())),
+        "parquet" => Some(open_parquet(name.as_ref())),
+        "csv" | "tsv" => Some(open_csv(name.as_ref())),
+        _ if Path::new(name).is_file() => {
+            let message =
+                "only .parquet, .csv and .tsv are read by their name; read_parquet('…') and read_csv('…') take any";
+            Some(Err(Error::input(name.as_ref(), message)))
+        }
         _ => None,
     }
 }
