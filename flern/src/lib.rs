@@ -24,5 +24,6 @@ mod train;
 mod transform;
 
 pub use error::{Error, Result, SqlError};
+pub use flare::Costs;
 pub use model::{Epoch, Label, Model};
 pub use session::{Answer, Predictor, Ran, Session, Settings, Step};

@@ -1,19 +1,17 @@
 //! The session: tables and models, and the statements over them.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
-use flare::{Engine, Query};
+use flare::{Control, Costs, Engine, Query};
 use ir::Program;
 use ir::exec::run::{CompileOptions, Executable, Progress, Resources};
 use ir::exec::{Inputs, Outputs};
 use ir::opt::OptOptions;
 use runtime::column::Table as Columns;
-use runtime::trap::CancelToken;
 
 use crate::error::{Error, Result};
 use crate::model::{Label, Model};
@@ -91,8 +89,17 @@ struct Shared {
     models: Mutex<BTreeMap<String, Arc<Model>>>,
     /// Held while a model comes or goes: its name and its function change together.
     changes: Mutex<u64>,
-    /// What runs now.
-    running: Mutex<Vec<CancelToken>>,
+    /// The statements that run now, by a number.
+    running: Mutex<BTreeMap<u64, Control>>,
+}
+
+/// Takes a statement from those that run when it ends.
+struct Running<'a>(&'a Shared, u64);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.running).remove(&self.1);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -165,21 +172,21 @@ impl Session {
     /// # Errors
     /// As for [`Session::sql`].
     pub fn run(&self, statement: &Statement, watch: &(dyn Fn(Step) + Sync)) -> Result<Ran> {
-        lock(&self.shared.running).clear();
-        let run = Run {
-            engine: &self.shared.engine,
-            running: &self.shared.running,
-            settings: self.settings(),
-            watch,
-            compile: Cell::new(Duration::ZERO),
+        let control = Control::new();
+        let _running = {
+            let mut running = lock(&self.shared.running);
+            let number = running.last_key_value().map_or(0, |(last, _)| last + 1);
+            running.insert(number, control.clone());
+            Running(&self.shared, number)
         };
+        let run = Run { engine: &self.shared.engine, settings: self.settings(), watch, control };
         let answer = self.carry_out(statement, &run).map_err(|e| e.at(statement.span))?;
-        Ok(Ran { answer, compile: run.compile.get() })
+        Ok(Ran { answer, costs: run.control.costs() })
     }
 
-    /// Stops the statement that runs, from any thread.
+    /// Stops the statements that run, from any thread.
     pub fn cancel(&self) {
-        lock(&self.shared.running).iter().for_each(CancelToken::cancel);
+        lock(&self.shared.running).values().for_each(Control::cancel);
     }
 
     /// The names of the models.
@@ -219,10 +226,7 @@ impl Session {
                 let query = run.query(&text.text).map_err(|error| Error::from_engine(error, &text))?;
                 match query.message() {
                     Some(message) => Ok(Answer::Done(message.to_string())),
-                    None => {
-                        run.watch_query(&query);
-                        query.stream().map(Answer::Rows).map_err(|error| Error::from_engine(error, &text))
-                    }
+                    None => query.stream().map(Answer::Rows).map_err(|error| Error::from_engine(error, &text)),
                 }
             }
             StatementKind::CreateModel(create) => self.create_model(create, run).map(Answer::Done),
@@ -427,32 +431,27 @@ impl Predictor {
 #[derive(Debug)]
 pub struct Ran {
     pub answer: Answer,
-    /// Time of making machine code for models; part of the statement's time.
-    pub compile: Duration,
+    /// What it cost to make the statement's programs; the times are part of the statement's time.
+    pub costs: Costs,
 }
 
 /// What a statement runs on.
 pub(crate) struct Run<'a> {
     pub(crate) engine: &'a Engine,
-    running: &'a Mutex<Vec<CancelToken>>,
     pub(crate) settings: Settings,
     watch: &'a (dyn Fn(Step) + Sync),
-    compile: Cell<Duration>,
+    /// Of the statement: every query that is made for it runs under this.
+    pub(crate) control: Control,
 }
 
 impl Run<'_> {
     pub(crate) fn query(&self, text: &str) -> flare::Result<Query> {
-        self.engine.sql(text)
-    }
-
-    fn watch_query(&self, query: &Query) {
-        lock(self.running).push(query.cancel_token());
+        self.engine.sql_under(text, &self.control)
     }
 
     /// The rows of a query that was made here.
     pub(crate) fn columns(&self, text: &str) -> Result<Arc<Columns>> {
         let query = self.query(text).map_err(|error| Error::Engine { error, span: None })?;
-        self.watch_query(&query);
         query.columns().map_err(|error| Error::Engine { error, span: None })
     }
 
@@ -462,12 +461,19 @@ impl Run<'_> {
             return Ok(program.interpret(inputs)?);
         }
         let mut program = program;
-        program.optimize(&OptOptions::default())?;
+        let start = Instant::now();
+        let report = program.optimize(&OptOptions::default())?;
+        let optimize = start.elapsed();
         let options = CompileOptions { threads: self.settings.threads, keep_text: false };
         let executable = Executable::compile(Arc::new(program), inputs, &options)?;
-        self.compile.set(self.compile.get() + executable.compile_time());
+        self.control.add(|costs| {
+            costs.optimize += optimize;
+            costs.compile += executable.compile_time();
+            let border = report.border().chain(executable.plan().border(executable.program()));
+            border.for_each(|line| costs.add_border(line));
+        });
         let mut resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
-        lock(self.running).push(resources.cancel.clone());
+        resources.cancel = self.control.token().clone();
         // The watcher lives as long as this call; the run's hook may outlive it, so steps go through a channel.
         let (sender, steps) = std::sync::mpsc::channel::<Progress>();
         resources.progress = Some(Arc::new(move |step| {

@@ -13,6 +13,7 @@ pub(crate) mod window;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datafusion_common::{DFSchemaRef, JoinType, NullEquality};
 use datafusion_expr::expr::Sort as SortExpr;
@@ -45,6 +46,8 @@ pub(crate) struct Imported {
     pub(crate) columns: Vec<(String, RowType)>,
     /// The types of the parameters.
     pub(crate) parameters: Vec<Option<ScalarType>>,
+    /// Time of loading what the program reads.
+    pub(crate) loading: Duration,
 }
 
 impl Imported {
@@ -81,7 +84,9 @@ pub(crate) fn import(
     let needs = Needs::of(&bound.plan);
     let wanted: Vec<(&Arc<Table>, Vec<usize>)> = needs.tables().collect();
     let wanted: Vec<(&Table, &[usize])> = wanted.iter().map(|(t, c)| (t.as_ref(), c.as_slice())).collect();
+    let start = Instant::now();
     ingest::load_all(&wanted, threads)?;
+    let loading = start.elapsed();
     let mut importer = Importer {
         b: Builder::new(),
         inputs: vec![],
@@ -102,7 +107,8 @@ pub(crate) fn import(
         importer.parameters.push(value);
     }
     let rel = importer.plan(&bound.plan)?;
-    importer.finish(rel, bound.plan.schema(), shown_names)
+    let imported = importer.finish(rel, bound.plan.schema(), shown_names)?;
+    Ok(Imported { loading, ..imported })
 }
 
 /// A table value and, by position, which of its columns are those of the plan's schema.
@@ -210,7 +216,7 @@ impl Importer {
         program.entry = Some(func);
         program.result_names = vec![names];
         let parameters = self.parameter_types.iter().copied().map(Some).collect();
-        Ok(Imported { program, inputs: self.inputs, columns, parameters })
+        Ok(Imported { program, inputs: self.inputs, columns, parameters, loading: Duration::ZERO })
     }
 
     /// The type of a table value.

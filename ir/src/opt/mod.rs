@@ -43,7 +43,8 @@ pub enum Exactness {
 
 /// One row of the list of passes.
 pub struct Pass {
-    /// Its name: what switches, reports and tests call it.
+    /// Its name: what switches, reports and tests call it. That of a rule across the border between a query and a model begins
+    /// with `cross_`.
     pub name: &'static str,
     /// What it does, in a line.
     pub doc: &'static str,
@@ -205,6 +206,12 @@ impl OptReport {
     /// All notes, with the names of their passes.
     pub fn notes(&self) -> impl Iterator<Item = (&'static str, &Note)> {
         self.passes.iter().flat_map(|p| p.notes.iter().map(|n| (p.name, n)))
+    }
+
+    /// What the rules across the border between a query and a model did, a line each.
+    pub fn border(&self) -> impl Iterator<Item = String> {
+        let crossing = self.notes().filter(|(pass, _)| pass.starts_with("cross_"));
+        crossing.map(|(pass, note)| format!("{}: {}", pass.trim_start_matches("cross_"), note.text))
     }
 
     /// How long all passes took.

@@ -17,6 +17,7 @@ use std::fmt;
 
 use crate::entity::{ColumnId, InputId, NodeId, RegionId, ValueId};
 use crate::graph::rel::{ScanColumn, SortKey};
+use crate::graph::{BridgeOp, Op, Program};
 use crate::kernel;
 use crate::types::{RowType, ScalarType};
 
@@ -452,6 +453,37 @@ impl fmt::Display for Stage {
                 write!(f, "tensor ({}) -> ({}): {} nodes", list(inputs), list(outputs), nodes.len())
             }
         }
+    }
+}
+
+impl Plan {
+    /// Where rows and tensors meet in this plan, without a copy between them: a line for each place. `p` is the program that the
+    /// plan was made of.
+    pub fn border(&self, p: &Program) -> Vec<String> {
+        let mut lines = vec![];
+        for state in &self.states {
+            if let StateKind::Tensors { node } = &state.kind
+                && let Op::Bridge(BridgeOp::ToTensor { groups, .. }) = &p.node(*node).op
+            {
+                let groups = groups.iter().map(|g| format!("{} x {}", g.columns.len(), g.dtype));
+                lines.push(format!("the query's last pipeline writes the tensors itself: columns {}", list(groups)));
+            }
+        }
+        for stage in &self.stages {
+            let Stage::Pipeline(pipeline) = stage else { continue };
+            for (i, step) in pipeline.steps.iter().enumerate() {
+                let Step::Apply { node, .. } = step else { continue };
+                let Op::Bridge(BridgeOp::Apply { inputs, .. }) = &p.node(*node).op else { continue };
+                let inputs: usize = inputs.iter().map(|g| g.columns.len()).sum();
+                let filters = |steps: &[Step]| steps.iter().filter(|s| matches!(s, Step::Filter(_))).count();
+                lines.push(format!(
+                    "a model of {inputs} features runs inside a pipeline, in tiles: behind {} of its filters, before {}",
+                    filters(&pipeline.steps[..i]),
+                    filters(&pipeline.steps[i + 1..])
+                ));
+            }
+        }
+        lines
     }
 }
 
