@@ -213,8 +213,8 @@ impl ContextProvider for Context<'_> {
             _ => return Err(external(Error::meaning(format!("{name} takes one argument, a path in quotes")))),
         };
         let table = match name.to_lowercase().as_str() {
-            "read_parquet" | "parquet_scan" => ingest::parquet::open(path.as_ref()),
-            "read_csv" | "read_csv_auto" => ingest::csv::open(path.as_ref()),
+            "read_parquet" | "parquet_scan" => ingest::open_parquet(path.as_ref()),
+            "read_csv" | "read_csv_auto" => ingest::open_csv(path.as_ref()),
             other => {
                 let help = suggest(other, ["read_parquet", "read_csv"]);
                 Err(Error::name(format!("there is no table function {other}"), help))

@@ -87,10 +87,7 @@ fn window<'k>(known: &'k HashMap<String, ast::WindowSpec>, name: &ast::Ident) ->
 }
 
 /// A window with the parts of the one that it builds on.
-fn complete(
-    known: &HashMap<String, ast::WindowSpec>,
-    mut spec: ast::WindowSpec,
-) -> Result<ast::WindowSpec, Refusal> {
+fn complete(known: &HashMap<String, ast::WindowSpec>, mut spec: ast::WindowSpec) -> Result<ast::WindowSpec, Refusal> {
     let Some(name) = spec.window_name.take() else { return Ok(spec) };
     let base = window(known, &name)?;
     let again = |part: &str| {

@@ -41,7 +41,7 @@ pub(crate) fn evaluate(
             let held = Table::from_columns("held_out", held_out.columns().to_vec(), held_out.rows());
             let registered = held.and_then(|held| engine.register_table("held_out", held));
             registered.map_err(|error| Error::Engine { error, span: None })?;
-            let query = engine.sql(&format!("SELECT {list} FROM held_out"));
+            let query = engine.sql_under(&format!("SELECT {list} FROM held_out"), &run.control);
             let query = query.map_err(|error| Error::Engine { error, span: Some(at) })?;
             metrics(model, &query, threshold, run)
         }

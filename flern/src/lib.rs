@@ -26,6 +26,7 @@ mod train;
 mod transform;
 
 pub use error::{Error, Result, SqlError};
+pub use flare::Costs;
 pub use ir::value::Value;
 pub use model::{Epoch, Label, Model};
 pub use query::Query;

@@ -1,13 +1,13 @@
 //! The session: tables and models, and the statements over them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
-use flare::Engine;
+use flare::{Control, Costs, Engine};
 use ir::Program;
 use ir::exec::run::{CompileOptions, Executable, Progress, Resources};
 use ir::exec::{Inputs, Outputs};
@@ -16,7 +16,6 @@ use ir::types::ScalarType;
 use ir::value::TensorData;
 use lantern::{Function, Params};
 use runtime::column::Table as Columns;
-use runtime::trap::CancelToken;
 
 use crate::error::{Error, Result};
 use crate::features::Features;
@@ -108,8 +107,8 @@ struct Shared {
     models: Mutex<BTreeMap<String, Arc<Model>>>,
     /// Held while a model comes or goes: its name and its functions change together. Counts models and statements.
     changes: Mutex<u64>,
-    /// What runs now, by the number of its statement.
-    running: Mutex<Vec<(u64, CancelToken)>>,
+    /// The statements that run now, by their numbers.
+    running: Mutex<BTreeMap<u64, Control>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -178,10 +177,7 @@ impl Session {
             let (query, text) = self.plan(sql, &run).map_err(|e| e.at(last.span))?;
             return Ok(match query.message() {
                 Some(message) => Query::done(Answer::Done(message.to_string()), Some(last.span)),
-                None => {
-                    run.watch_query(&query);
-                    Query::planned(query, text, last.span, guard)
-                }
+                None => Query::planned(query, text, last.span, guard),
             });
         }
         let answer = self.carry_out(last, &run).map_err(|e| e.at(last.span))?;
@@ -203,21 +199,15 @@ impl Session {
     pub fn run(&self, statement: &Statement, watch: &(dyn Fn(Step) + Sync)) -> Result<Ran> {
         let (_guard, run) = self.begin(watch);
         let answer = self.carry_out(statement, &run).map_err(|e| e.at(statement.span))?;
-        Ok(Ran { answer, compile: run.compile.get(), border: run.border.take() })
+        Ok(Ran { answer, costs: run.control.costs() })
     }
 
     fn begin<'a>(&'a self, watch: &'a (dyn Fn(Step) + Sync)) -> (Guard, Run<'a>) {
         let number = self.next_number();
-        let run = Run {
-            engine: &self.shared.engine,
-            running: &self.shared.running,
-            number,
-            settings: self.settings(),
-            watch,
-            compile: Cell::new(Duration::ZERO),
-            border: RefCell::default(),
-            tables: RefCell::new(vec![]),
-        };
+        let control = Control::new();
+        lock(&self.shared.running).insert(number, control.clone());
+        let tables = RefCell::default();
+        let run = Run { engine: &self.shared.engine, number, settings: self.settings(), watch, control, tables };
         (Guard { session: self.clone(), number }, run)
     }
 
@@ -229,7 +219,7 @@ impl Session {
 
     /// Stops the statements that run, from any thread.
     pub fn cancel(&self) {
-        lock(&self.shared.running).iter().for_each(|(_, token)| token.cancel());
+        lock(&self.shared.running).values().for_each(Control::cancel);
     }
 
     /// The names of the models.
@@ -325,12 +315,7 @@ impl Session {
                 let (query, text) = self.plan(sql, run)?;
                 match query.message() {
                     Some(message) => Ok(Answer::Done(message.to_string())),
-                    None => {
-                        run.watch_query(&query);
-                        let border = query.border().map_err(|error| Error::from_engine(error, &text))?;
-                        run.at_border(border.iter().map(String::as_str));
-                        query.stream().map(Answer::Rows).map_err(|error| Error::from_engine(error, &text))
-                    }
+                    None => query.stream().map(Answer::Rows).map_err(|error| Error::from_engine(error, &text)),
                 }
             }
             StatementKind::CreateModel(create) => self.create_model(create, run).map(Answer::Done),
@@ -645,7 +630,7 @@ pub(crate) struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        lock(&self.session.shared.running).retain(|(number, _)| *number != self.number);
+        lock(&self.session.shared.running).remove(&self.number);
     }
 }
 
@@ -691,21 +676,18 @@ impl Predictor {
 #[derive(Debug)]
 pub struct Ran {
     pub answer: Answer,
-    /// Time of making machine code for models; part of the statement's time.
-    pub compile: Duration,
-    /// What was done at the border of query and model, a line each: the rule, and what it saved.
-    pub border: Vec<String>,
+    /// What it cost to make the statement's programs; the times are part of the statement's time.
+    pub costs: Costs,
 }
 
 /// What a statement runs on.
 pub(crate) struct Run<'a> {
     pub(crate) engine: &'a Engine,
-    running: &'a Mutex<Vec<(u64, CancelToken)>>,
     number: u64,
     pub(crate) settings: Settings,
     watch: &'a (dyn Fn(Step) + Sync),
-    compile: Cell<Duration>,
-    border: RefCell<Vec<String>>,
+    /// Of the statement: every query that is made for it runs under this.
+    pub(crate) control: Control,
     /// Tables of this statement alone.
     tables: RefCell<Vec<String>>,
 }
@@ -729,17 +711,7 @@ impl Drop for Run<'_> {
 
 impl Run<'_> {
     pub(crate) fn query(&self, text: &str) -> flare::Result<flare::Query> {
-        self.engine.sql(text)
-    }
-
-    /// Adds lines about the border, each once.
-    fn at_border<'a>(&self, lines: impl Iterator<Item = &'a str>) {
-        let mut border = self.border.borrow_mut();
-        for line in lines {
-            if border.iter().all(|l| l != line) {
-                border.push(line.to_string());
-            }
-        }
+        self.engine.sql_under(text, &self.control)
     }
 
     /// A table that is there until the statement is planned; returns its name as SQL.
@@ -752,18 +724,9 @@ impl Run<'_> {
         Ok(quoted(&name))
     }
 
-    fn watch_token(&self, token: CancelToken) {
-        lock(self.running).push((self.number, token));
-    }
-
-    fn watch_query(&self, query: &flare::Query) {
-        self.watch_token(query.cancel_token());
-    }
-
     /// The rows of a query that was made here.
     pub(crate) fn columns(&self, text: &str) -> Result<Arc<Columns>> {
         let query = self.query(text).map_err(|error| Error::Engine { error, span: None })?;
-        self.watch_query(&query);
         query.columns().map_err(|error| Error::Engine { error, span: None })
     }
 
@@ -776,10 +739,14 @@ impl Run<'_> {
         }
         let mut program = program;
         let report = program.optimize(&OptOptions::default())?;
+        let optimize = start.elapsed();
         let options = CompileOptions { threads: self.settings.threads, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(program), inputs, &options)?;
-        self.compile.set(self.compile.get() + executable.compile_time());
-        self.at_border(report.border().chain(executable.plan().notes.iter().map(String::as_str)));
+        self.control.add(|costs| {
+            costs.optimize += optimize;
+            costs.compile += executable.compile_time();
+            costs.add_border(report.border().chain(executable.plan().notes.iter().map(String::as_str)));
+        });
         let start = Instant::now();
         let mut resources = self.resources();
         let marks: Arc<Mutex<Vec<(Progress, Instant)>>> = Arc::default();
@@ -813,8 +780,8 @@ impl Run<'_> {
     }
 
     fn resources(&self) -> Resources {
-        let resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
-        self.watch_token(resources.cancel.clone());
+        let mut resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
+        resources.cancel = self.control.token().clone();
         resources
     }
 
@@ -837,7 +804,7 @@ impl Run<'_> {
             return Ok(graph);
         }
         let keep_text = matches!(level, Some(ExplainLevel::Clif | ExplainLevel::Asm));
-        let options = CompileOptions { threads: self.settings.threads, keep_text };
+        let options = CompileOptions { threads: self.settings.threads, keep_text, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(program), inputs, &options)?;
         let mut out = String::new();
         if analyze {

@@ -14,6 +14,7 @@ pub(crate) mod window;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datafusion_common::{DFSchemaRef, JoinType, NullEquality};
 use datafusion_expr::expr::Sort as SortExpr;
@@ -46,6 +47,8 @@ pub(crate) struct Imported {
     pub(crate) columns: Vec<(String, RowType)>,
     /// The types of the parameters.
     pub(crate) parameters: Vec<Option<ScalarType>>,
+    /// Time of loading what the program reads.
+    pub(crate) loading: Duration,
 }
 
 impl Imported {
@@ -82,7 +85,9 @@ pub(crate) fn import(
     let needs = Needs::of(&bound.plan);
     let wanted: Vec<(&Arc<Table>, Vec<usize>)> = needs.tables().collect();
     let wanted: Vec<(&Table, &[usize])> = wanted.iter().map(|(t, c)| (t.as_ref(), c.as_slice())).collect();
+    let start = Instant::now();
     ingest::load_all(&wanted, threads)?;
+    let loading = start.elapsed();
     let mut importer = Importer {
         b: Builder::new(),
         inputs: vec![],
@@ -103,7 +108,8 @@ pub(crate) fn import(
         importer.parameters.push(value);
     }
     let rel = importer.plan(&bound.plan)?;
-    importer.finish(rel, bound.plan.schema(), shown_names)
+    let imported = importer.finish(rel, bound.plan.schema(), shown_names)?;
+    Ok(Imported { loading, ..imported })
 }
 
 /// A table value and, by position, which of its columns are those of the plan's schema.
@@ -211,7 +217,7 @@ impl Importer {
         program.entry = Some(func);
         program.result_names = vec![names];
         let parameters = self.parameter_types.iter().copied().map(Some).collect();
-        Ok(Imported { program, inputs: self.inputs, columns, parameters })
+        Ok(Imported { program, inputs: self.inputs, columns, parameters, loading: Duration::ZERO })
     }
 
     /// The type of a table value.
@@ -462,7 +468,7 @@ impl Importer {
         let empty = datafusion_common::DFSchema::empty();
         let scope = Scope { schema: &empty, columns: &[] };
         let zero = self.literal(Value::I64(0), ScalarType::I64)?;
-        let mut bound = |importer: &mut Self, e: Option<&Expr>, what: &str| -> Result<Option<ValueId>> {
+        let bound = |importer: &mut Self, e: Option<&Expr>, what: &str| -> Result<Option<ValueId>> {
             let Some(e) = e else { return Ok(None) };
             if has_subquery(e) {
                 return Err(Error::unsupported(format!("a subquery in {what}")));
@@ -747,7 +753,11 @@ impl Importer {
             .map(|(a, b)| {
                 let (a, b) = (self.column_type_of(*a), self.column_type_of(*b));
                 common_type(a, b).ok_or_else(|| {
-                    Error::meaning(format!("columns of {} and {} do not go together", sql_type_name(a), sql_type_name(b)))
+                    Error::meaning(format!(
+                        "columns of {} and {} do not go together",
+                        sql_type_name(a),
+                        sql_type_name(b)
+                    ))
                 })
             })
             .collect::<Result<_>>()?;

@@ -239,7 +239,10 @@ impl Keys {
                     FieldKind::I32 => i128::from(*at.cast::<i32>()),
                     FieldKind::I64 => i128::from(*at.cast::<i64>()),
                     FieldKind::I128 | FieldKind::F32 | FieldKind::F64 | FieldKind::Text => {
-                        return Err(Trap::with_detail(TrapCode::Internal, "a range frame over a key that is no integer"));
+                        return Err(Trap::with_detail(
+                            TrapCode::Internal,
+                            "a range frame over a key that is no integer",
+                        ));
                     }
                 }
             };

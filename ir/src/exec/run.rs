@@ -20,7 +20,7 @@ use runtime::scheduler::{Ranges, WorkerPool};
 use runtime::trap::{CancelToken, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
-use crate::entity::{InputId, NodeId, SymId, ValueId};
+use crate::entity::{ColumnId, InputId, NodeId, SymId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::{InputKind, Op, Program, RelOp};
 use crate::kernel::Module;
@@ -39,6 +39,9 @@ use super::{Bound, BoundInput, Datum, Inputs, Outputs};
 
 /// Rows that a range hands to a function at once: cancellation is looked at in between.
 const MORSEL: i64 = 16 << 10;
+
+/// Results of up to so many rows become columns on the thread that asks for them.
+const FEW_ROWS: usize = 4 << 10;
 
 /// How far a loop over batches has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -551,19 +554,26 @@ impl Run<'_> {
                         return Err(Error::Bug(format!("{state} is no result")));
                     };
                     let layout = &self.exe.plan.state(*state).layout;
-                    let mut out = vec![];
-                    let mut labels = vec![];
-                    for (j, id) in columns.iter().enumerate() {
+                    let fields = columns.iter().map(|id| {
                         let field = layout.fields.iter().find(|f| f.column == Some(*id));
-                        let field = field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))?;
-                        let column = convert::column_of_rows(rows.rows(), field, &self.exe.tables)?;
-                        let name = names.and_then(|n| n.get(j)).cloned();
-                        let name = name.unwrap_or_else(|| p.columns[id.index()].name.clone());
-                        labels.push(name.clone());
-                        out.push((name, Arc::new(column)));
-                    }
-                    let table = Table::new(out, rows.len());
-                    outputs.list.push(super::Output { names: labels, datum: Datum::Table(Arc::new(table)) });
+                        field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))
+                    });
+                    let fields: Vec<_> = fields.collect::<Result<_>>()?;
+                    let column = |j: usize| convert::column_of_rows(rows.rows(), fields[j], &self.exe.tables);
+                    let made: Vec<Result<Column>> = if rows.len() <= FEW_ROWS {
+                        (0..fields.len()).map(column).collect()
+                    } else {
+                        let made = self.resources.pool.map(fields.len(), |j, _| Ok(column(j)));
+                        made.map_err(|t| self.trap(t))?
+                    };
+                    let made = made.into_iter().map(|c| c.map(Arc::new)).collect::<Result<Vec<_>>>()?;
+                    outputs.list.push(table_of(p, names, columns, made, rows.len()));
+                }
+                PlanOutput::Columns { input, columns } => {
+                    let (of_input, rows) = &self.exe.tables[input];
+                    let made = columns.iter().map(|(source, _)| Arc::clone(&of_input[*source as usize])).collect();
+                    let ids: Vec<ColumnId> = columns.iter().map(|(_, id)| *id).collect();
+                    outputs.list.push(table_of(p, names, &ids, made, *rows));
                 }
                 PlanOutput::Tensor(v) => {
                     let t = self.values.get(v).ok_or_else(|| Error::Bug(format!("{v} was not made")))?;
@@ -574,6 +584,23 @@ impl Run<'_> {
         }
         Ok(outputs)
     }
+}
+
+/// A result of these columns, under the names that the program gives it.
+fn table_of(
+    p: &Program,
+    names: Option<&Vec<String>>,
+    ids: &[ColumnId],
+    columns: Vec<Arc<Column>>,
+    rows: usize,
+) -> super::Output {
+    let name = |(j, id): (usize, &ColumnId)| {
+        let given = names.and_then(|n| n.get(j)).cloned();
+        given.unwrap_or_else(|| p.columns[id.index()].name.clone())
+    };
+    let names: Vec<String> = ids.iter().enumerate().map(name).collect();
+    let table = Table::new(names.iter().cloned().zip(columns).collect(), rows);
+    super::Output { names, datum: Datum::Table(Arc::new(table)) }
 }
 
 fn address<T>(p: *const T) -> u64 {

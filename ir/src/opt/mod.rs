@@ -46,7 +46,8 @@ pub enum Exactness {
 
 /// One row of the list of passes.
 pub struct Pass {
-    /// Its name: what switches, reports and tests call it.
+    /// Its name: what switches, reports and tests call it. That of a rule across the border between a query and a model begins
+    /// with `cross_`.
     pub name: &'static str,
     /// What it does, in a line.
     pub doc: &'static str,

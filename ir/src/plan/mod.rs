@@ -338,6 +338,13 @@ pub enum Output {
         /// The columns.
         columns: Vec<ColumnId>,
     },
+    /// Columns of an input as they are: nothing runs for them.
+    Columns {
+        /// The input, a table.
+        input: InputId,
+        /// By column: its number in the input, and its id.
+        columns: Vec<(u32, ColumnId)>,
+    },
     /// A tensor.
     Tensor(ValueId),
 }
@@ -470,6 +477,9 @@ impl fmt::Display for Plan {
         for o in &self.outputs {
             match o {
                 Output::Rows { state, columns } => writeln!(f, "result: rows of {state} ({})", list(columns))?,
+                Output::Columns { input, columns } => {
+                    writeln!(f, "result: columns of {input} ({})", list(columns.iter().map(|c| c.1)))?;
+                }
                 Output::Tensor(v) => writeln!(f, "result: {v}")?,
             }
         }

@@ -53,10 +53,18 @@ pub fn split(p: &Program, info: &dyn InputInfo, off: &[String]) -> Result<Plan> 
     s.flush_tensors(&entry.results)?;
     for &v in &entry.results {
         let output = match p.ty(v) {
-            Type::Table(t) => {
-                let state = s.materialize(v, &BTreeSet::new())?;
-                Output::Rows { state, columns: t.columns.iter().map(|c| c.id).collect() }
-            }
+            Type::Table(t) => match columns_of_input(p, v) {
+                Some((input, sources)) => {
+                    let columns = t.columns.iter().map(|c| sources.get(&c.id).map(|source| (*source, c.id)));
+                    let columns: Option<_> = columns.collect();
+                    let columns = columns.ok_or_else(|| Error::Bug(format!("{v} has columns that no scan gives")))?;
+                    Output::Columns { input, columns }
+                }
+                None => {
+                    let state = s.materialize(v, &BTreeSet::new())?;
+                    Output::Rows { state, columns: t.columns.iter().map(|c| c.id).collect() }
+                }
+            },
             Type::Tensor(_) => Output::Tensor(v),
             Type::Scalar(_) => return Err(Error::Unsupported("a scalar as the result of a program".into())),
             Type::Tape | Type::Acc(_) => return Err(Error::Unsupported("a tape as the result of a program".into())),
@@ -64,6 +72,16 @@ pub fn split(p: &Program, info: &dyn InputInfo, off: &[String]) -> Result<Plan> 
         s.plan.outputs.push(output);
     }
     Ok(s.plan)
+}
+
+/// The input of a table that is only scanned and projected, and the number there of each scanned column.
+fn columns_of_input(p: &Program, table: ValueId) -> Option<(InputId, HashMap<ColumnId, u32>)> {
+    let node = p.node_of(table)?;
+    match &node.op {
+        Op::Rel(RelOp::Scan { input, columns }) => Some((*input, columns.iter().map(|c| (c.id, c.source)).collect())),
+        Op::Rel(RelOp::Project { .. }) => columns_of_input(p, node.operands[0]),
+        _ => None,
+    }
 }
 
 /// The columns that are scanned from dictionaries; ids are unique, so they stay codes wherever they go.
