@@ -15,12 +15,14 @@
 
 mod kernel;
 mod pack;
+mod peak;
 mod vector;
 
 use crate::cpu::simd_level;
 use kernel::{Kernels, MAX_TILE, ROWS, Tile};
 pub use pack::PackedB;
 use pack::{Scratch, pack_a, pack_b};
+pub use peak::fused_chains;
 use std::ffi::c_void;
 use std::ops::Range;
 
