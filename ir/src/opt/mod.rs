@@ -12,6 +12,7 @@
 
 mod aggregate;
 mod clean;
+mod elementwise;
 mod fold;
 mod guard;
 mod join_order;
@@ -55,7 +56,8 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
+pub static PASSES: &[Pass] =
+    &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, ELEMENTWISE, FOLD, SHARE, CLEAN, REDUCE];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -95,6 +97,14 @@ const REDUCE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: reduce::run,
+};
+
+const ELEMENTWISE: Pass = Pass {
+    name: "elementwise",
+    doc: "makes maps that read maps one map, so that what is between them is never stored",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: elementwise::run,
 };
 
 const FOLD: Pass = Pass {
