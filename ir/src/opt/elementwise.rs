@@ -25,6 +25,9 @@ const MAX_OPERATIONS: usize = 64;
 const MAX_FUNCTIONS: usize = 6;
 
 pub(super) fn run(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
+    if !super::algebra::has_tensors(p) {
+        return Ok(p.clone());
+    }
     let mut groups = Groups::default();
     for func in &p.funcs {
         plan(p, func.body, cx, &mut groups);

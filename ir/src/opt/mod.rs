@@ -11,7 +11,9 @@
 //! To add a pass: its file, and one row in [`PASSES`].
 
 mod aggregate;
+mod algebra;
 mod clean;
+mod cross_onehot;
 mod elementwise;
 mod fold;
 mod guard;
@@ -56,8 +58,23 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] =
-    &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, ELEMENTWISE, FOLD, SHARE, CLEAN, REDUCE];
+pub static PASSES: &[Pass] = &[
+    FOLD,
+    GUARD,
+    SHARE,
+    UNNEST,
+    PUSHDOWN,
+    JOIN_ORDER,
+    AGGREGATE,
+    ALGEBRA,
+    REORDER,
+    ELEMENTWISE,
+    CROSS_ONEHOT,
+    FOLD,
+    SHARE,
+    CLEAN,
+    REDUCE,
+];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -97,6 +114,30 @@ const REDUCE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: reduce::run,
+};
+
+const ALGEBRA: Pass = Pass {
+    name: "algebra",
+    doc: "makes chains of views one, takes transposes into products, drops maps that change nothing, and asks a ReLU's result for its argument's sign",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: algebra::run,
+};
+
+const REORDER: Pass = Pass {
+    name: "reorder",
+    doc: "multiplies three matrices in the cheaper order, and drops additions of zero",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: algebra::reorder,
+};
+
+const CROSS_ONEHOT: Pass = Pass {
+    name: "cross_onehot",
+    doc: "makes products with one-hot rows gathers, and those of their gradients scatters, where there are enough categories",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_onehot::run,
 };
 
 const ELEMENTWISE: Pass = Pass {
