@@ -11,9 +11,12 @@
 //! To add a pass: its file, and one row in [`PASSES`].
 
 mod aggregate;
+mod algebra;
 mod clean;
 mod cross_inline;
 mod cross_late;
+mod cross_onehot;
+mod elementwise;
 mod fold;
 mod guard;
 mod join_order;
@@ -69,6 +72,10 @@ pub static PASSES: &[Pass] = &[
     JOIN_ORDER,
     AGGREGATE,
     CROSS_INLINE,
+    ALGEBRA,
+    REORDER,
+    ELEMENTWISE,
+    CROSS_ONEHOT,
     FOLD,
     SHARE,
     CLEAN,
@@ -129,6 +136,38 @@ const REDUCE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: reduce::run,
+};
+
+const ALGEBRA: Pass = Pass {
+    name: "algebra",
+    doc: "makes chains of views one, takes transposes into products, drops maps that change nothing, and asks a ReLU's result for its argument's sign",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: algebra::run,
+};
+
+const REORDER: Pass = Pass {
+    name: "reorder",
+    doc: "multiplies three matrices in the cheaper order, and drops additions of zero",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: algebra::reorder,
+};
+
+const CROSS_ONEHOT: Pass = Pass {
+    name: "cross_onehot",
+    doc: "makes products with one-hot rows gathers, and those of their gradients scatters, where there are enough categories",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_onehot::run,
+};
+
+const ELEMENTWISE: Pass = Pass {
+    name: "elementwise",
+    doc: "makes maps that read maps one map, so that what is between them is never stored",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: elementwise::run,
 };
 
 const FOLD: Pass = Pass {

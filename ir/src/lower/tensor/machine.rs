@@ -19,7 +19,7 @@ use runtime::scheduler::WorkerPool;
 use runtime::tape::Tape;
 use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
-use super::library::{self, Gemm, Indices};
+use super::library::{self, Finish, Gemm, Indices, Strided};
 use super::nest::SCRATCH;
 use super::{Action, Block, Check, Code, Def, ForBatches, Nest, Slot, Step, Val};
 use crate::codegen::Entry;
@@ -382,7 +382,7 @@ impl Machine {
         done
     }
 
-    fn gemm<T: gemm::Element>(&mut self, g: &Gemm) -> Result<()> {
+    fn gemm<T: gemm::Element + Sync>(&mut self, g: &Gemm) -> Result<()> {
         let strides = |s: &[Dim; 2]| -> Result<[usize; 2]> { Ok([self.size(&s[0])?, self.size(&s[1])?]) };
         let (m, n, k) = (self.size(&g.m)?, self.size(&g.n)?, self.size(&g.k)?);
         let (sa, sb, sc) = (strides(&g.a_strides)?, strides(&g.b_strides)?, strides(&g.c_strides)?);
@@ -394,6 +394,15 @@ impl Machine {
         let a = Address(self.at(g.a.base).cast::<T>().wrapping_add(self.size(&g.a.offset)?).cast());
         let b = Address(self.at(g.b.base).cast::<T>().wrapping_add(self.size(&g.b.offset)?).cast());
         let c = Address(self.at(g.out));
+        let bias = match &g.finish {
+            Finish::Bias(s) | Finish::BiasRelu(s) => Some(self.part::<T>(s, n)?),
+            Finish::None | Finish::Relu | Finish::Gate(_) => None,
+        };
+        let gate = match &g.finish {
+            Finish::Gate(s) => Some(self.part::<T>(s, m.checked_mul(n).ok_or_else(too_large)?)?),
+            Finish::None | Finish::Relu | Finish::Bias(_) | Finish::BiasRelu(_) => None,
+        };
+        let relu = matches!(g.finish, Finish::Relu | Finish::BiasRelu(_));
         let products: usize = around.iter().map(|r| r[0]).product();
         let one = |index: usize, rows: Range<usize>| {
             let (a, b, c) = (&a, &b, &c);
@@ -414,10 +423,16 @@ impl Machine {
                 beta: T::ZERO,
                 c: c.0.cast::<T>().wrapping_add(at[2]),
                 c_strides: sc,
-                epilogue: Epilogue::None,
+                epilogue: match (bias, gate) {
+                    (_, Some(gate)) => Epilogue::Gate(gemm::MatRef::row_major(gate, m, n)),
+                    (Some(bias), None) if relu => Epilogue::BiasRelu(bias),
+                    (Some(bias), None) => Epilogue::Bias(bias),
+                    (None, None) if relu => Epilogue::Relu,
+                    (None, None) => Epilogue::None,
+                },
             };
             // SAFETY: the strides were derived from the shapes of stored values, whose buffers have their size; the result's buffer
-            // overlaps none of them, and these rows of it are written by nobody else.
+            // overlaps none of them, nor of what the epilogue reads, and these rows of it are written by nobody else.
             unsafe { gemm::gemm_raw(&problem, rows) };
         };
         let work = products.saturating_mul(m).saturating_mul(n).saturating_mul(k);
@@ -460,6 +475,13 @@ impl Machine {
         }
         // SAFETY: as for `slice`; the result of a step overlaps nothing that the step reads.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.at(v).cast::<T>(), n) })
+    }
+
+    /// Elements of a stored value from an offset on.
+    fn part<T>(&self, s: &Strided, count: usize) -> Result<&[T]> {
+        let (offset, all) = (self.size(&s.offset)?, self.slice::<T>(s.base)?);
+        let part = offset.checked_add(count).and_then(|end| all.get(offset..end));
+        part.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a part of a tensor is outside of it"))
     }
 
     fn raw(&self, v: Val) -> Result<&[u8]> {

@@ -55,10 +55,10 @@ enum Def {
         seed: u64,
         stream: u64,
     },
-    /// Result `result` of a map's body.
+    /// Result `result` of a map's body; the operands that it needs, by the parameters they stand for.
     Map {
         node: NodeId,
-        operands: Vec<Val>,
+        operands: Vec<(ValueId, Val)>,
         result: usize,
     },
     Reduce {
