@@ -815,6 +815,8 @@ layouts! {
         JOIN_ENTRY_SIZE = crate::join_table::JoinEntry;
         /// Bytes of a dense array's element.
         DENSE_ENTRY_SIZE = crate::join_table::DenseEntry;
+        /// Bytes of a tile.
+        TILE_SIZE = crate::tile::Tile;
     }
 }
 

@@ -9,8 +9,11 @@ use crate::entity::ColumnId;
 use crate::error::{Error, Result};
 use crate::graph::{Op, Program, RelOp};
 use crate::kernel::{self, Cmp, FunctionRef, Module, Signature, Type as K};
-use crate::plan::{Plan, StateId, StateKind};
+use crate::plan::{FieldKind, Fold, Plan, StateId, StateKind};
 use crate::types::ScalarType;
+
+/// The most slots of a table of groups that is indexed by its keys: 32 KB of addresses.
+const DIRECT_SLOTS: usize = 4 << 10;
 
 /// The function that merges one group's record into another's: `(ctx, worker, into, from) -> status`.
 pub fn merge(
@@ -22,11 +25,8 @@ pub fn merge(
     context: &mut Context,
     module: &mut Module,
 ) -> Result<FunctionRef> {
-    let StateKind::Group { node, states } = &plan.state(state).kind else {
+    let StateKind::Group { node, accumulators, .. } = &plan.state(state).kind else {
         return Err(Error::Bug(format!("{state} holds no groups")));
-    };
-    let Op::Rel(RelOp::Group { aggregates, .. }) = &p.node(*node).op else {
-        return Err(Error::Bug(format!("{node} is no group")));
     };
     let layout = &plan.state(state).layout;
     let source =
@@ -36,14 +36,13 @@ pub fn merge(
     let (ctx, worker, into, from) = (b.param(0), b.param(1), b.param(2), b.param(3));
     let (into, from) = (b.bitcast(into, K::Ptr), b.bitcast(from, K::Ptr));
     let mut r = RowLower { p, inputs, b, context, ctx, worker, area: None };
-    for (a, &(first, n)) in aggregates.iter().zip(states) {
-        let arg = a.arg.and_then(|c| source.get(c));
-        let fields = &layout.fields[first..first + n];
+    for a in accumulators {
+        let fields = &layout.fields[a.fields()];
         let load = |b: &mut kernel::Builder, row| -> Vec<kernel::Value> {
             fields.iter().map(|f| b.load(f.register(), row, f.offset as i32)).collect()
         };
         let (x, y) = (load(&mut r.b, into), load(&mut r.b, from));
-        let merged = r.reduce_merge(a.reducer, arg.map(|a| a.ty), &x, &y)?;
+        let merged = r.fold_merge(&a.fold, source, &x, &y)?;
         for (f, v) in fields.iter().zip(merged) {
             r.b.store(v, into, f.offset as i32);
         }
@@ -66,6 +65,86 @@ impl<'a> PipelineLower<'a> {
         }
     }
 
+    /// The position of keys in a table that is indexed by them, with the number of its slots: where the keys' bounds are proven
+    /// and close enough.
+    fn direct_index(&mut self, state: StateId, keys: &[Cell]) -> Result<Option<(kernel::Value, usize)>> {
+        let s = self.plan.state(state);
+        let mut slots = 1;
+        let mut index = None;
+        for (k, f) in keys.iter().zip(&s.layout.fields) {
+            let (low, high) = match f.kind {
+                FieldKind::Code { input, source } => {
+                    let column = self.r.inputs.column(input, source)?;
+                    let values = column.dictionary().map_or(0, |d| d.len());
+                    (0, values as i128 - 1)
+                }
+                FieldKind::Value if f.ty.ty == ScalarType::Bool => (0, 1),
+                FieldKind::Value => match k.range {
+                    Some(range) if f.register() != K::I128 => range,
+                    _ => return Ok(None),
+                },
+            };
+            let Some(values) = high.checked_sub(low).filter(|d| (0..DIRECT_SLOTS as i128).contains(d)) else {
+                return Ok(None);
+            };
+            // NULL has a slot behind the values'.
+            let values = values as usize + 1;
+            let own = values + usize::from(k.valid.is_some());
+            slots *= own;
+            if slots > DIRECT_SLOTS {
+                return Ok(None);
+            }
+            let wide = match self.r.b.ty(k.value) {
+                K::I64 => k.value,
+                _ if f.ty.ty == ScalarType::Bool || matches!(f.kind, FieldKind::Code { .. }) => {
+                    self.r.b.zext(k.value, K::I64)
+                }
+                _ => self.r.b.sext(k.value, K::I64),
+            };
+            let mut position = self.r.b.add_imm(wide, -(low as i64));
+            if let Some(valid) = k.valid {
+                let null = self.r.b.iconst(K::I64, values as i64);
+                position = self.r.b.select(valid, position, null);
+            }
+            index = Some(match index {
+                None => position,
+                Some(index) => {
+                    let own = self.r.b.iconst(K::I64, own as i64);
+                    let scaled = self.r.b.mul(index, own);
+                    self.r.b.add(scaled, position)
+                }
+            });
+        }
+        Ok(index.map(|index| (index, slots)))
+    }
+
+    /// The record at a slot of a table that is indexed by the keys; a fresh one where there was none.
+    fn find_direct(&mut self, state: StateId, keys: &[Cell], index: kernel::Value) -> Result<kernel::Value> {
+        let table = self.state_pointer(0);
+        let direct = self.r.b.load_always(K::Ptr, table, layout::GROUP_TABLE_DIRECT.offset);
+        let at = self.r.b.offset(direct, index, 8, 0);
+        let row = self.r.b.load(K::Ptr, at, 0);
+        let bits = self.r.b.bitcast(row, K::I64);
+        let missing = self.r.b.icmp_imm(Cmp::Eq, bits, 0);
+        self.r.b.begin_if(missing, &[K::Ptr]);
+        let hash = self.r.hash(keys)?;
+        let fresh = RuntimeFn::GroupTableInsertDirect;
+        let fresh = self.r.b.call_or_fail(fresh, &[self.r.worker, table, index, hash], 0);
+        let fresh = fresh.ok_or_else(|| Error::Bug("group_table_insert_direct returns an address".into()))?;
+        self.fill_group(state, keys, fresh, hash)?;
+        self.r.b.begin_else(&[fresh]);
+        Ok(self.r.b.end_if(&[row])[0])
+    }
+
+    /// Writes hash, keys and the states of no rows into a fresh record.
+    fn fill_group(&mut self, state: StateId, keys: &[Cell], row: kernel::Value, hash: kernel::Value) -> Result<()> {
+        self.r.b.store(hash, row, 0);
+        for (k, f) in keys.iter().zip(&self.plan.state(state).layout.fields) {
+            self.r.store_field(k, row, f)?;
+        }
+        self.init_states(state, row)
+    }
+
     pub(super) fn group(&mut self, state: StateId, mut env: Env) -> Result<()> {
         let keys = self.group_keys(state)?;
         let s = self.plan.state(state);
@@ -75,54 +154,68 @@ impl<'a> PipelineLower<'a> {
                 let mut cells = vec![];
                 for (id, f) in keys.iter().zip(&s.layout.fields) {
                     let cell = match f.kind {
-                        crate::plan::FieldKind::Code { .. } => match self.r.code(*id, &mut env)? {
+                        FieldKind::Code { .. } => match self.r.code(*id, &mut env)? {
                             Some((_, _, code, valid)) => Cell { value: code, valid, ty: ScalarType::I32, range: None },
                             None => return Err(Error::Bug(format!("{id} is grouped by code but has none"))),
                         },
-                        crate::plan::FieldKind::Value => {
+                        FieldKind::Value => {
                             let cell = self.r.column(*id, &mut env)?;
                             Cell { value: self.r.to_register(&cell, f.register())?, ..cell }
                         }
                     };
                     cells.push(cell);
                 }
-                self.find_group(state, &cells)?
+                match self.direct_index(state, &cells)? {
+                    Some((index, slots)) => {
+                        self.direct_slots = Some(slots);
+                        self.find_direct(state, &cells, index)?
+                    }
+                    None => self.find_group(state, &cells)?,
+                }
             }
         };
-        let StateKind::Group { node, states } = &s.kind else {
+        let StateKind::Group { accumulators, .. } = &s.kind else {
             return Err(Error::Bug(format!("{state} holds no groups")));
         };
-        let n = self.r.p.node(*node);
-        let Op::Rel(RelOp::Group { aggregates, .. }) = &n.op else {
-            return Err(Error::Bug(format!("{node} is no group")));
-        };
-        for (a, &(first, count)) in aggregates.iter().zip(states) {
-            let fields = &s.layout.fields[first..first + count];
+        for a in accumulators {
+            let fields = &s.layout.fields[a.fields()];
             let mut guard = None;
             if let Some(f) = a.filter {
                 let cell = self.r.column(f, &mut env)?;
                 guard = Some(self.r.is_true(&cell));
             }
-            let arg = a.arg.map(|c| self.r.column(c, &mut env)).transpose()?;
-            if let Some(valid) = arg.and_then(|c| c.valid)
-                && !a.reducer.sees_null()
-            {
-                guard = Some(match guard {
-                    Some(g) => self.r.b.and(g, valid),
-                    None => valid,
-                });
-            }
-            if let Some(guard) = guard {
+            let whole = matches!(a.fold, Fold::Whole(..));
+            // What is not added is not computed either: its argument may raise.
+            let branch = guard.filter(|_| whole || matches!(a.fold, Fold::Sum(_)));
+            if let Some(guard) = branch {
                 self.r.b.begin_if(guard, &[]);
+            }
+            let mut inner = if branch.is_some() { env.clone() } else { std::mem::take(&mut env) };
+            let arg = match a.fold {
+                Fold::Rows => None,
+                Fold::Known(c) | Fold::Sum(c) | Fold::Whole(_, Some(c)) => Some(self.r.column(c, &mut inner)?),
+                Fold::Whole(_, None) => None,
+            };
+            let known = match (&a.fold, arg.and_then(|c| c.valid)) {
+                (Fold::Whole(reducer, _), Some(valid)) if !reducer.sees_null() => Some(valid),
+                _ => None,
+            };
+            if let Some(known) = known {
+                self.r.b.begin_if(known, &[]);
             }
             let old: Vec<kernel::Value> =
                 fields.iter().map(|f| self.r.b.load(f.register(), row, f.offset as i32)).collect();
-            let new = self.r.reduce_step(a.reducer, arg.as_ref(), &old)?;
+            let new = self.r.fold_step(&a.fold, arg.as_ref(), guard.filter(|_| branch.is_none()), &old)?;
             for (f, v) in fields.iter().zip(new) {
                 self.r.b.store(v, row, f.offset as i32);
             }
-            if guard.is_some() {
+            if known.is_some() {
                 self.r.b.end_if(&[]);
+            }
+            if branch.is_some() {
+                self.r.b.end_if(&[]);
+            } else {
+                env = inner;
             }
         }
         Ok(())
@@ -170,29 +263,27 @@ impl<'a> PipelineLower<'a> {
         self.r.b.begin_if(missing, &[K::Ptr]);
         let fresh = self.r.b.call_or_fail(RuntimeFn::GroupTableInsert, &[self.r.worker, table, hash], 0);
         let fresh = fresh.ok_or_else(|| Error::Bug("group_table_insert returns an address".into()))?;
-        self.r.b.store(hash, fresh, 0);
-        for (k, f) in keys.iter().zip(&s.layout.fields) {
-            self.r.store_field(k, fresh, f)?;
-        }
-        self.init_states(state, fresh)?;
+        self.fill_group(state, keys, fresh, hash)?;
         self.r.b.begin_else(&[fresh]);
         Ok(self.r.b.end_if(&[found])[0])
     }
 
     pub(super) fn init_states(&mut self, state: StateId, row: kernel::Value) -> Result<()> {
         let s = self.plan.state(state);
-        let StateKind::Group { node, states } = &s.kind else {
+        let StateKind::Group { node, accumulators, .. } = &s.kind else {
             return Err(Error::Bug(format!("{state} holds no groups")));
         };
         let n = self.r.p.node(*node);
-        let Op::Rel(RelOp::Group { aggregates, .. }) = &n.op else {
-            return Err(Error::Bug(format!("{node} is no group")));
-        };
         let source = self.r.p.ty(n.operands[0]).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()))?;
-        for (a, &(first, count)) in aggregates.iter().zip(states) {
-            let arg = a.arg.and_then(|c| source.get(c));
-            let init = self.r.reduce_init(a.reducer, arg)?;
-            for (f, v) in s.layout.fields[first..first + count].iter().zip(init) {
+        for a in accumulators {
+            let fields = &s.layout.fields[a.fields()];
+            let init = match a.fold {
+                Fold::Whole(reducer, arg) => self.r.reduce_init(reducer, arg.and_then(|c| source.get(c)))?,
+                Fold::Rows | Fold::Known(_) | Fold::Sum(_) => {
+                    fields.iter().map(|f| self.r.zero(f.register())).collect()
+                }
+            };
+            for (f, v) in fields.iter().zip(init) {
                 self.r.b.store(v, row, f.offset as i32);
             }
         }
