@@ -8,14 +8,15 @@ use super::PipelineLower;
 use crate::entity::ColumnId;
 use crate::error::{Error, Result};
 use crate::graph::{Op, Program, RelOp};
-use crate::kernel::{self, Cmp, FunctionRef, Module, Signature, Type as K};
+use crate::kernel::{self, Cmp, FunctionRef, LoopKind, Module, Signature, Type as K};
 use crate::plan::{FieldKind, Fold, Plan, StateId, StateKind};
 use crate::types::ScalarType;
 
 /// The most slots of a table of groups that is indexed by its keys: 32 KB of addresses.
 const DIRECT_SLOTS: usize = 4 << 10;
 
-/// The function that merges one group's record into another's: `(ctx, worker, into, from) -> status`.
+/// The function that merges records of groups into others: `(ctx, worker, pairs, count) -> status`; a pair is two addresses, of the
+/// record that stays first.
 pub fn merge(
     p: &Program,
     plan: &Plan,
@@ -33,8 +34,12 @@ pub fn merge(
         p.ty(p.node(*node).operands[0]).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()))?;
     let function = module.declare(name, Signature::pipeline());
     let mut b = module.builder(&function);
-    let (ctx, worker, into, from) = (b.param(0), b.param(1), b.param(2), b.param(3));
-    let (into, from) = (b.bitcast(into, K::Ptr), b.bitcast(from, K::Ptr));
+    let (ctx, worker, pairs, count) = (b.param(0), b.param(1), b.param(2), b.param(3));
+    let pairs = b.bitcast(pairs, K::Ptr);
+    let zero = b.iconst(K::I64, 0);
+    let pair = b.begin_for(LoopKind::Serial, zero, count, 1, &[]);
+    let pair = b.offset(pairs, pair.index, 16, 0);
+    let (into, from) = (b.load(K::Ptr, pair, 0), b.load(K::Ptr, pair, 8));
     let mut r = RowLower { p, inputs, b, context, ctx, worker, area: None };
     for a in accumulators {
         let fields = &layout.fields[a.fields()];
@@ -47,6 +52,7 @@ pub fn merge(
             r.b.store(v, into, f.offset as i32);
         }
     }
+    r.b.end_for(&[]);
     let zero = r.b.iconst(K::I32, 0);
     let body = r.b.finish(Some(zero)).map_err(|e| Error::Bug(e.to_string()))?;
     module.define(&function, body);
