@@ -44,7 +44,11 @@ const COLUMNS: &[(&str, &str, S, bool)] = &[
     ("f", "f64", S::F64, true),
     ("code", "text", S::Text, true),
     ("words", "text", S::Text, false),
+    ("id", "i64", S::I64, false),
 ];
+
+/// Conditions are drawn over the columns before this one.
+const ID: usize = 10;
 
 fn value(column: usize, i: usize, rng: &mut Draw) -> Value {
     if COLUMNS[column].3 && rng.below(5) == 0 {
@@ -60,6 +64,7 @@ fn value(column: usize, i: usize, rng: &mut Draw) -> Value {
         6 => Value::Bool(rng.below(2) == 1),
         7 => Value::F64(rng.one(&[f64::NAN, -0.0, 0.0, 1.5, f64::INFINITY, -2.5])),
         8 => Value::Text(rng.one(&["red", "green", "blue", "a colour with a long name"]).into()),
+        ID => Value::I64((i as i64 * 7) % 6007 - 100),
         _ => Value::Text(format!("{} words of row {i} {}", ["many", "few"][i % 2], rng.below(1000)).into()),
     }
 }
@@ -119,7 +124,7 @@ fn condition(rng: &mut Draw, depth: usize, next: &mut usize, out: &mut String) -
         out.push_str(&format!("      %{next} = {op} %{a}, %{c} : bool{}\n", null(na || nc)));
         return (*next, na || nc);
     }
-    let column = rng.below(COLUMNS.len() as i64) as usize;
+    let column = rng.below(ID as i64) as usize;
     let (_, ty, _, nullable) = COLUMNS[column];
     let x = put(next, format!("col c{column} : {ty}{}", null(nullable)));
     if rng.below(8) == 0 {
@@ -208,10 +213,10 @@ fn blocks_that_their_statistics_rule_out_are_skipped() {
         let body = format!(
             "    %1 = filter %0 {{\n      %2 = col c2 : date\n      %3 = literal \"{day}\" : date\n      \
              %4 = {op} %2, %3 : bool\n      yield %4\n    }} : table({})\n    \
-             %5 = group %1 () (c10 = count_all(), c11 = sum(c0)) : table(c10: i64, c11: i64?)\n    yield %5\n",
+             %5 = group %1 () (c20 = count_all(), c21 = sum(c0)) : table(c20: i64, c21: i64?)\n    yield %5\n",
             table_type()
         );
-        let text = program(&body, "  column c10 \"n\": i64\n  column c11 \"s\": i64\n", "c10: i64, c11: i64?");
+        let text = program(&body, "  column c20 \"n\": i64\n  column c21 \"s\": i64\n", "c20: i64, c21: i64?");
         let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
         let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
         let (found, times, _) = run(&p, &inputs, 64 << 10);
@@ -223,12 +228,12 @@ fn blocks_that_their_statistics_rule_out_are_skipped() {
 #[test]
 fn small_keys_are_an_index_and_proven_sums_are_narrow() {
     let inputs = Inputs::new().table("t", Arc::new(table(5000)));
-    let result = "c8: text?, c6: bool?, c0: i32, c10: i64, c11: decimal(38,2), c12: f64, c13: i64, c14: decimal(38,2)?";
-    let columns = "  column c10 \"n\": i64\n  column c11 \"s\": decimal(38,2)\n  column c12 \"m\": f64\n  \
-                   column c13 \"k\": i64\n  column c14 \"b\": decimal(38,2)\n";
+    let result = "c8: text?, c6: bool?, c0: i32, c20: i64, c21: decimal(38,2), c22: f64, c23: i64, c24: decimal(38,2)?";
+    let columns = "  column c20 \"n\": i64\n  column c21 \"s\": decimal(38,2)\n  column c22 \"m\": f64\n  \
+                   column c23 \"k\": i64\n  column c24 \"b\": decimal(38,2)\n";
     let body = format!(
-        "    %1 = group %0 (c8, c6, c0) (c10 = count_all(), c11 = sum(c4), c12 = avg(c4), c13 = count(c3), \
-         c14 = sum(c5)) : table({result})\n    yield %1\n"
+        "    %1 = group %0 (c8, c6, c0) (c20 = count_all(), c21 = sum(c4), c22 = avg(c4), c23 = count(c3), \
+         c24 = sum(c5)) : table({result})\n    yield %1\n"
     );
     let text = program(&body, columns, result);
     let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
@@ -242,11 +247,27 @@ fn small_keys_are_an_index_and_proven_sums_are_narrow() {
         assert_eq!(pipeline.matches("add.i128").count(), 1, "{pipeline}");
     }
     // Keys of a wide range are hashed.
-    let body = "    %1 = group %0 (c1) (c10 = count_all()) : table(c1: i64?, c10: i64)\n    yield %1\n";
-    let text = program(body, "  column c10 \"n\": i64\n", "c1: i64?, c10: i64");
+    let body = "    %1 = group %0 (c1) (c20 = count_all()) : table(c1: i64?, c20: i64)\n    yield %1\n";
+    let text = program(body, "  column c20 \"n\": i64\n", "c1: i64?, c20: i64");
     let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
     let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
     let (rows, _, module) = run(&p, &inputs, 64);
     assert_eq!(rows, expected);
     assert!(!module.contains("insert_direct"));
+}
+
+#[test]
+fn close_keys_are_a_window() {
+    let inputs = Inputs::new().table("t", Arc::new(table(9000)));
+    let result = "c10: i64, c20: i64, c21: decimal(38,2)";
+    let body = format!("    %1 = group %0 (c10) (c20 = count_all(), c21 = sum(c4)) : table({result})\n    yield %1\n");
+    let text = program(&body, "  column c20 \"n\": i64\n  column c21 \"s\": decimal(38,2)\n", result);
+    let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+    let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+    assert_eq!(expected.len(), 6007);
+    for morsel in [3, 1000, 64 << 10] {
+        let (rows, _, module) = run(&p, &inputs, morsel);
+        assert_eq!(rows, expected, "morsels of {morsel}");
+        assert!(module.contains("group_table_insert_direct"));
+    }
 }

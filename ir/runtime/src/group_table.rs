@@ -40,9 +40,10 @@ pub struct GroupTable {
     pub(crate) limit: u64,
     pub(crate) direct: *mut *mut u8,
     rows: RowBuffer,
-    // Dropped with the table; `entries` points into it.
-    entry_block: Block,
+    // Dropped with the table or before; `entries` points into it.
+    entry_block: Option<Block>,
     direct_block: Option<Block>,
+    direct_first: i64,
     direct_len: usize,
 }
 
@@ -86,35 +87,51 @@ impl GroupTable {
             limit: 0,
             direct: std::ptr::null_mut(),
             rows: RowBuffer::with_first_rows(row_size, first_rows, memory),
-            entry_block,
+            entry_block: None,
             direct_block: None,
+            direct_first: 0,
             direct_len: 0,
         };
-        table.point_at_entries(capacity);
+        table.point_at_entries(entry_block, capacity);
         Ok(table)
     }
 
-    /// A table indexed by a code in `0..codes`; [`group_table_insert_direct`](crate::abi::RuntimeFn) fills its slots.
+    /// A table indexed by a code in `first..first + codes`; [`group_table_insert_direct`](crate::abi::RuntimeFn) fills its slots. The
+    /// address that code reads is that of code 0, wherever the codes begin.
     ///
     /// # Errors
     /// [`MemoryLimitError`].
-    pub fn direct(row_size: usize, codes: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
+    pub fn direct(
+        row_size: usize,
+        first: i64,
+        codes: usize,
+        memory: &Arc<QueryMemory>,
+    ) -> Result<Self, MemoryLimitError> {
         let mut table = Self::with_capacity(row_size, 2, memory)?;
         table.rows = RowBuffer::new(row_size, memory);
         let bytes = codes.max(1) * size_of::<*mut u8>();
         let mut block = memory.allocate(bytes)?;
         block.zero(bytes);
-        table.direct = block.as_ptr().cast();
+        table.direct = block.as_ptr().cast::<*mut u8>().wrapping_offset((first as isize).wrapping_neg());
         table.direct_block = Some(block);
+        table.direct_first = first;
         table.direct_len = codes;
         Ok(table)
     }
 
-    fn point_at_entries(&mut self, capacity: usize) {
-        self.entries = self.entry_block.as_ptr().cast();
+    fn point_at_entries(&mut self, block: Block, capacity: usize) -> Option<Block> {
+        self.entries = block.as_ptr().cast();
         self.shift = 64 - u64::from(capacity.ilog2());
         self.mask = capacity as u64 - 1;
         self.limit = capacity as u64 / 2;
+        self.entry_block.replace(block)
+    }
+
+    /// Gives back the memory that only finding groups needs: merges read rows. The table takes no more groups.
+    pub fn finish(&mut self) {
+        (self.entries, self.direct) = (std::ptr::null_mut(), std::ptr::null_mut());
+        (self.entry_block, self.direct_block) = (None, None);
+        self.limit = 0;
     }
 
     /// The address that generated code gets.
@@ -158,16 +175,17 @@ impl GroupTable {
     }
 
     /// Adds the group of `code` to a direct table.
-    fn insert_direct(&mut self, code: usize, hash: u64) -> Result<*mut u8, Trap> {
-        if code >= self.direct_len {
-            return Err(Trap::with_detail(TrapCode::Internal, format!("group code {code} of {}", self.direct_len)));
+    fn insert_direct(&mut self, code: i64, hash: u64) -> Result<*mut u8, Trap> {
+        if code.wrapping_sub(self.direct_first) as u64 >= self.direct_len as u64 {
+            let codes = format!("{} from {}", self.direct_len, self.direct_first);
+            return Err(Trap::with_detail(TrapCode::Internal, format!("group code {code} of {codes}")));
         }
         let row = self.rows.push()?;
         self.len += 1;
         // SAFETY: a fresh row of at least 8 bytes; `code` is within the array, which the table owns.
         unsafe {
             row.cast::<u64>().write(hash);
-            *self.direct.add(code) = row;
+            *self.direct.wrapping_offset(code as isize) = row;
         }
         Ok(row)
     }
@@ -211,8 +229,7 @@ impl GroupTable {
         let factor = if old_capacity < 64 << 10 { 4 } else { 2 };
         let capacity = old_capacity * factor;
         let block = empty_entries(capacity, self.rows.memory())?;
-        let old = std::mem::replace(&mut self.entry_block, block);
-        self.point_at_entries(capacity);
+        let Some(old) = self.point_at_entries(block, capacity) else { return Ok(()) };
         self.len = 0;
         // SAFETY: the old block holds `old_capacity` initialized entries.
         let entries = unsafe { std::slice::from_raw_parts(old.as_ptr().cast::<GroupEntry>(), old_capacity) };
@@ -587,7 +604,7 @@ pub(crate) unsafe fn group_table_insert(worker: *mut u8, table: *mut u8, hash: i
 pub(crate) unsafe fn group_table_insert_direct(worker: *mut u8, table: *mut u8, code: i64, hash: i64) -> *mut u8 {
     // SAFETY: promised by the caller.
     unsafe {
-        match (*table.cast::<GroupTable>()).insert_direct(code as usize, hash as u64) {
+        match (*table.cast::<GroupTable>()).insert_direct(code, hash as u64) {
             Ok(row) => row,
             Err(trap) => raise_null(worker, trap),
         }
@@ -744,25 +761,29 @@ mod tests {
 
     #[test]
     fn direct_tables_merge_with_others() {
+        const FIRST: i64 = -1_000_000;
         let memory = QueryMemory::unlimited();
         let cancel = CancelToken::new();
         let mut tables = Vec::new();
         for range in 0..2i64 {
-            let mut table = GroupTable::direct(ROW, 5, &memory).expect("no limit");
+            let mut table = GroupTable::direct(ROW, FIRST, 5, &memory).expect("no limit");
             for key in [3i64, range, 3] {
-                // SAFETY: the codes are below 5, and rows have the layout above.
+                // SAFETY: the codes are in the table's range, and rows have the layout above.
                 unsafe {
-                    let mut row = *table.direct.add(key as usize);
+                    let mut row = *table.direct.wrapping_offset((FIRST + key) as isize);
                     if row.is_null() {
                         let hash = crate::kernels::hash::combine(0, key as u64);
-                        row = table.insert_direct(key as usize, hash).expect("in range");
+                        row = table.insert_direct(FIRST + key, hash).expect("in range");
                         *row.add(8).cast::<i64>() = key;
                         *row.add(24) = 1;
                     }
                     *row.add(16).cast::<i64>() += 1;
                 }
             }
-            assert_eq!(table.insert_direct(5, 0).map_err(|t| t.code), Err(TrapCode::Internal));
+            for outside in [FIRST + 5, FIRST - 1] {
+                assert_eq!(table.insert_direct(outside, 0).map_err(|t| t.code), Err(TrapCode::Internal));
+            }
+            table.finish();
             tables.push(table);
         }
         // SAFETY: all rows have the layout above.

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::graph::{InputKind, Op, Program, RelOp};
 use crate::kernel::Module;
 use crate::lower::context::{Context, Slot};
-use crate::lower::rel::{self, Lowered, WorkerState, ZoneTest};
+use crate::lower::rel::{self, Direct, Lowered, WorkerState, ZoneTest, zone_bounds};
 use crate::lower::row::Inputs as LowerInputs;
 use crate::lower::scalar::{HOST_AREA, HostOp};
 use crate::lower::tensor::{TensorProgram, TileProgram};
@@ -502,8 +502,16 @@ impl Run<'_> {
                 .map(|s| {
                     Ok(match s {
                         WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
-                        WorkerState::Group { size, direct: Some(slots) } => {
-                            Part::Group(Box::new(GroupTable::direct(*size as usize, *slots, memory)?))
+                        WorkerState::Group { size, direct: Some(direct) } => {
+                            let (first, slots) = match direct {
+                                Direct::Slots(slots) => (0, *slots),
+                                Direct::Window { input, source } => {
+                                    let column = &self.exe.tables[input].0[*source as usize];
+                                    let (low, high) = zone_bounds(column, &range).unwrap_or((0, -1));
+                                    (low as i64, (high - low + 1) as usize)
+                                }
+                            };
+                            Part::Group(Box::new(GroupTable::direct(*size as usize, first, slots, memory)?))
                         }
                         WorkerState::Group { size, direct: None } => {
                             Part::Group(Box::new(GroupTable::new(*size as usize, memory)?))
@@ -547,6 +555,11 @@ impl Run<'_> {
                 begin = next;
                 if begin >= end {
                     break;
+                }
+            }
+            for part in &mut parts {
+                if let Part::Group(table) = part {
+                    table.finish();
                 }
             }
             Ok((parts, block))

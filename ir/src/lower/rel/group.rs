@@ -1,19 +1,47 @@
 //! Groups: finding a group by its keys, folding a row into it, merging two.
 
 use runtime::abi::{RuntimeFn, layout};
+use runtime::column::{Bound, Column, Encoding};
+use runtime::scheduler::{MORSEL_ROWS, Ranges};
 
 use super::super::context::Context;
 use super::super::row::{Cell, Env, Inputs, RowLower};
-use super::PipelineLower;
+use super::{Direct, PipelineLower};
 use crate::entity::ColumnId;
 use crate::error::{Error, Result};
 use crate::graph::{Op, Program, RelOp};
 use crate::kernel::{self, Cmp, FunctionRef, LoopKind, Module, Signature, Type as K};
-use crate::plan::{FieldKind, Fold, Plan, StateId, StateKind};
+use crate::plan::{FieldKind, Fold, Plan, Source, StateId, StateKind};
 use crate::types::ScalarType;
 
 /// The most slots of a table of groups that is indexed by its keys: 32 KB of addresses.
 const DIRECT_SLOTS: usize = 4 << 10;
+
+/// Slots that a range's window may have for each of its rows: a hash table takes as much memory.
+const WINDOW_SLOTS_A_ROW: i128 = 2;
+
+/// Whether the values of a column of integers are close in each range of its rows, so that a table indexed by them is no larger
+/// than one of hashes.
+fn is_dense(column: &Column) -> bool {
+    let rows = column.len();
+    let ranges = Ranges::new(rows);
+    !matches!(column.encoding(), Encoding::Dictionary)
+        && (0..ranges.len()).all(|i| {
+            let range = ranges.get(i);
+            let most = WINDOW_SLOTS_A_ROW * range.len() as i128;
+            zone_bounds(column, &range).is_some_and(|(low, high)| high - low < most.max(DIRECT_SLOTS as i128))
+        })
+}
+
+/// Bounds of a column of integers in the zones of these rows.
+pub(crate) fn zone_bounds(column: &Column, rows: &std::ops::Range<usize>) -> Option<(i128, i128)> {
+    let zones = column.zones().get(rows.start / MORSEL_ROWS..rows.end.div_ceil(MORSEL_ROWS))?;
+    let bounds = zones.iter().map(|z| match (&z.min, &z.max) {
+        (Some(Bound::Int(min)), Some(Bound::Int(max))) => Some((*min, *max)),
+        _ => None,
+    });
+    bounds.reduce(|a, b| a.zip(b).map(|(a, b)| (a.0.min(b.0), a.1.max(b.1)))).flatten()
+}
 
 /// The function that merges records of groups into others: `(ctx, worker, pairs, count) -> status`; a pair is two addresses, of the
 /// record that stays first.
@@ -73,7 +101,29 @@ impl<'a> PipelineLower<'a> {
 
     /// The position of keys in a table that is indexed by them, with the number of its slots: where the keys' bounds are proven
     /// and close enough.
-    fn direct_index(&mut self, state: StateId, keys: &[Cell]) -> Result<Option<(kernel::Value, usize)>> {
+    fn direct_index(
+        &mut self,
+        state: StateId,
+        ids: &[ColumnId],
+        keys: &[Cell],
+    ) -> Result<Option<(kernel::Value, Direct)>> {
+        if let Some((index, slots)) = self.small_index(state, keys)? {
+            return Ok(Some((index, Direct::Slots(slots))));
+        }
+        let (&[id], &[key], Source::Scan { input, columns }) = (ids, keys, &self.pipeline.source) else {
+            return Ok(None);
+        };
+        let Some(c) = columns.iter().find(|c| c.id == id) else { return Ok(None) };
+        let column = self.r.inputs.column(*input, c.source)?;
+        if column.validity().is_some() || !matches!(self.r.b.ty(key.value), K::I32 | K::I64) || !is_dense(&column) {
+            return Ok(None);
+        }
+        let index = if self.r.b.ty(key.value) == K::I64 { key.value } else { self.r.b.sext(key.value, K::I64) };
+        Ok(Some((index, Direct::Window { input: *input, source: c.source })))
+    }
+
+    /// As [`Self::direct_index`], where the bounds of all rows are close.
+    fn small_index(&mut self, state: StateId, keys: &[Cell]) -> Result<Option<(kernel::Value, usize)>> {
         let s = self.plan.state(state);
         let mut slots = 1;
         let mut index = None;
@@ -171,9 +221,9 @@ impl<'a> PipelineLower<'a> {
                     };
                     cells.push(cell);
                 }
-                match self.direct_index(state, &cells)? {
-                    Some((index, slots)) => {
-                        self.direct_slots = Some(slots);
+                match self.direct_index(state, keys, &cells)? {
+                    Some((index, by)) => {
+                        self.direct = Some(by);
                         self.find_direct(state, &cells, index)?
                     }
                     None => self.find_group(state, &cells)?,

@@ -28,6 +28,7 @@ use crate::types::ScalarType;
 
 use filter::TileFilter;
 pub use group::merge;
+pub(crate) use group::zone_bounds;
 
 /// Bytes before the first state in a worker block.
 const FIRST_STATE: i32 = runtime::trap::WORKER_HEAD_SLOTS as i32 * 8;
@@ -64,8 +65,8 @@ pub enum WorkerState {
     Group {
         /// Bytes of a record.
         size: u32,
-        /// The slots of a table that is indexed by the keys.
-        direct: Option<usize>,
+        /// How a table is indexed by the keys, if it is.
+        direct: Option<Direct>,
     },
     /// The area of host calls.
     Area,
@@ -80,6 +81,20 @@ pub enum WorkerState {
         node: NodeId,
         /// Bytes of a saved record.
         size: u32,
+    },
+}
+
+/// The slots of a group table that is indexed by its keys.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Direct {
+    /// So many, from 0.
+    Slots(usize),
+    /// One for each value between the bounds of a scanned column in the rows of the range.
+    Window {
+        /// The input.
+        input: InputId,
+        /// The column's position.
+        source: u32,
     },
 }
 
@@ -125,8 +140,8 @@ struct PipelineLower<'a> {
     flushes: &'a [(usize, FunctionRef, usize)],
     /// The group's record, where there are no keys.
     single_group: Option<kernel::Value>,
-    /// The slots of a group table that is indexed by the keys.
-    direct_slots: Option<usize>,
+    /// How the group table is indexed by the keys.
+    direct: Option<Direct>,
     /// The scan's filter, once the main function has it.
     filter: TileFilter,
     /// The index of the masks among the states.
@@ -169,7 +184,7 @@ pub fn pipeline(
             pipeline,
             flushes: &flushes,
             single_group: None,
-            direct_slots: None,
+            direct: None,
             filter: TileFilter::default(),
             masks,
         };
@@ -178,8 +193,8 @@ pub fn pipeline(
         } else {
             l.flush(k - 1)?
         }
-        if let (Some(slots), Some(WorkerState::Group { direct, .. })) = (l.direct_slots, states.first_mut()) {
-            *direct = Some(slots);
+        if let (Some(by), Some(WorkerState::Group { direct, .. })) = (l.direct, states.first_mut()) {
+            *direct = Some(by);
         }
         if let (false, Source::Scan { input, .. }) = (l.filter.is_empty(), &pipeline.source) {
             states[masks] = WorkerState::Masks { levels: l.filter.levels() };
