@@ -87,8 +87,8 @@ pub struct Signature {
 /// A generated pipeline: shared slots, worker block, first row, end row; returns a status.
 pub type PipelineFn = unsafe extern "C" fn(ctx: *const u64, worker: *mut u64, begin: i64, end: i64) -> i32;
 
-/// A generated merge of two rows of a state, with the same machine signature as a pipeline's: shared slots, worker block,
-/// address of the row that stays, address of the row that is merged into it; returns a status.
+/// A generated merge of rows of a state, with the same machine signature as a pipeline's: shared slots, worker block, address
+/// of [`crate::group_table::MergePair`]s, their number; returns a status.
 pub type MergeFn = PipelineFn;
 
 /// A call of the interpreter that does not fit the table: a bug in who made it.
@@ -757,7 +757,7 @@ layouts! {
         GROUP_TABLE_LEN = crate::group_table::GroupTable, len: I64;
         /// The number of groups at which the table grows.
         GROUP_TABLE_LIMIT = crate::group_table::GroupTable, limit: I64;
-        /// In a direct table: the rows' addresses by code.
+        /// In a direct table: where the address of the row of code 0 would be; others follow by their codes.
         GROUP_TABLE_DIRECT = crate::group_table::GroupTable, direct: Ptr;
         /// A slot's hash.
         GROUP_ENTRY_HASH = crate::group_table::GroupEntry, hash: I64;
@@ -815,6 +815,8 @@ layouts! {
         JOIN_ENTRY_SIZE = crate::join_table::JoinEntry;
         /// Bytes of a dense array's element.
         DENSE_ENTRY_SIZE = crate::join_table::DenseEntry;
+        /// Bytes of a tile.
+        TILE_SIZE = crate::tile::Tile;
     }
 }
 

@@ -8,12 +8,13 @@
 //!   which their groups first appeared.
 //! - NULL keys are equal to each other, as GROUP BY wants.
 //! - A direct table is an array of row addresses indexed by a small dense code. Its rows carry hashes too, so that it merges as any other.
+//! - Groups by one integer merge by its value where that is dense, or where ranges do not overlap; others by their hash.
 //! - A merge keeps the order of first appearance: by range, then by position in the range. Groups of one key are merged in
 //!   range order, whatever the number of threads, so float sums do not depend on scheduling.
 
 use std::sync::Arc;
 
-use crate::buffer::{Field, RowBuffer, RowList, keys_equal};
+use crate::buffer::{Field, FieldKind, RowBuffer, RowList, keys_equal};
 use crate::kernels::hash::{self, PARTITIONS};
 use crate::pool::{Block, MemoryLimitError, PoolArray, QueryMemory};
 use crate::scheduler::WorkerPool;
@@ -39,9 +40,10 @@ pub struct GroupTable {
     pub(crate) limit: u64,
     pub(crate) direct: *mut *mut u8,
     rows: RowBuffer,
-    // Dropped with the table; `entries` points into it.
-    entry_block: Block,
+    // Dropped with the table or before; `entries` points into it.
+    entry_block: Option<Block>,
     direct_block: Option<Block>,
+    direct_first: i64,
     direct_len: usize,
 }
 
@@ -85,35 +87,51 @@ impl GroupTable {
             limit: 0,
             direct: std::ptr::null_mut(),
             rows: RowBuffer::with_first_rows(row_size, first_rows, memory),
-            entry_block,
+            entry_block: None,
             direct_block: None,
+            direct_first: 0,
             direct_len: 0,
         };
-        table.point_at_entries(capacity);
+        table.point_at_entries(entry_block, capacity);
         Ok(table)
     }
 
-    /// A table indexed by a code in `0..codes`; [`group_table_insert_direct`](crate::abi::RuntimeFn) fills its slots.
+    /// A table indexed by a code in `first..first + codes`; [`group_table_insert_direct`](crate::abi::RuntimeFn) fills its slots. The
+    /// address that code reads is that of code 0, wherever the codes begin.
     ///
     /// # Errors
     /// [`MemoryLimitError`].
-    pub fn direct(row_size: usize, codes: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
+    pub fn direct(
+        row_size: usize,
+        first: i64,
+        codes: usize,
+        memory: &Arc<QueryMemory>,
+    ) -> Result<Self, MemoryLimitError> {
         let mut table = Self::with_capacity(row_size, 2, memory)?;
         table.rows = RowBuffer::new(row_size, memory);
         let bytes = codes.max(1) * size_of::<*mut u8>();
         let mut block = memory.allocate(bytes)?;
         block.zero(bytes);
-        table.direct = block.as_ptr().cast();
+        table.direct = block.as_ptr().cast::<*mut u8>().wrapping_offset((first as isize).wrapping_neg());
         table.direct_block = Some(block);
+        table.direct_first = first;
         table.direct_len = codes;
         Ok(table)
     }
 
-    fn point_at_entries(&mut self, capacity: usize) {
-        self.entries = self.entry_block.as_ptr().cast();
+    fn point_at_entries(&mut self, block: Block, capacity: usize) -> Option<Block> {
+        self.entries = block.as_ptr().cast();
         self.shift = 64 - u64::from(capacity.ilog2());
         self.mask = capacity as u64 - 1;
         self.limit = capacity as u64 / 2;
+        self.entry_block.replace(block)
+    }
+
+    /// Gives back the memory that only finding groups needs: merges read rows. The table takes no more groups.
+    pub fn finish(&mut self) {
+        (self.entries, self.direct) = (std::ptr::null_mut(), std::ptr::null_mut());
+        (self.entry_block, self.direct_block) = (None, None);
+        self.limit = 0;
     }
 
     /// The address that generated code gets.
@@ -157,16 +175,17 @@ impl GroupTable {
     }
 
     /// Adds the group of `code` to a direct table.
-    fn insert_direct(&mut self, code: usize, hash: u64) -> Result<*mut u8, Trap> {
-        if code >= self.direct_len {
-            return Err(Trap::with_detail(TrapCode::Internal, format!("group code {code} of {}", self.direct_len)));
+    fn insert_direct(&mut self, code: i64, hash: u64) -> Result<*mut u8, Trap> {
+        if code.wrapping_sub(self.direct_first) as u64 >= self.direct_len as u64 {
+            let codes = format!("{} from {}", self.direct_len, self.direct_first);
+            return Err(Trap::with_detail(TrapCode::Internal, format!("group code {code} of {codes}")));
         }
         let row = self.rows.push()?;
         self.len += 1;
         // SAFETY: a fresh row of at least 8 bytes; `code` is within the array, which the table owns.
         unsafe {
             row.cast::<u64>().write(hash);
-            *self.direct.add(code) = row;
+            *self.direct.wrapping_offset(code as isize) = row;
         }
         Ok(row)
     }
@@ -210,8 +229,7 @@ impl GroupTable {
         let factor = if old_capacity < 64 << 10 { 4 } else { 2 };
         let capacity = old_capacity * factor;
         let block = empty_entries(capacity, self.rows.memory())?;
-        let old = std::mem::replace(&mut self.entry_block, block);
-        self.point_at_entries(capacity);
+        let Some(old) = self.point_at_entries(block, capacity) else { return Ok(()) };
         self.len = 0;
         // SAFETY: the old block holds `old_capacity` initialized entries.
         let entries = unsafe { std::slice::from_raw_parts(old.as_ptr().cast::<GroupEntry>(), old_capacity) };
@@ -234,8 +252,44 @@ fn empty_entries(capacity: usize, memory: &Arc<QueryMemory>) -> Result<Block, Me
     Ok(block)
 }
 
-/// Merges the second row's states into the first's; both rows have equal keys.
-pub type MergeRows<'a> = dyn Fn(*mut u8, *const u8) -> Result<(), Trap> + Sync + 'a;
+/// Two rows of equal keys.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergePair {
+    /// The row that stays.
+    pub into: *mut u8,
+    /// The row whose states are merged into it.
+    pub from: *const u8,
+}
+
+/// Merges states, pair by pair in order.
+pub type MergeRows<'a> = dyn Fn(&[MergePair]) -> Result<(), Trap> + Sync + 'a;
+
+/// Pairs that are merged at a time: a call for each would cost more than the merge.
+const MERGE_PAIRS: usize = 512;
+
+/// Collects pairs, and merges them in order.
+struct Merger<'a> {
+    merge: &'a MergeRows<'a>,
+    pairs: Vec<MergePair>,
+}
+
+impl<'a> Merger<'a> {
+    fn new(merge: &'a MergeRows<'a>) -> Self {
+        Self { merge, pairs: Vec::with_capacity(MERGE_PAIRS) }
+    }
+
+    fn push(&mut self, into: *mut u8, from: *const u8) -> Result<(), Trap> {
+        self.pairs.push(MergePair { into, from });
+        if self.pairs.len() == MERGE_PAIRS { self.finish() } else { Ok(()) }
+    }
+
+    fn finish(&mut self) -> Result<(), Trap> {
+        let done = (self.merge)(&self.pairs);
+        self.pairs.clear();
+        done
+    }
+}
 
 /// One list of groups from the tables of all ranges, in range order; see the head of this file for the order of rows and merges.
 ///
@@ -258,14 +312,143 @@ pub unsafe fn merge_groups(
     let total: usize = tables.iter().map(GroupTable::len).sum();
     let row_size = tables[0].rows.row_size();
     let buffers: Vec<RowBuffer> = tables.into_iter().map(|table| table.rows).collect();
-    let rows = if total <= SERIAL_MERGE_ROWS {
+    // SAFETY: promised by the caller.
+    let by_integer = match IntegerKey::of(keys) {
+        Some(key) if total > SERIAL_MERGE_ROWS => unsafe {
+            merge_by_integer(&buffers, total, key, merge, pool, cancel)?
+        },
+        _ => None,
+    };
+    let rows = match by_integer {
+        Some(rows) => rows,
         // SAFETY: promised by the caller.
-        unsafe { merge_serially(&buffers, total, keys, merge)? }
-    } else {
+        None if total <= SERIAL_MERGE_ROWS => unsafe { merge_serially(&buffers, total, keys, merge)? },
         // SAFETY: promised by the caller.
-        unsafe { merge_partitions(&buffers, keys, merge, pool, cancel)? }
+        None => unsafe { merge_partitions(&buffers, keys, merge, pool, cancel)? },
     };
     Ok(RowList::from_parts(rows, buffers, row_size))
+}
+
+/// The one key of a row, where it is an integer that is never NULL.
+#[derive(Clone, Copy)]
+struct IntegerKey {
+    offset: usize,
+    wide: bool,
+}
+
+impl IntegerKey {
+    fn of(keys: &[Field]) -> Option<Self> {
+        let [Field { offset, kind: kind @ (FieldKind::I32 | FieldKind::I64), valid: None }] = keys else { return None };
+        Some(Self { offset: *offset as usize, wide: *kind == FieldKind::I64 })
+    }
+
+    /// # Safety
+    /// The row has this key.
+    unsafe fn get(self, row: *const u8) -> i64 {
+        // SAFETY: promised by the caller.
+        unsafe {
+            if self.wide {
+                row.add(self.offset).cast::<i64>().read()
+            } else {
+                i64::from(row.add(self.offset).cast::<i32>().read())
+            }
+        }
+    }
+}
+
+/// A dense merge takes an array of at most this many slots a row.
+const DENSE_SLOTS_A_ROW: i128 = 4;
+
+/// Merges by the value of the key: `None` where the keys are too far apart for that.
+///
+/// Ranges whose keys do not overlap, as where a table is stored in the key's order, have nothing to merge but the keys that two of
+/// them end and begin with.
+///
+/// # Safety
+/// As for [`merge_groups`].
+unsafe fn merge_by_integer(
+    buffers: &[RowBuffer],
+    total: usize,
+    key: IntegerKey,
+    merge: &MergeRows<'_>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<Option<Vec<*mut u8>>, Trap> {
+    let ends = pool.map(buffers.len(), |range, _| {
+        cancel.check()?;
+        // SAFETY: promised by the caller.
+        let keys = buffers[range].rows().map(|row| unsafe { key.get(row) });
+        Ok(keys.fold((i64::MAX, i64::MIN), |(low, high), k| (low.min(k), high.max(k))))
+    })?;
+    let mut sorted = ends.clone();
+    sorted.sort_unstable();
+    let shared: Vec<i64> = sorted.windows(2).filter(|w| w[0].1 == w[1].0).map(|w| w[0].1).collect();
+    let mut merger = Merger::new(merge);
+    let mut rows = Vec::with_capacity(total);
+    if sorted.windows(2).all(|w| w[0].1 <= w[1].0) {
+        let mut firsts: Vec<(i64, *mut u8)> = Vec::with_capacity(shared.len());
+        for row in buffers.iter().flat_map(RowBuffer::rows) {
+            // SAFETY: promised by the caller.
+            let k = unsafe { key.get(row) };
+            if shared.binary_search(&k).is_ok() {
+                match firsts.iter().find(|f| f.0 == k) {
+                    Some(&(_, first)) => {
+                        merger.push(first, row)?;
+                        continue;
+                    }
+                    None => firsts.push((k, row)),
+                }
+            }
+            rows.push(row);
+        }
+        merger.finish()?;
+        return Ok(Some(rows));
+    }
+    let (low, high) = ends.iter().fold((i64::MAX, i64::MIN), |(l, h), e| (l.min(e.0), h.max(e.1)));
+    let slots = i128::from(high) - i128::from(low) + 1;
+    if slots > DENSE_SLOTS_A_ROW * total as i128 {
+        return Ok(None);
+    }
+    let slots = slots as usize;
+    // Each task merges the keys of one part of the array; all look at all rows. Parts are of one size whatever the number of
+    // threads, and so is the order of merges of a key.
+    let parts = pool.threads().min(slots.div_ceil(SERIAL_MERGE_ROWS));
+    let part_slots = slots.div_ceil(parts);
+    let merged = pool.map(parts, |part, _| {
+        let first = part * part_slots;
+        let own = part_slots.min(slots - first.min(slots));
+        let places = PoolArray::<*mut u8>::new(own, buffers[0].memory())?;
+        // SAFETY: the array has `own` elements, which this task alone uses.
+        unsafe { std::ptr::write_bytes(places.as_ptr(), 0, own) };
+        let mut merger = Merger::new(merge);
+        let mut dead = vec![];
+        let mut position = 0usize;
+        for buffer in buffers {
+            cancel.check()?;
+            for row in buffer.rows() {
+                // SAFETY: promised by the caller; the slot is within the array.
+                unsafe {
+                    let slot = (key.get(row).wrapping_sub(low) as usize).wrapping_sub(first);
+                    if slot < own {
+                        let place = places.as_ptr().add(slot);
+                        if (*place).is_null() {
+                            *place = row;
+                        } else {
+                            merger.push(*place, row)?;
+                            dead.push(position);
+                        }
+                    }
+                }
+                position += 1;
+            }
+        }
+        merger.finish()?;
+        Ok(dead)
+    })?;
+    let mut alive = vec![true; total];
+    merged.iter().flatten().for_each(|&position| alive[position] = false);
+    rows.extend(buffers.iter().flat_map(RowBuffer::rows).zip(alive).filter(|r| r.1).map(|r| r.0));
+    Ok(Some(rows))
 }
 
 /// A table over rows that live elsewhere, used by merges only.
@@ -303,13 +486,15 @@ unsafe fn merge_serially(
 ) -> Result<Vec<*mut u8>, Trap> {
     let mut index = Index::new(total, buffers[0].memory())?;
     let mut rows = Vec::with_capacity(total);
+    let mut merger = Merger::new(merge);
     for row in buffers.iter().flat_map(RowBuffer::rows) {
         // SAFETY: promised by the caller of `merge_groups`; rows begin with their hash.
         match unsafe { index.find_or_enter(keys, *row.cast::<u64>(), row) } {
-            Some(earlier) => merge(earlier, row)?,
+            Some(earlier) => merger.push(earlier, row)?,
             None => rows.push(row),
         }
     }
+    merger.finish()?;
     Ok(rows)
 }
 
@@ -379,18 +564,19 @@ unsafe fn merge_partitions(
     pool.run(PARTITIONS, |p, _| {
         cancel.check()?;
         let mut index = Index::new(starts[p + 1] - starts[p], memory)?;
+        let mut merger = Merger::new(merge);
         // SAFETY: written above, only read from here on.
         for candidate in unsafe { candidates.slice(starts[p]..starts[p + 1]) } {
             let row = candidate.row;
             // SAFETY: promised by the caller of `merge_groups`; rows of one key are all in this partition, hence in this task.
             unsafe {
                 if let Some(earlier) = index.find_or_enter(keys, candidate.hash, row) {
-                    merge(earlier, row)?;
+                    merger.push(earlier, row)?;
                     *alive.as_ptr().add(candidate.position as usize) = std::ptr::null_mut();
                 }
             }
         }
-        Ok(())
+        merger.finish()
     })?;
     // SAFETY: every position was written, and the tasks have ended.
     let alive = unsafe { alive.slice(0..total) };
@@ -418,7 +604,7 @@ pub(crate) unsafe fn group_table_insert(worker: *mut u8, table: *mut u8, hash: i
 pub(crate) unsafe fn group_table_insert_direct(worker: *mut u8, table: *mut u8, code: i64, hash: i64) -> *mut u8 {
     // SAFETY: promised by the caller.
     unsafe {
-        match (*table.cast::<GroupTable>()).insert_direct(code as usize, hash as u64) {
+        match (*table.cast::<GroupTable>()).insert_direct(code, hash as u64) {
             Ok(row) => row,
             Err(trap) => raise_null(worker, trap),
         }
@@ -428,7 +614,7 @@ pub(crate) unsafe fn group_table_insert_direct(worker: *mut u8, table: *mut u8, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::{FieldKind, hash_keys};
+    use crate::buffer::hash_keys;
     use crate::pool::MemoryPool;
     use proptest::prelude::*;
 
@@ -471,9 +657,11 @@ mod tests {
         rows.rows().iter().map(read).collect()
     }
 
-    fn add(dst: *mut u8, src: *const u8) -> Result<(), Trap> {
-        // SAFETY: called with rows of the layout above.
-        unsafe { *dst.add(16).cast::<i64>() += *src.add(16).cast::<i64>() };
+    fn add(pairs: &[MergePair]) -> Result<(), Trap> {
+        for pair in pairs {
+            // SAFETY: called with rows of the layout above.
+            unsafe { *pair.into.add(16).cast::<i64>() += *pair.from.add(16).cast::<i64>() };
+        }
         Ok(())
     }
 
@@ -535,27 +723,67 @@ mod tests {
         assert_eq!(grouped(&ranges, 1024, 3), expected);
     }
 
+    /// Groups of keys that are never NULL, merged by value; the order is that of first appearance.
+    fn by_integer(ranges: &[Vec<(Option<i64>, i64)>], threads: usize) -> Option<Vec<(Option<i64>, i64)>> {
+        let memory = QueryMemory::unlimited();
+        let mut buffers = vec![];
+        for range in ranges {
+            let mut table = GroupTable::new(ROW, &memory).expect("no limit");
+            range.iter().for_each(|&(key, value)| update(&mut table, key, value).expect("no limit"));
+            buffers.push(table.rows);
+        }
+        let total = buffers.iter().map(RowBuffer::len).sum();
+        let key = IntegerKey::of(&[Field::new(8, FieldKind::I64)]).expect("an integer");
+        // SAFETY: all rows have the layout above.
+        let rows =
+            unsafe { merge_by_integer(&buffers, total, key, &add, &WorkerPool::new(threads), &CancelToken::new()) };
+        let rows = rows.expect("no trap")?;
+        Some(read(&RowList::from_parts(rows, buffers, ROW)))
+    }
+
+    #[test]
+    fn integers_merge_by_value() {
+        let range = |keys: std::ops::Range<i64>, step: i64| -> Vec<(Option<i64>, i64)> {
+            keys.map(|k| (Some(k * step % 30_011), k)).collect()
+        };
+        // In the key's order, with keys that end one range and begin others; descending; mixed; negative.
+        let clustered = vec![range(0..100, 1), range(99..100, 1), range(99..20_000, 1), range(20_001..20_002, 1)];
+        let descending: Vec<_> = clustered.iter().rev().cloned().collect();
+        let mixed = vec![range(0..20_000, 7919), range(5000..9000, 4001), range(-300..20_000, 7919)];
+        for ranges in [clustered, descending, mixed] {
+            for threads in [1, 3] {
+                assert_eq!(by_integer(&ranges, threads), Some(naive(&ranges)));
+            }
+        }
+        let far = vec![vec![(Some(i64::MIN), 1), (Some(i64::MAX), 2)], vec![(Some(0), 3)]];
+        assert_eq!(by_integer(&far, 1), None);
+    }
+
     #[test]
     fn direct_tables_merge_with_others() {
+        const FIRST: i64 = -1_000_000;
         let memory = QueryMemory::unlimited();
         let cancel = CancelToken::new();
         let mut tables = Vec::new();
         for range in 0..2i64 {
-            let mut table = GroupTable::direct(ROW, 5, &memory).expect("no limit");
+            let mut table = GroupTable::direct(ROW, FIRST, 5, &memory).expect("no limit");
             for key in [3i64, range, 3] {
-                // SAFETY: the codes are below 5, and rows have the layout above.
+                // SAFETY: the codes are in the table's range, and rows have the layout above.
                 unsafe {
-                    let mut row = *table.direct.add(key as usize);
+                    let mut row = *table.direct.wrapping_offset((FIRST + key) as isize);
                     if row.is_null() {
                         let hash = crate::kernels::hash::combine(0, key as u64);
-                        row = table.insert_direct(key as usize, hash).expect("in range");
+                        row = table.insert_direct(FIRST + key, hash).expect("in range");
                         *row.add(8).cast::<i64>() = key;
                         *row.add(24) = 1;
                     }
                     *row.add(16).cast::<i64>() += 1;
                 }
             }
-            assert_eq!(table.insert_direct(5, 0).map_err(|t| t.code), Err(TrapCode::Internal));
+            for outside in [FIRST + 5, FIRST - 1] {
+                assert_eq!(table.insert_direct(outside, 0).map_err(|t| t.code), Err(TrapCode::Internal));
+            }
+            table.finish();
             tables.push(table);
         }
         // SAFETY: all rows have the layout above.
@@ -596,7 +824,7 @@ mod tests {
                 table
             })
             .collect();
-        let fail = |_: *mut u8, _: *const u8| Err(Trap::new(TrapCode::Overflow));
+        let fail = |_: &[MergePair]| Err(Trap::new(TrapCode::Overflow));
         // SAFETY: all rows have the layout above.
         let rows = unsafe { merge_groups(tables, &keys(), &fail, &pool, &cancel) };
         assert_eq!(rows.err().map(|t| t.code), Some(TrapCode::Overflow));

@@ -9,14 +9,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use runtime::buffer::{RowBuffer, RowList};
-use runtime::column::{Column, Table, TextView};
+use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
 use runtime::group_table::GroupTable;
 use runtime::join_table::JoinTable;
+use runtime::kernels::text::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory};
-use runtime::scheduler::{Ranges, WorkerPool};
+use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
 use runtime::trap::{CancelToken, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
@@ -25,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::graph::{InputKind, Op, Program, RelOp};
 use crate::kernel::Module;
 use crate::lower::context::{Context, Slot};
-use crate::lower::rel::{self, Lowered, WorkerState};
+use crate::lower::rel::{self, Direct, Lowered, WorkerState, ZoneTest, zone_bounds};
 use crate::lower::row::Inputs as LowerInputs;
 use crate::lower::scalar::{HOST_AREA, HostOp};
 use crate::lower::tensor::{TensorProgram, TileProgram};
@@ -118,6 +120,8 @@ pub struct StageTime {
     pub stage: String,
     /// Rows that went in.
     pub rows: usize,
+    /// Those of them that were skipped by blocks: the statistics of their zones rule them out.
+    pub skipped: usize,
     /// Time.
     pub time: Duration,
 }
@@ -140,6 +144,8 @@ pub struct Executable {
     pub(super) maps: HashMap<Slot, convert::Mapped>,
     /// Text views of long literals.
     pub(super) texts: HashMap<Arc<str>, Box<TextView>>,
+    /// Compiled patterns.
+    likes: HashMap<Arc<str>, Box<LikePattern>>,
     /// What host calls evaluate.
     pub(super) hosts: HashMap<HostOp, Box<convert::Host>>,
     pub(super) compile_time: Duration,
@@ -156,6 +162,14 @@ struct Tables<'a> {
 impl InputInfo for Tables<'_> {
     fn is_dictionary(&self, input: InputId, source: u32) -> bool {
         self.tables.get(&input).is_some_and(|t| t.0[source as usize].dictionary().is_some())
+    }
+
+    fn rows(&self, input: InputId) -> Option<usize> {
+        self.tables.get(&input).map(|t| t.1)
+    }
+
+    fn stats(&self, input: InputId, source: u32) -> Option<&ColumnStats> {
+        self.tables.get(&input).and_then(|t| t.0.get(source as usize)).map(|c| c.stats())
     }
 }
 
@@ -240,6 +254,7 @@ impl Executable {
             .map_err(|e| Error::Bug(e.to_string()))?;
         let mut maps = HashMap::new();
         let mut texts = HashMap::new();
+        let mut likes = HashMap::new();
         let mut hosts = HashMap::new();
         for slot in context.slots() {
             match slot {
@@ -251,6 +266,10 @@ impl Executable {
                     // SAFETY: the bytes belong to the `Arc`, which the executable keeps as the key.
                     let view = unsafe { TextView::from_raw_bytes(text.as_ptr(), text.len()) };
                     texts.insert(Arc::clone(text), Box::new(view));
+                }
+                Slot::Like(pattern) => {
+                    let compiled = LikePattern::new(pattern.as_bytes(), Some('\\'), false);
+                    likes.insert(Arc::clone(pattern), Box::new(compiled));
                 }
                 Slot::Host(op) => {
                     hosts.insert(op.clone(), convert::Host::new(op.clone()));
@@ -279,6 +298,7 @@ impl Executable {
             tables,
             maps,
             texts,
+            likes,
             hosts,
             compile_time: start.elapsed(),
         })
@@ -334,6 +354,7 @@ impl Executable {
             values: HashMap::new(),
             dims: HashMap::new(),
             states: (0..self.plan.states.len()).map(|_| StateData::Filling(vec![])).collect(),
+            skipped: AtomicUsize::new(0),
             kept: vec![],
             texts: vec![],
         };
@@ -342,7 +363,8 @@ impl Executable {
         for (i, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             let rows = run.stage(i, stage)?;
-            times.push(StageTime { stage: stage.to_string(), rows, time: start.elapsed() });
+            let skipped = run.skipped.swap(0, Ordering::Relaxed);
+            times.push(StageTime { stage: stage.to_string(), rows, skipped, time: start.elapsed() });
         }
         let outputs = run.outputs()?;
         Ok((outputs, times))
@@ -355,6 +377,7 @@ pub(super) enum Part {
     Group(Box<GroupTable>),
     Tile(Box<Tile>),
     Area(Box<[u128; HOST_AREA / 16]>),
+    Masks(Box<[runtime::tile::Tile]>),
 }
 
 /// A state during a run.
@@ -378,6 +401,8 @@ pub(super) struct Run<'a> {
     /// Sizes of symbolic dimensions.
     pub(super) dims: HashMap<SymId, usize>,
     pub(super) states: Vec<StateData>,
+    /// Rows that the stage skipped.
+    skipped: AtomicUsize,
     /// Worker blocks: their texts are in use until the run ends.
     kept: Vec<WorkerBlock>,
     /// Texts of literals in states.
@@ -450,6 +475,7 @@ impl Run<'_> {
             }
             Slot::DictionaryMap(..) => address(exe.maps[slot].as_ptr()),
             Slot::Text(text) => address(&raw const *exe.texts[text]),
+            Slot::Like(pattern) => address(&raw const *exe.likes[pattern]),
             Slot::Host(op) => address(&raw const *exe.hosts[op]),
             Slot::Param(input) => self.params.get(input).map_or(0, |p| address(p.as_ptr())),
             Slot::Rows(state) => match &self.states[state.index()] {
@@ -488,8 +514,24 @@ impl Run<'_> {
                 .map(|s| {
                     Ok(match s {
                         WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
-                        WorkerState::Group { size } => Part::Group(Box::new(GroupTable::new(*size as usize, memory)?)),
+                        WorkerState::Group { size, direct: Some(direct) } => {
+                            let (first, slots) = match direct {
+                                Direct::Slots(slots) => (0, *slots),
+                                Direct::Window { input, source } => {
+                                    let column = &self.exe.tables[input].0[*source as usize];
+                                    let (low, high) = zone_bounds(column, &range).unwrap_or((0, -1));
+                                    (low as i64, (high - low + 1) as usize)
+                                }
+                            };
+                            Part::Group(Box::new(GroupTable::direct(*size as usize, first, slots, memory)?))
+                        }
+                        WorkerState::Group { size, direct: None } => {
+                            Part::Group(Box::new(GroupTable::new(*size as usize, memory)?))
+                        }
                         WorkerState::Area => Part::Area(Box::new([0; HOST_AREA / 16])),
+                        WorkerState::Masks { levels } => {
+                            Part::Masks((0..*levels).map(|_| runtime::tile::Tile::new()).collect())
+                        }
                         WorkerState::Tile { node, size } => {
                             let program = &self.exe.tiles[node];
                             Part::Tile(Box::new(Tile::new(
@@ -509,6 +551,7 @@ impl Run<'_> {
                     Part::Group(t) => t.as_mut_ptr(),
                     Part::Tile(t) => t.as_mut_ptr(),
                     Part::Area(a) => a.as_mut_ptr().cast(),
+                    Part::Masks(m) => m.as_mut_ptr().cast(),
                 })
                 .collect();
             let mut block = WorkerBlock::new(&pointers, &self.resources.cancel, memory);
@@ -516,13 +559,24 @@ impl Run<'_> {
             loop {
                 self.resources.cancel.check()?;
                 let next = (begin + MORSEL).min(end);
+                // A call without rows still makes the record of a group without keys.
+                let skip = skips(self.exe, &lowered.zones, begin as usize..next as usize);
+                if skip {
+                    self.skipped.fetch_add((next - begin) as usize, Ordering::Relaxed);
+                }
+                let stop = if skip { begin } else { next };
                 // SAFETY: the context's slots that this function reads are filled: stages run in order. The block and its states are
                 // this task's alone, and they outlive the call.
-                let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), begin, next) };
+                let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), begin, stop) };
                 block.check(status)?;
                 begin = next;
                 if begin >= end {
                     break;
+                }
+            }
+            for part in &mut parts {
+                if let Part::Group(table) = part {
+                    table.finish();
                 }
             }
             Ok((parts, block))
@@ -532,7 +586,7 @@ impl Run<'_> {
             return Err(Error::Bug(format!("{state} is filled after it was sealed")));
         };
         for (parts, block) in made {
-            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_))));
+            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_))));
             self.kept.push(block);
         }
         Ok(rows)
@@ -601,6 +655,25 @@ fn table_of(
     let names: Vec<String> = ids.iter().enumerate().map(name).collect();
     let table = Table::new(names.iter().cloned().zip(columns).collect(), rows);
     super::Output { names, datum: Datum::Table(Arc::new(table)) }
+}
+
+/// Whether no row of a block can pass, by the statistics of the zones that it is in.
+fn skips(exe: &Executable, tests: &[ZoneTest], rows: std::ops::Range<usize>) -> bool {
+    if tests.is_empty() || rows.is_empty() {
+        return false;
+    }
+    let mut zones = rows.start / MORSEL_ROWS..rows.end.div_ceil(MORSEL_ROWS);
+    zones.all(|zone| {
+        tests.iter().any(|t| {
+            let column = &exe.tables[&t.input].0[t.source as usize];
+            match column.zones().get(zone).map(|z| (&z.min, &z.max, z.nulls)) {
+                Some((Some(ColumnBound::Int(min)), Some(ColumnBound::Int(max)), _)) => *max < t.low || *min > t.high,
+                // All of them are NULL.
+                Some((None, None, nulls)) => nulls > 0,
+                _ => false,
+            }
+        })
+    })
 }
 
 fn address<T>(p: *const T) -> u64 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use runtime::buffer::{RowBuffer, RowList};
-use runtime::group_table::{GroupTable, merge_groups};
+use runtime::group_table::{GroupTable, MergePair, merge_groups};
 use runtime::join_table::{JoinOptions, JoinTable};
 use runtime::sort::{SortKey as RuntimeKey, sort_rows};
 use runtime::trap::WorkerBlock;
@@ -110,11 +110,14 @@ impl Run<'_> {
         let entry = &self.exe.merges[&id];
         let context = self.context();
         let r = self.resources;
-        let merge = |into: *mut u8, from: *const u8| {
+        let merge = |pairs: &[MergePair]| {
+            if pairs.is_empty() {
+                return Ok(());
+            }
             let mut block = WorkerBlock::new(&[], &r.cancel, &r.memory);
-            let (into, from) = (into.expose_provenance() as i64, from.expose_provenance() as i64);
-            // SAFETY: both are records of this state's layout, and this task is the only one that merges into the first.
-            let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), into, from) };
+            let first = pairs.as_ptr().expose_provenance() as i64;
+            // SAFETY: the pairs are records of this state's layout, and this task is the only one that merges into the first of each.
+            let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), first, pairs.len() as i64) };
             block.check(status)
         };
         // SAFETY: the tables' rows have these keys; their texts are kept by the run.

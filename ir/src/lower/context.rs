@@ -22,6 +22,8 @@ pub enum Slot {
     DictionaryMap(InputId, u32, ValueId),
     /// Address of a text view of a literal.
     Text(Arc<str>),
+    /// Address of a compiled pattern of LIKE.
+    Like(Arc<str>),
     /// Address of what a host call evaluates.
     Host(HostOp),
     /// Address of a scalar parameter: 16 bytes of value, then a valid byte.

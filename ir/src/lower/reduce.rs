@@ -8,10 +8,10 @@ use runtime::trap::TrapCode;
 use super::row::{Cell, RowLower};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Cmp, Type as K};
-use crate::plan::register_type;
+use crate::plan::{Fold, register_type};
 use crate::scalar::ScalarOp;
 use crate::scalar::reduce::Reducer;
-use crate::types::{RowType, ScalarType};
+use crate::types::{RowType, ScalarType, TableType};
 
 impl RowLower<'_> {
     /// The state of no rows.
@@ -101,12 +101,69 @@ impl RowLower<'_> {
         })
     }
 
+    /// The fields of an accumulator with one more row; `counts` is 0 where the row does not count.
+    pub fn fold_step(
+        &mut self,
+        fold: &Fold,
+        arg: Option<&Cell>,
+        counts: Option<kernel::Value>,
+        s: &[kernel::Value],
+    ) -> Result<Vec<kernel::Value>> {
+        let missing = || Error::Bug("an accumulator of a column has an argument".into());
+        Ok(match fold {
+            Fold::Whole(reducer, _) => return self.reduce_step(*reducer, arg, s),
+            Fold::Rows | Fold::Known(_) => {
+                let valid = if matches!(fold, Fold::Known(_)) { arg.ok_or_else(missing)?.valid } else { None };
+                let one = match (counts, valid) {
+                    (Some(a), Some(b)) => Some(self.b.and(a, b)),
+                    (a, b) => a.or(b),
+                };
+                match one {
+                    None => vec![self.b.add_imm(s[0], 1)],
+                    Some(one) => {
+                        let one = self.b.zext(one, K::I64);
+                        vec![self.b.add(s[0], one)]
+                    }
+                }
+            }
+            Fold::Sum(_) => {
+                let arg = arg.ok_or_else(missing)?;
+                let cell = match arg.valid {
+                    None => *arg,
+                    // NULL adds nothing. No sum of floats that began with 0 is -0, so 0 changes none.
+                    Some(valid) => {
+                        let zero = self.zero(self.b.ty(arg.value));
+                        Cell { value: self.b.select(valid, arg.value, zero), valid: None, ..*arg }
+                    }
+                };
+                vec![self.accumulate(s[0], &cell)?]
+            }
+        })
+    }
+
+    /// The fields of an accumulator of both records' rows.
+    pub fn fold_merge(
+        &mut self,
+        fold: &Fold,
+        source: &TableType,
+        x: &[kernel::Value],
+        y: &[kernel::Value],
+    ) -> Result<Vec<kernel::Value>> {
+        match fold {
+            Fold::Whole(reducer, arg) => {
+                self.reduce_merge(*reducer, arg.and_then(|c| source.get(c)).map(|t| t.ty), x, y)
+            }
+            Fold::Sum(_) if self.b.ty(x[0]).is_float() => Ok(vec![self.b.fadd(x[0], y[0])]),
+            Fold::Rows | Fold::Known(_) | Fold::Sum(_) => Ok(vec![self.b.add(x[0], y[0])]),
+        }
+    }
+
     fn in_f64(&mut self, c: &Cell) -> Result<kernel::Value> {
         let bare = Cell { valid: None, ..*c };
         Ok(self.scalar(ScalarOp::Cast(ScalarType::F64), &[bare], ScalarType::F64.nullable(false), None)?.value)
     }
 
-    /// A sum with one more argument: floats in their own type or `f64`, all else in 128 bits.
+    /// A sum with one more argument: floats in `f64`, all else in 128 bits, or in 64 where the plan proves that sums fit.
     fn accumulate(&mut self, sum: kernel::Value, arg: &Cell) -> Result<kernel::Value> {
         let register = self.b.ty(sum);
         let have = self.b.ty(arg.value);
@@ -115,6 +172,9 @@ impl RowLower<'_> {
             (K::F32 | K::F64, _) => arg.value,
             (K::I128, K::I128) => arg.value,
             (K::I128, _) => self.b.sext(arg.value, K::I128),
+            (K::I64, K::I64) => arg.value,
+            (K::I64, K::I32) => self.b.sext(arg.value, K::I64),
+            (K::I64, K::I128) => self.b.trunc(arg.value, K::I64),
             _ => return Err(Error::Bug(format!("a sum in {register}"))),
         };
         Ok(if register.is_float() { self.b.fadd(sum, value) } else { self.b.add(sum, value) })
@@ -195,6 +255,8 @@ impl RowLower<'_> {
     ) -> Result<Cell> {
         use Reducer as R;
         let cell = |value, valid| Cell { value, valid, ty: ty.ty, range: None };
+        // A sum that the plan proves to fit 64 bits.
+        let small = self.b.ty(s[0]) == K::I64;
         let some = |s: &mut Self, n: kernel::Value, least: i64| {
             let flag = s.b.icmp_imm(Cmp::Ge, n, least);
             ty.nullable.then_some(flag)
@@ -203,6 +265,10 @@ impl RowLower<'_> {
             R::CountAll | R::Count => cell(s[0], None),
             R::Sum => {
                 let valid = some(self, s[1], 1);
+                if small {
+                    let value = if ty.ty == ScalarType::I64 { s[0] } else { self.b.sext(s[0], register_type(ty.ty)) };
+                    return Ok(cell(value, valid));
+                }
                 if ty.ty == ScalarType::I64 {
                     let low = self.b.trunc(s[0], K::I64);
                     let back = self.b.sext(low, K::I128);
@@ -233,7 +299,8 @@ impl RowLower<'_> {
                     (_, a) => {
                         let scale = if let Some(ScalarType::Decimal { scale, .. }) = a { scale } else { 0 };
                         let ty = ScalarType::Decimal { precision: 38, scale };
-                        self.in_f64(&Cell { value: s[0], valid: None, ty, range: None })?
+                        let value = if small { self.b.sext(s[0], K::I128) } else { s[0] };
+                        self.in_f64(&Cell { value, valid: None, ty, range: None })?
                     }
                 };
                 let n = self.b.int_to_float(s[1], K::F64);

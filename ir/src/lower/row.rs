@@ -7,22 +7,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use runtime::abi::RuntimeFn;
-use runtime::column::{Bound, Column, Encoding};
+use runtime::column::{Column, Encoding};
 
 use super::context::{Context, Slot};
 use crate::entity::{ColumnId, InputId, RegionId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::{ControlOp, Op, Program};
 use crate::kernel::{self, BinaryOp, Builder, Cmp, Type as K};
+use crate::plan::bounds::{Range, stats_range};
 use crate::plan::split::value_columns;
 use crate::plan::{Field, FieldKind, register_type};
 use crate::scalar::reduce::Reducer;
 use crate::scalar::{self, NullRule, ScalarOp};
 use crate::types::{RowType, ScalarType};
 use crate::value::Value;
-
-/// Bounds that every value obeys, where they are proven.
-pub type Range = Option<(i128, i128)>;
 
 /// A dictionary code: the input, the column's position, the code (I32), and the valid flag.
 pub type Code = (InputId, u32, kernel::Value, Option<kernel::Value>);
@@ -127,7 +125,7 @@ pub struct RowLower<'a> {
 }
 
 /// A dictionary may have this many values for an expression to be evaluated over all of them.
-const DICTIONARY_MAP_LIMIT: usize = 16 << 10;
+pub(super) const DICTIONARY_MAP_LIMIT: usize = 16 << 10;
 
 impl RowLower<'_> {
     /// The content of a slot of the context.
@@ -189,8 +187,20 @@ impl RowLower<'_> {
         {
             return Ok(None);
         }
-        if let Some(Binding::Scan { .. } | Binding::Field { .. }) = env.columns.get(&id) {
-            self.column(id, env)?;
+        match env.columns.get(&id).cloned() {
+            // The text behind the code is not needed.
+            Some(Binding::Scan { input, source, index }) => {
+                let column = self.inputs.column(input, source)?;
+                let (code, valid) = self.load_code(&column, input, source, index);
+                env.columns.insert(id, Binding::Code { input, source, code, valid });
+            }
+            Some(Binding::Field { row, field, present }) => {
+                if let FieldKind::Code { input, source } = field.kind {
+                    let (code, valid) = self.load_field(row, &field, present);
+                    env.columns.insert(id, Binding::Code { input, source, code, valid });
+                }
+            }
+            _ => {}
         }
         match env.columns.get(&id) {
             Some(&Binding::Code { input, source, code, valid }) => Ok(Some((input, source, code, valid))),
@@ -261,7 +271,7 @@ impl RowLower<'_> {
                 }
             }
         };
-        let range = integer_range(column);
+        let range = stats_range(column.stats());
         Ok(Cell { value, valid: self.load_valid(column, input, source, index), ty, range })
     }
 
@@ -361,6 +371,12 @@ impl RowLower<'_> {
             Op::Input(id) => self.param(*id, ty)?,
             Op::Scalar(op) => match self.dictionary_map(v, env)? {
                 Some(cell) => cell,
+                None if *op == ScalarOp::Like
+                    && let Some(Op::Literal(Value::Text(pattern), _)) = p.node_of(node.operands[1]).map(|n| &n.op) =>
+                {
+                    let text = self.value(node.operands[0], env)?;
+                    self.like(&text, pattern)?
+                }
                 None => {
                     let mut args = Vec::with_capacity(node.operands.len());
                     for &o in &node.operands {
@@ -472,7 +488,7 @@ impl RowLower<'_> {
     }
 
     /// The column, if the expression is strict, cannot raise, and depends on one text column and literals only.
-    fn only_dictionary_column(&self, v: ValueId) -> Option<ColumnId> {
+    pub(super) fn only_dictionary_column(&self, v: ValueId) -> Option<ColumnId> {
         fn strict(p: &Program, v: ValueId) -> bool {
             let Some(node) = p.node_of(v) else { return false };
             match &node.op {
@@ -581,14 +597,6 @@ impl RowLower<'_> {
         let any = self.b.binary(BinaryOp::Or, va, vc);
         let neither = self.b.bool_not(any);
         Ok(self.b.binary(BinaryOp::Or, equal, neither))
-    }
-}
-
-/// Least and greatest value of a column of integers, decimals or dates, as they were scanned.
-fn integer_range(column: &Column) -> Option<(i128, i128)> {
-    match (&column.stats().min, &column.stats().max) {
-        (Some(Bound::Int(min)), Some(Bound::Int(max))) => Some((*min, *max)),
-        _ => None,
     }
 }
 

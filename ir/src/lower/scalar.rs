@@ -11,12 +11,13 @@ use runtime::abi::RuntimeFn;
 use runtime::trap::TrapCode;
 
 use super::context::Slot;
-use super::row::{Cell, Range, RowLower};
+use super::row::{Cell, RowLower};
 use crate::entity::PlaceId;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Cmp, Type as K};
+use crate::plan::bounds::{Range, arithmetic_range, type_range};
 use crate::plan::register_type;
-use crate::scalar::{self, NullRule, ScalarOp};
+use crate::scalar::{self, NullRule, ScalarOp, eval};
 use crate::types::{RowType, ScalarType};
 
 /// What a host call evaluates.
@@ -49,34 +50,6 @@ fn fits(ty: ScalarType, r: (i128, i128)) -> bool {
             r.0 > -limit && r.1 < limit
         }
         _ => false,
-    }
-}
-
-/// Bounds of a sum, a difference or a product.
-fn arithmetic_range(op: ScalarOp, a: Range, b: Range) -> Range {
-    let (a, b) = (a?, b?);
-    match op {
-        ScalarOp::Add => Some((a.0.checked_add(b.0)?, a.1.checked_add(b.1)?)),
-        ScalarOp::Sub => Some((a.0.checked_sub(b.1)?, a.1.checked_sub(b.0)?)),
-        ScalarOp::Mul => {
-            let all = [a.0.checked_mul(b.0)?, a.0.checked_mul(b.1)?, a.1.checked_mul(b.0)?, a.1.checked_mul(b.1)?];
-            Some((*all.iter().min()?, *all.iter().max()?))
-        }
-        _ => None,
-    }
-}
-
-/// Bounds that a decimal's digits give.
-fn type_range(ty: ScalarType) -> Range {
-    match ty {
-        ScalarType::Decimal { precision, .. } => {
-            let limit = 10i128.checked_pow(u32::from(precision))?;
-            Some((1 - limit, limit - 1))
-        }
-        ScalarType::I32 | ScalarType::Date => Some((i128::from(i32::MIN), i128::from(i32::MAX))),
-        ScalarType::I64 | ScalarType::Timestamp => Some((i128::from(i64::MIN), i128::from(i64::MAX))),
-        ScalarType::Bool => Some((0, 1)),
-        _ => None,
     }
 }
 
@@ -261,6 +234,27 @@ impl RowLower<'_> {
             O::Ceil if a.ty.is_float() => (self.b.fceil(a.value), None),
             O::Trunc if a.ty.is_float() => (self.b.ftrunc(a.value), None),
             O::Floor | O::Ceil | O::Trunc if a.ty.is_integer() => (a.value, a.range),
+            O::Like | O::StartsWith | O::Contains | O::Position => {
+                let function = match op {
+                    O::Like => RuntimeFn::TextLike,
+                    O::StartsWith => RuntimeFn::TextStartsWith,
+                    O::Contains => RuntimeFn::TextContains,
+                    _ => RuntimeFn::TextPosition,
+                };
+                let words = self.text_words(args);
+                (self.pure_call(function, &words)?, None)
+            }
+            O::Length if a.ty == ScalarType::Text => {
+                let words = self.text_words(args);
+                (self.pure_call(RuntimeFn::TextLength, &words)?, None)
+            }
+            O::Substring => return self.substring(args),
+            O::Extract(field) => {
+                let part = self.b.iconst(K::I32, eval::time::part(field) as i64);
+                let function =
+                    if a.ty == ScalarType::Date { RuntimeFn::DateExtract } else { RuntimeFn::TimestampExtract };
+                (self.pure_call(function, &[part, a.value])?, None)
+            }
             _ => match math_function(op, a.ty) {
                 Some(function) => {
                     let values: Vec<kernel::Value> = args.iter().map(|c| c.value).collect();
@@ -270,6 +264,36 @@ impl RowLower<'_> {
                 None => return Ok(None),
             },
         }))
+    }
+
+    fn pure_call(&mut self, function: RuntimeFn, args: &[kernel::Value]) -> Result<kernel::Value> {
+        self.b.call(function, args).ok_or_else(|| Error::Bug(format!("{} has a result", function.name())))
+    }
+
+    /// Texts as the runtime takes them: two words each.
+    fn text_words(&mut self, args: &[Cell]) -> Vec<kernel::Value> {
+        args.iter().flat_map(|c| [self.b.lo64(c.value), self.b.hi64(c.value)]).collect()
+    }
+
+    /// LIKE with a pattern that is known, compiled once.
+    pub(super) fn like(&mut self, text: &Cell, pattern: &std::sync::Arc<str>) -> Result<Cell> {
+        let compiled = self.slot(Slot::Like(pattern.clone()));
+        let words = self.text_words(std::slice::from_ref(text));
+        let value = self.pure_call(RuntimeFn::LikeMatch, &[compiled, words[0], words[1]])?;
+        Ok(Cell { value, valid: text.valid, ty: ScalarType::Bool, range: Some((0, 1)) })
+    }
+
+    /// A part of a text: a view of the same bytes. A length that is no constant may be negative, which raises with the row's own words.
+    fn substring(&mut self, args: &[Cell]) -> Result<Option<(kernel::Value, Range)>> {
+        let Some(area) = self.area else { return Ok(None) };
+        let constant = self.b.constant_bits(args[2].value).is_some_and(|n| n as u64 as i64 >= 0);
+        if !constant {
+            return Ok(None);
+        }
+        let words = self.text_words(&args[..1]);
+        let call = [self.worker, words[0], words[1], args[1].value, args[2].value, area];
+        self.b.call_or_fail(RuntimeFn::TextSubstring, &call, 0);
+        Ok(Some((self.b.load(K::I128, area, 0), None)))
     }
 
     /// A sum, difference or product of integers or decimals.
@@ -528,6 +552,13 @@ impl RowLower<'_> {
                 let power = self.b.fconst(K::F64, 10f64.powi(i32::from(scale)));
                 let v = if scale == 0 { wide } else { self.b.fdiv(wide, power) };
                 (if to == S::F32 { self.b.demote(v) } else { v }, None)
+            }
+            (S::Decimal { scale, .. }, S::F64 | S::F32) => {
+                let wide = self.to_register(a, K::I128)?;
+                let scale = self.b.iconst(K::I32, i64::from(scale));
+                let function = if to == S::F64 { RuntimeFn::DecimalToF64 } else { RuntimeFn::DecimalToF32 };
+                let words = [self.b.lo64(wide), self.b.hi64(wide), scale];
+                (self.pure_call(function, &words)?, None)
             }
             (S::Date, S::Timestamp) => {
                 let days = self.b.sext(a.value, K::I64);

@@ -12,6 +12,7 @@
 //! - The columns that a step can read are those of the source and of the steps before it.
 
 pub mod border;
+pub(crate) mod bounds;
 pub mod split;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use std::fmt;
 use crate::entity::{ColumnId, InputId, NodeId, RegionId, ValueId};
 use crate::graph::rel::{ScanColumn, SortKey};
 use crate::kernel;
+use crate::scalar::reduce::Reducer;
 use crate::types::{RowType, ScalarType};
 
 /// A state of a plan.
@@ -135,6 +137,43 @@ impl LayoutBuilder {
     }
 }
 
+/// Digits of the decimals that a sum is kept as where it is proven to fit 64 bits.
+pub const I64_DIGITS: u8 = 18;
+
+/// How a row changes a group's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fold {
+    /// Counts rows.
+    Rows,
+    /// Counts rows in which the column is not NULL.
+    Known(ColumnId),
+    /// Adds the column's values that are not NULL: floats in `f64`, all else exactly, in 64 bits where the plan proves that every
+    /// partial sum fits.
+    Sum(ColumnId),
+    /// A reducer's whole state.
+    Whole(Reducer, Option<ColumnId>),
+}
+
+/// Something that is folded over the rows of a group.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Accumulator {
+    /// How.
+    pub fold: Fold,
+    /// Only rows for which this boolean column is true.
+    pub filter: Option<ColumnId>,
+    /// Its first field, by position in the layout.
+    pub first: usize,
+    /// The number of its fields.
+    pub count: usize,
+}
+
+impl Accumulator {
+    /// Its fields, by position in the layout.
+    pub fn fields(&self) -> std::ops::Range<usize> {
+        self.first..self.first + self.count
+    }
+}
+
 /// What a state holds.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StateKind {
@@ -151,8 +190,10 @@ pub enum StateKind {
     Group {
         /// The group node.
         node: NodeId,
-        /// For each aggregate its first field and the number of its fields.
-        states: Vec<(usize, usize)>,
+        /// What is folded into a group's record, each into fields of its own.
+        accumulators: Vec<Accumulator>,
+        /// For each aggregate the fields of its state, by position in the layout, in the order of [`Reducer::state_fields`].
+        states: Vec<Vec<usize>>,
     },
     /// Tensors made from rows by a `to_tensor` node.
     Tensors {

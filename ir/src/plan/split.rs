@@ -5,6 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use runtime::column::ColumnStats;
+
+use super::bounds::Bounds;
 use super::*;
 use crate::entity::RegionId;
 use crate::error::{Error, Result};
@@ -12,6 +15,7 @@ use crate::graph::bridge::TensorColumns;
 use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
 use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
 use crate::scalar::ScalarOp;
+use crate::scalar::reduce::Reducer;
 use crate::types::{TableType, Type};
 use crate::value::Value;
 
@@ -19,15 +23,22 @@ use crate::value::Value;
 pub trait InputInfo {
     /// Whether a column is stored as dictionary codes.
     fn is_dictionary(&self, input: InputId, source: u32) -> bool;
+
+    /// Rows of a table.
+    fn rows(&self, input: InputId) -> Option<usize>;
+
+    /// What is known of a column's values.
+    fn stats(&self, input: InputId, source: u32) -> Option<&ColumnStats>;
 }
 
 /// Splits a program's entry function, without the rules of [`border::RULES`] that are `off`. Dependent joins must have been
 /// unnested.
-pub fn split(p: &Program, info: &dyn InputInfo, off: &[String]) -> Result<Plan> {
+pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo, off: &[String]) -> Result<Plan> {
     let entry = p.entry_region().ok_or_else(|| Error::Type("the program has no entry function".into()))?;
     let tile_rows = if border::is_off(off, &border::TILE) { border::WHOLE_ROWS } else { border::TILE_ROWS };
     let mut s = Splitter {
         p,
+        bounds: Bounds::new(p, info),
         plan: Plan { tile_rows, ..Plan::default() },
         writes_batches: !border::is_off(off, &border::BATCH),
         uses: count_uses(p, &entry.nodes, &entry.results),
@@ -178,6 +189,22 @@ pub fn conjuncts(p: &Program, v: ValueId, out: &mut Vec<ValueId>) {
     }
 }
 
+/// What keeps an aggregate's state, with the types of its fields. Sums and counts are kept apart, so that aggregates of one
+/// argument share them.
+fn folds(a: &Aggregate, arg: Option<RowType>, types: Vec<ScalarType>) -> Vec<(Fold, Vec<ScalarType>)> {
+    let count = match (a.arg, arg) {
+        (Some(c), Some(ty)) if ty.nullable => Fold::Known(c),
+        _ => Fold::Rows,
+    };
+    match (a.reducer, a.arg) {
+        (Reducer::CountAll | Reducer::Count, _) => vec![(count, types)],
+        (Reducer::Sum | Reducer::Avg, Some(c)) => {
+            vec![(Fold::Sum(c), types[..1].to_vec()), (count, types[1..].to_vec())]
+        }
+        (reducer, arg) => vec![(Fold::Whole(reducer, arg), types)],
+    }
+}
+
 /// A pipeline without its sink.
 struct Stream {
     source: Source,
@@ -194,6 +221,7 @@ struct JoinKeys {
 
 struct Splitter<'a> {
     p: &'a Program,
+    bounds: Bounds<'a>,
     plan: Plan,
     /// Whether pipelines write the tensors that a model reads.
     writes_batches: bool,
@@ -607,6 +635,7 @@ impl<'a> Splitter<'a> {
             let ty = source.get(k).ok_or_else(|| Error::Bug(format!("{k} is no key")))?;
             b.add(Some(k), self.kind(k, false), ty);
         }
+        let mut accumulators: Vec<Accumulator> = vec![];
         let mut states = vec![];
         let mut at = keys.len();
         for a in aggregates {
@@ -614,14 +643,29 @@ impl<'a> Splitter<'a> {
                 return Err(Error::Bug("an aggregate over distinct values was not rewritten".into()));
             }
             let arg = a.arg.and_then(|c| source.get(c));
-            let fields = a.reducer.state_fields(arg)?;
-            states.push((at, fields.len()));
-            at += fields.len();
-            for ty in fields {
-                b.add(None, FieldKind::Value, ty.nullable(false));
+            let types = a.reducer.state_fields(arg)?;
+            let mut state = vec![];
+            for (fold, mut types) in folds(a, arg, types) {
+                if let Some(known) = accumulators.iter().find(|k| k.fold == fold && k.filter == a.filter) {
+                    state.extend(known.fields());
+                    continue;
+                }
+                if let (Fold::Sum(c), ScalarType::Decimal { precision, .. }) = (&fold, &mut types[0])
+                    && self.bounds.sum_fits_i64(node.operands[0], *c)
+                {
+                    *precision = I64_DIGITS;
+                }
+                let accumulator = Accumulator { fold, filter: a.filter, first: at, count: types.len() };
+                state.extend(accumulator.fields());
+                accumulators.push(accumulator);
+                at += types.len();
+                for ty in types {
+                    b.add(None, FieldKind::Value, ty.nullable(false));
+                }
             }
+            states.push(state);
         }
-        let state = self.state(StateKind::Group { node: n, states }, b.finish());
+        let state = self.state(StateKind::Group { node: n, accumulators, states }, b.finish());
         self.pipeline(stream, Sink::Group { state });
         self.seal(state, Seal::Group);
         Ok(state)

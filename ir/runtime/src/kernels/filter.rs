@@ -195,6 +195,16 @@ multiversion! {
         }
     }
 
+    /// Two columns of 16 bits, as dates are stored: compared in 32, without a copy.
+    fn compare_i16(a: &[i16], b: &[i16], delta: i32, comparison: i32, mask: &mut [u8], mode: i32) {
+        let pairs = a.iter().zip(b).map(|(&a, &b)| (i32::from(a) + delta, i32::from(b)));
+        match comparison {
+            comparison::LESS => apply!(mask, mode, pairs.map(|(a, b)| a < b)),
+            comparison::LESS_EQUAL => apply!(mask, mode, pairs.map(|(a, b)| a <= b)),
+            _ => apply!(mask, mode, pairs.map(|(a, b)| a == b)),
+        }
+    }
+
     fn widen_i8(data: &[i8], out: &mut [i64]) {
         out.iter_mut().zip(data).for_each(|(o, &x)| *o = x.into());
     }
@@ -248,6 +258,13 @@ pub(crate) unsafe fn filter_compare(
 ) {
     // SAFETY: promised by the caller.
     let mask: &mut [u8] = unsafe { elements_mut(mask, rows) };
+    if let (2, 2, Ok(delta)) = (a_bytes, b_bytes, i32::try_from(delta))
+        && delta.unsigned_abs() < 1 << 30
+    {
+        // SAFETY: promised by the caller.
+        let (a, b) = unsafe { (elements(a, rows), elements(b, rows)) };
+        return compare_i16(a, b, delta, comparison, mask, mode);
+    }
     let (mut a_buffer, mut b_buffer) = ([0; BLOCK], [0; BLOCK]);
     for (block, mask) in mask.chunks_mut(BLOCK).enumerate() {
         let (begin, len) = (block * BLOCK, mask.len());

@@ -5,6 +5,8 @@
 //! - A selection holds the indices of the rows whose byte is 1, ascending, as u16; masks of at most 65,536 rows have one.
 
 use super::{elements, elements_mut};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::SimdLevel;
 
 multiversion! {
     /// `target &= other`.
@@ -58,6 +60,47 @@ multiversion! {
 pub fn to_selection(mask: &[u8], selection: &mut [u16]) -> usize {
     assert!(mask.len() <= 1 << 16, "indices are 16 bits");
     assert!(selection.len() >= mask.len(), "room for all indices");
+    #[cfg(target_arch = "x86_64")]
+    if crate::cpu::simd_level() == SimdLevel::Avx512 && is_x86_feature_detected!("avx512vbmi2") {
+        // SAFETY: the machine has these features, and the selection is as long as the mask.
+        return unsafe { compress(mask, selection) };
+    }
+    to_selection_by_words(mask, selection)
+}
+
+/// [`to_selection`] by 32 rows at a time: the indices of ones are moved together in a register.
+///
+/// # Safety
+/// The selection is at least as long as the mask.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,avx2,popcnt")]
+unsafe fn compress(mask: &[u8], selection: &mut [u16]) -> usize {
+    use std::arch::x86_64::*;
+    let whole = mask.len() / 32 * 32;
+    let mut count = 0;
+    let first: [u16; 32] = std::array::from_fn(|i| i as u16);
+    // SAFETY: an array of 64 bytes.
+    let mut indices = unsafe { _mm512_loadu_si512(first.as_ptr().cast()) };
+    for row in (0..whole).step_by(32) {
+        // SAFETY: 32 bytes of the mask are left. At most `row` indices are written, and 32 more elements fit behind them.
+        unsafe {
+            let bytes = _mm256_loadu_si256(mask.as_ptr().add(row).cast());
+            let ones = _mm256_test_epi8_mask(bytes, bytes);
+            _mm512_storeu_si512(selection.as_mut_ptr().add(count).cast(), _mm512_maskz_compress_epi16(ones, indices));
+            count += ones.count_ones() as usize;
+        }
+        indices = _mm512_add_epi16(indices, _mm512_set1_epi16(32));
+    }
+    for (row, &byte) in mask.iter().enumerate().skip(whole) {
+        if byte != 0 {
+            selection[count] = row as u16;
+            count += 1;
+        }
+    }
+    count
+}
+
+fn to_selection_by_words(mask: &[u8], selection: &mut [u16]) -> usize {
     let mut count = 0;
     let mut words = mask.chunks_exact(8);
     let mut base = 0u16;
@@ -168,10 +211,12 @@ mod tests {
                 assert!(a.iter().zip(&inverted).all(|(a, b)| a + b == 1));
                 assert_eq!(count(&a), a.iter().filter(|&&b| b == 1).count());
             });
-            let mut selection = vec![0; a.len()];
-            let selected = to_selection(&a, &mut selection);
-            let expected: Vec<u16> = (0..a.len()).filter(|&i| a[i] == 1).map(|i| i as u16).collect();
-            prop_assert_eq!(&selection[..selected], &expected[..]);
+            at_every_level(|_| {
+                let mut selection = vec![0; a.len()];
+                let selected = to_selection(&a, &mut selection);
+                let expected: Vec<u16> = (0..a.len()).filter(|&i| a[i] == 1).map(|i| i as u16).collect();
+                assert_eq!(&selection[..selected], &expected[..]);
+            });
         }
     }
 
@@ -179,8 +224,10 @@ mod tests {
     fn long_masks() {
         let ones = vec![1u8; 1 << 16];
         at_every_level(|_| assert_eq!(count(&ones), 1 << 16));
-        let mut selection = vec![0; 1 << 16];
-        assert_eq!(to_selection(&ones, &mut selection), 1 << 16);
-        assert!(selection.iter().enumerate().all(|(i, &s)| i == usize::from(s)));
+        at_every_level(|_| {
+            let mut selection = vec![0; 1 << 16];
+            assert_eq!(to_selection(&ones, &mut selection), 1 << 16);
+            assert!(selection.iter().enumerate().all(|(i, &s)| i == usize::from(s)));
+        });
     }
 }

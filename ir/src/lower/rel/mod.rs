@@ -5,9 +5,11 @@
 //!   and a full tile (or the last one of the range) runs the model and goes on with the steps after it.
 //! - A step is emitted inside the code of the steps before it: a filter opens an `if`, a probe a loop over partners. What is
 //!   inside sees what is outside; nothing inside is seen outside.
+//! - Conditions on a scan's columns as they are stored are tested by tiles, before the loop over rows (see [`filter`]).
 //! - The worker block holds, from its first state slot on, the sink's states and then the tiles, in the order of
 //!   [`Lowered::states`].
 
+mod filter;
 mod group;
 mod probe;
 mod sink;
@@ -16,15 +18,17 @@ mod tile;
 
 use super::context::Context;
 use super::row::{Binding, Env, Inputs, RowLower};
-use crate::entity::{NodeId, ValueId};
+use crate::entity::{InputId, NodeId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
 use crate::graph::{BridgeOp, Op, Program};
 use crate::kernel::{self, FunctionRef, LoopKind, Module, Signature, Type as K};
-use crate::plan::{Pipeline, Plan, Sink, StateKind, Step, register_type};
+use crate::plan::{Pipeline, Plan, Sink, Source, StateKind, Step, register_type};
 use crate::types::ScalarType;
 
+use filter::TileFilter;
 pub use group::merge;
+pub(crate) use group::zone_bounds;
 
 /// Bytes before the first state in a worker block.
 const FIRST_STATE: i32 = runtime::trap::WORKER_HEAD_SLOTS as i32 * 8;
@@ -58,15 +62,36 @@ pub enum WorkerState {
     Group {
         /// Bytes of a record.
         size: u32,
+        /// How a table is indexed by the keys, if it is.
+        direct: Option<Direct>,
     },
     /// The area of host calls.
     Area,
+    /// Masks of a scan's filter; the first tile has the selection too.
+    Masks {
+        /// Tiles.
+        levels: usize,
+    },
     /// A tile of an `apply` node.
     Tile {
         /// The node.
         node: NodeId,
         /// Bytes of a saved record.
         size: u32,
+    },
+}
+
+/// The slots of a group table that is indexed by its keys.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Direct {
+    /// So many, from 0.
+    Slots(usize),
+    /// One for each value between the bounds of a scanned column in the rows of the range.
+    Window {
+        /// The input.
+        input: InputId,
+        /// The column's position.
+        source: u32,
     },
 }
 
@@ -77,6 +102,21 @@ pub struct Lowered {
     pub function: FunctionRef,
     /// What the worker block must hold.
     pub states: Vec<WorkerState>,
+    /// Conditions that every row of the result meets.
+    pub zones: Vec<ZoneTest>,
+}
+
+/// A condition on a scanned column: rows whose value is outside of the range, or NULL, give nothing.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ZoneTest {
+    /// The input.
+    pub input: InputId,
+    /// The column's position.
+    pub source: u32,
+    /// The least value.
+    pub low: i128,
+    /// The greatest value.
+    pub high: i128,
 }
 
 /// What a `to_tensor` or an `apply` makes of a row: a record of `columns` elements a group.
@@ -97,6 +137,12 @@ struct PipelineLower<'a> {
     flushes: &'a [(usize, FunctionRef, usize)],
     /// The group's record, where there are no keys.
     single_group: Option<kernel::Value>,
+    /// How the group table is indexed by the keys.
+    direct: Option<Direct>,
+    /// The scan's filter, once the main function has it.
+    filter: TileFilter,
+    /// The index of the masks among the states.
+    masks: usize,
 }
 
 /// Lowers a pipeline into functions of the module.
@@ -119,24 +165,43 @@ pub fn pipeline(
         }
     }
     states.push(WorkerState::Area);
+    states.push(WorkerState::Masks { levels: 0 });
+    let masks = states.len() - 1;
+    let mut zones = vec![];
     let function = module.declare(name, Signature::pipeline());
     for k in 0..=flushes.len() {
         let target = if k == 0 { &function } else { &flushes[k - 1].1 };
         let mut b = module.builder(target);
         let (ctx, worker) = (b.param(0), b.param(1));
-        let area = b.load_always(K::Ptr, worker, FIRST_STATE + (states.len() as i32 - 1) * 8);
+        let area = b.load_always(K::Ptr, worker, FIRST_STATE + (masks as i32 - 1) * 8);
         let r = RowLower { p, inputs, b, context: &mut *context, ctx, worker, area: Some(area) };
-        let mut l = PipelineLower { r, plan, pipeline, flushes: &flushes, single_group: None };
+        let mut l = PipelineLower {
+            r,
+            plan,
+            pipeline,
+            flushes: &flushes,
+            single_group: None,
+            direct: None,
+            filter: TileFilter::default(),
+            masks,
+        };
         if k == 0 {
             l.main()?
         } else {
             l.flush(k - 1)?
         }
+        if let (Some(by), Some(WorkerState::Group { direct, .. })) = (l.direct, states.first_mut()) {
+            *direct = Some(by);
+        }
+        if let (false, Source::Scan { input, .. }) = (l.filter.is_empty(), &pipeline.source) {
+            states[masks] = WorkerState::Masks { levels: l.filter.levels() };
+            zones = l.filter.zones(*input);
+        }
         let zero = l.r.b.iconst(K::I32, 0);
         let body = l.r.b.finish(Some(zero)).map_err(|e| Error::Bug(e.to_string()))?;
         module.define(target, body);
     }
-    Ok(Lowered { function, states })
+    Ok(Lowered { function, states, zones })
 }
 
 /// The states that a sink fills, one set a range.
@@ -145,7 +210,7 @@ fn sink_states(p: &Program, plan: &Plan, sink: &Sink) -> Result<Vec<WorkerState>
     let s = plan.state(*state);
     Ok(match &s.kind {
         StateKind::Rows | StateKind::Join { .. } => vec![WorkerState::Rows { size: s.layout.size }],
-        StateKind::Group { .. } => vec![WorkerState::Group { size: s.layout.size }],
+        StateKind::Group { .. } => vec![WorkerState::Group { size: s.layout.size, direct: None }],
         StateKind::Tensors { node } => {
             to_tensor_groups(p, *node)?.iter().map(|g| WorkerState::Rows { size: tensor_record_size(g) }).collect()
         }
@@ -173,11 +238,16 @@ impl<'a> PipelineLower<'a> {
         if self.has_sink(0) {
             self.sink_prologue()?;
         }
-        let (begin, end) = (self.r.b.param(2), self.r.b.param(3));
-        let body = self.r.b.begin_for(LoopKind::Serial, begin, end, 1, &[]);
-        let env = self.source(body.index)?;
-        self.step(0, env)?;
-        self.r.b.end_for(&[]);
+        self.filter = self.tile_filter()?;
+        if self.filter.is_empty() {
+            let (begin, end) = (self.r.b.param(2), self.r.b.param(3));
+            let body = self.r.b.begin_for(LoopKind::Serial, begin, end, 1, &[]);
+            let env = self.source(body.index)?;
+            self.step(0, env)?;
+            self.r.b.end_for(&[]);
+        } else {
+            self.filtered_rows()?;
+        }
         for (_, function, _) in self.flushes {
             let status = self.r.b.call_function(function, &[self.r.ctx, self.r.worker]);
             let status = status.ok_or_else(|| Error::Bug("a tile's function returns a status".into()))?;
@@ -192,8 +262,11 @@ impl<'a> PipelineLower<'a> {
         let Some(step) = pipeline.steps.get(i) else { return self.sink(env) };
         match step {
             Step::Filter(region) => {
-                let result = self.r.p.region(*region).results[0];
-                self.filter(&[result], env, &mut |s, env| s.step(i + 1, env))
+                let conditions = match self.filter.rest(i) {
+                    Some(rest) => rest.to_vec(),
+                    None => vec![self.r.p.region(*region).results[0]],
+                };
+                self.filter(&conditions, env, &mut |s, env| s.step(i + 1, env))
             }
             Step::Extend { columns, region } => {
                 let p = self.r.p;

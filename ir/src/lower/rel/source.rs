@@ -76,7 +76,7 @@ impl<'a> PipelineLower<'a> {
                 env.columns.insert(id, Binding::Field { row, field: *f, present: None });
             }
         }
-        if let StateKind::Group { node, states } = &s.kind {
+        if let StateKind::Group { node, states, .. } = &s.kind {
             let n = self.r.p.node(*node);
             let Op::Rel(RelOp::Group { aggregates, .. }) = &n.op else {
                 return Err(Error::Bug(format!("{node} is no group")));
@@ -84,13 +84,13 @@ impl<'a> PipelineLower<'a> {
             let table =
                 |v: ValueId| self.r.p.ty(v).as_table().ok_or_else(|| Error::Bug("a group reads a table".into()));
             let (source, result) = (table(n.operands[0])?, table(n.results[0])?);
-            for (a, &(first, count)) in aggregates.iter().zip(states) {
+            for (a, state) in aggregates.iter().zip(states) {
                 let ty = result.get(a.out).ok_or_else(|| Error::Bug("an aggregate has a column".into()))?;
                 let binding = Binding::Reduced {
                     row,
                     reducer: a.reducer,
                     arg: a.arg.and_then(|c| source.get(c)),
-                    fields: s.layout.fields[first..first + count].to_vec(),
+                    fields: state.iter().map(|&f| s.layout.fields[f]).collect(),
                     ty,
                 };
                 env.columns.insert(a.out, binding);

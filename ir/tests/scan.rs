@@ -1,0 +1,273 @@
+//! Scans: conditions that are tested by tiles, blocks that are skipped, groups that are indexed by their keys.
+
+use std::sync::Arc;
+
+use ir::Program;
+use ir::exec::run::{CompileOptions, Executable, Resources, StageTime};
+use ir::exec::{Inputs, column_value, table_of_values};
+use ir::types::ScalarType as S;
+use ir::value::Value;
+use runtime::column::Table;
+use runtime::scheduler::WorkerPool;
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+struct Draw(u64);
+
+impl Draw {
+    /// A number below `n`.
+    fn below(&mut self, n: i64) -> i64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 1) as i64 % n
+    }
+
+    fn between(&mut self, low: i64, high: i64) -> i64 {
+        low + self.below(high - low)
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as i64) as usize]
+    }
+}
+
+/// Columns by name, type and whether they have NULLs.
+const COLUMNS: &[(&str, &str, S, bool)] = &[
+    ("small", "i32", S::I32, false),
+    ("wide", "i64", S::I64, true),
+    ("day", "date", S::Date, false),
+    ("later", "date", S::Date, true),
+    ("price", "decimal(12,2)", S::Decimal { precision: 12, scale: 2 }, false),
+    ("big", "decimal(30,2)", S::Decimal { precision: 30, scale: 2 }, true),
+    ("flag", "bool", S::Bool, true),
+    ("f", "f64", S::F64, true),
+    ("code", "text", S::Text, true),
+    ("words", "text", S::Text, false),
+    ("id", "i64", S::I64, false),
+];
+
+/// Conditions are drawn over the columns before this one.
+const ID: usize = 10;
+
+fn value(column: usize, i: usize, rng: &mut Draw) -> Value {
+    if COLUMNS[column].3 && rng.below(5) == 0 {
+        return Value::Null;
+    }
+    match column {
+        0 => Value::I32(rng.between(-3, 40) as i32),
+        1 => Value::I64(rng.one(&[i64::MIN, -1, 0, 7, i64::MAX])),
+        2 => Value::Date(9000 + (i / 100) as i32),
+        3 => Value::Date(9000 + rng.below(40) as i32),
+        4 => Value::Decimal(rng.between(-500, 90_000).into()),
+        5 => Value::Decimal(i128::from(rng.between(-3, 4)) * 10i128.pow(25)),
+        6 => Value::Bool(rng.below(2) == 1),
+        7 => Value::F64(rng.one(&[f64::NAN, -0.0, 0.0, 1.5, f64::INFINITY, -2.5])),
+        8 => Value::Text(rng.one(&["red", "green", "blue", "a colour with a long name"]).into()),
+        ID => Value::I64((i as i64 * 7) % 6007 - 100),
+        _ => Value::Text(format!("{} words of row {i} {}", ["many", "few"][i % 2], rng.below(1000)).into()),
+    }
+}
+
+fn table(rows: usize) -> Table {
+    let mut rng = Draw(7);
+    let columns: Vec<Vec<Value>> =
+        (0..COLUMNS.len()).map(|c| (0..rows).map(|i| value(c, i, &mut rng)).collect()).collect();
+    let list: Vec<(&str, S, &[Value])> =
+        COLUMNS.iter().zip(&columns).map(|(c, values)| (c.0, c.2, values.as_slice())).collect();
+    table_of_values(&list, rows).expect("a table")
+}
+
+fn table_type() -> String {
+    let column = |(i, c): (usize, &(&str, &str, S, bool))| format!("c{i}: {}{}", c.1, if c.3 { "?" } else { "" });
+    COLUMNS.iter().enumerate().map(column).collect::<Vec<_>>().join(", ")
+}
+
+fn program(body: &str, more_columns: &str, result: &str) -> String {
+    let input: Vec<String> =
+        COLUMNS.iter().map(|c| format!("\"{}\": {}{}", c.0, c.1, if c.3 { "?" } else { "" })).collect();
+    let columns: Vec<String> =
+        COLUMNS.iter().enumerate().map(|(i, c)| format!("  column c{i} \"{}\": {}\n", c.0, c.1)).collect();
+    let scan: Vec<String> = (0..COLUMNS.len()).map(|i| format!("{i} -> c{i}")).collect();
+    format!(
+        "program {{\n  input in0 \"t\": table({})\n{}{more_columns}  func @main() -> (table({result})) {{\n    \
+         %0 = scan in0 ({}) : table({})\n{body}  }}\n  entry @main\n  result {}\n}}\n",
+        input.join(", "),
+        columns.concat(),
+        scan.join(", "),
+        table_type(),
+        result.split(": ").skip(1).map(|_| "\"x\"").collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Draws a condition; gives the value's number and whether it can be NULL.
+fn condition(rng: &mut Draw, depth: usize, next: &mut usize, out: &mut String) -> (usize, bool) {
+    let mut put = |next: &mut usize, text: String| {
+        *next += 1;
+        out.push_str(&format!("      %{next} = {text}\n"));
+        *next
+    };
+    let null = |nullable: bool| if nullable { "?" } else { "" };
+    if depth > 0 && rng.below(3) > 0 {
+        let (a, na) = condition(rng, depth - 1, next, out);
+        let mut put = |next: &mut usize, text: String| {
+            *next += 1;
+            out.push_str(&format!("      %{next} = {text}\n"));
+            *next
+        };
+        if rng.below(4) == 0 {
+            return (put(next, format!("not %{a} : bool{}", null(na))), na);
+        }
+        let (c, nc) = condition(rng, depth - 1, next, out);
+        *next += 1;
+        let op = rng.one(&["and", "or"]);
+        out.push_str(&format!("      %{next} = {op} %{a}, %{c} : bool{}\n", null(na || nc)));
+        return (*next, na || nc);
+    }
+    let column = rng.below(ID as i64) as usize;
+    let (_, ty, _, nullable) = COLUMNS[column];
+    let x = put(next, format!("col c{column} : {ty}{}", null(nullable)));
+    if rng.below(8) == 0 {
+        let op = rng.one(&["is_null", "is_not_null"]);
+        return (put(next, format!("{op} %{x} : bool")), false);
+    }
+    let literal = match column {
+        0 => rng.between(-5, 45).to_string(),
+        1 => rng.one(&["-9223372036854775808", "9223372036854775807", "0", "7"]).to_string(),
+        2 => {
+            // Two columns, sometimes.
+            if rng.below(3) == 0 {
+                let y = put(next, "col c3 : date?".into());
+                let op = rng.one(&["eq", "ne", "lt", "le", "gt", "ge"]);
+                return (put(next, format!("{op} %{x}, %{y} : bool?")), true);
+            }
+            rng.one(&["\"1994-08-23\"", "\"1994-09-12\"", "\"2013-01-01\""]).to_string()
+        }
+        3 => "\"1994-09-01\"".to_string(),
+        4 => format!("{}.{:02}", rng.between(-3, 900), rng.below(100)),
+        5 => "10000000000000000000000.00".to_string(),
+        6 => return (x, true),
+        7 => rng.one(&["0.0", "1.5", "nan", "inf"]).to_string(),
+        8 => rng.one(&["\"green\"", "\"b\"", "\"a colour with a long name\""]).to_string(),
+        _ => {
+            let pattern = rng.one(&["\"%words%7\"", "\"few%\"", "\"m_ny words of row 1%\""]);
+            let y = put(next, format!("literal {pattern} : text"));
+            return (put(next, format!("like %{x}, %{y} : bool")), false);
+        }
+    };
+    let y = put(next, format!("literal {literal} : {ty}"));
+    let op = rng.one(&["eq", "ne", "lt", "le", "gt", "ge"]);
+    let (a, c) = if rng.below(4) == 0 { (y, x) } else { (x, y) };
+    (put(next, format!("{op} %{a}, %{c} : bool{}", null(nullable))), nullable)
+}
+
+fn rows_of(table: &Table) -> Vec<Vec<Value>> {
+    (0..table.rows()).map(|r| table.columns().iter().map(|c| column_value(&c.1, r)).collect()).collect()
+}
+
+/// Rows as text: NaN equals itself there.
+fn shown(rows: &[Vec<Value>]) -> Vec<String> {
+    rows.iter().map(|r| format!("{r:?}")).collect()
+}
+
+fn run(program: &Arc<Program>, inputs: &Inputs, morsel: usize) -> (Vec<Vec<Value>>, Vec<StageTime>, String) {
+    let exe = Executable::compile(Arc::clone(program), inputs, &CompileOptions::default()).expect("compiles");
+    let mut resources = Resources::new(Arc::new(WorkerPool::new(2)), None);
+    resources.morsel_rows = morsel;
+    let (outputs, times) = exe.run_timed(inputs, &resources).expect("runs");
+    (rows_of(outputs.table(0).expect("a table")), times, exe.module().to_string())
+}
+
+#[test]
+fn conditions_by_tiles_keep_the_rows_that_the_interpreter_keeps() {
+    let inputs = Inputs::new().table("t", Arc::new(table(5000)));
+    let mut rng = Draw(11);
+    let mut by_tiles = 0;
+    for _ in 0..60 {
+        let (mut body, mut next) = (String::new(), 1);
+        let (result, _) = condition(&mut rng, 3, &mut next, &mut body);
+        let text = format!(
+            "    %1 = filter %0 {{\n{body}      yield %{result}\n    }} : table({})\n    yield %1\n",
+            table_type()
+        );
+        let text = program(&text, "", &table_type());
+        let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+        let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+        for morsel in [3, 64 << 10] {
+            let (rows, _, module) = run(&p, &inputs, morsel);
+            assert_eq!(shown(&rows), shown(&expected), "{text}");
+            by_tiles += usize::from(module.contains("mask_to_selection"));
+        }
+    }
+    assert!(by_tiles >= 60, "{by_tiles} of 120 filters went by tiles");
+}
+
+#[test]
+fn blocks_that_their_statistics_rule_out_are_skipped() {
+    let rows = 200_000;
+    let inputs = Inputs::new().table("t", Arc::new(table(rows)));
+    // Row 100 000 has day 10 000.
+    for (day, op, skipped) in
+        [("1997-05-19", "ge", 65_536), ("1997-05-19", "lt", 65_536 + 3392), ("2013-01-01", "gt", rows)]
+    {
+        let body = format!(
+            "    %1 = filter %0 {{\n      %2 = col c2 : date\n      %3 = literal \"{day}\" : date\n      \
+             %4 = {op} %2, %3 : bool\n      yield %4\n    }} : table({})\n    \
+             %5 = group %1 () (c20 = count_all(), c21 = sum(c0)) : table(c20: i64, c21: i64?)\n    yield %5\n",
+            table_type()
+        );
+        let text = program(&body, "  column c20 \"n\": i64\n  column c21 \"s\": i64\n", "c20: i64, c21: i64?");
+        let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+        let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+        let (found, times, _) = run(&p, &inputs, 64 << 10);
+        assert_eq!(found, expected);
+        assert_eq!(times.iter().map(|t| t.skipped).sum::<usize>(), skipped, "{op} {day}");
+    }
+}
+
+#[test]
+fn small_keys_are_an_index_and_proven_sums_are_narrow() {
+    let inputs = Inputs::new().table("t", Arc::new(table(5000)));
+    let result = "c8: text?, c6: bool?, c0: i32, c20: i64, c21: decimal(38,2), c22: f64, c23: i64, c24: decimal(38,2)?";
+    let columns = "  column c20 \"n\": i64\n  column c21 \"s\": decimal(38,2)\n  column c22 \"m\": f64\n  \
+                   column c23 \"k\": i64\n  column c24 \"b\": decimal(38,2)\n";
+    let body = format!(
+        "    %1 = group %0 (c8, c6, c0) (c20 = count_all(), c21 = sum(c4), c22 = avg(c4), c23 = count(c3), \
+         c24 = sum(c5)) : table({result})\n    yield %1\n"
+    );
+    let text = program(&body, columns, result);
+    let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+    let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+    for morsel in [3, 64, 64 << 10] {
+        let (rows, _, module) = run(&p, &inputs, morsel);
+        assert_eq!(rows, expected, "morsels of {morsel}");
+        let pipeline = module.split("func @").find(|f| f.starts_with("pipeline")).expect("a pipeline");
+        assert!(pipeline.contains("group_table_insert_direct"), "{pipeline}");
+        // Of the exact sums only that of the wide decimals is in 128 bits.
+        assert_eq!(pipeline.matches("add.i128").count(), 1, "{pipeline}");
+    }
+    // Keys of a wide range are hashed.
+    let body = "    %1 = group %0 (c1) (c20 = count_all()) : table(c1: i64?, c20: i64)\n    yield %1\n";
+    let text = program(body, "  column c20 \"n\": i64\n", "c1: i64?, c20: i64");
+    let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+    let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+    let (rows, _, module) = run(&p, &inputs, 64);
+    assert_eq!(rows, expected);
+    assert!(!module.contains("insert_direct"));
+}
+
+#[test]
+fn close_keys_are_a_window() {
+    let inputs = Inputs::new().table("t", Arc::new(table(9000)));
+    let result = "c10: i64, c20: i64, c21: decimal(38,2)";
+    let body = format!("    %1 = group %0 (c10) (c20 = count_all(), c21 = sum(c4)) : table({result})\n    yield %1\n");
+    let text = program(&body, "  column c20 \"n\": i64\n  column c21 \"s\": decimal(38,2)\n", result);
+    let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+    let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+    assert_eq!(expected.len(), 6007);
+    for morsel in [3, 1000, 64 << 10] {
+        let (rows, _, module) = run(&p, &inputs, morsel);
+        assert_eq!(rows, expected, "morsels of {morsel}");
+        assert!(module.contains("group_table_insert_direct"));
+    }
+}
