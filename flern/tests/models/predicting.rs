@@ -90,6 +90,8 @@ fn filters_joins_and_aggregates_over_predictions_are_one_program() {
         "SELECT count(*) FROM points WHERE predict('late', y, x) > 0.5",
         "SELECT p.size, avg(predict('late', p.y, p.x)) FROM points AS p JOIN points AS q ON p.i = q.x GROUP BY p.size",
         "SELECT size, avg(predicted_late_prob) FROM ML.PREDICT(MODEL late, TABLE points) WHERE predicted_late GROUP BY size",
+        // Twice in a query is once a row.
+        "SELECT x, max(predict('late', y, x)) FROM points WHERE predict('late', y, x) > 0.2 AND i > 3 GROUP BY x",
     ] {
         let graph = explained(&session, &format!("EXPLAIN (GRAPH) {query}"));
         // A small model may be inlined as expressions of the row.
