@@ -308,7 +308,8 @@ impl Session {
 
     fn find(&self, name: &Name) -> Result<Arc<Model>> {
         let models = lock(&self.shared.models);
-        models.get(&name.value).cloned().ok_or_else(|| {
+        let folded = || models.get(&name.value.to_lowercase());
+        models.get(&name.value).or_else(folded).cloned().ok_or_else(|| {
             let names: Vec<&str> = models.keys().map(String::as_str).collect();
             Error::Model {
                 message: format!("there is no model '{}'", name.value),

@@ -37,6 +37,8 @@ fn the_scalar_is_the_column_of_ml_predict() {
     assert_eq!(found.num_rows(), 60);
     assert_eq!(texts(&found, "a"), texts(&found, "b"));
     assert_eq!(doubles(&found, "c"), doubles(&found, "d"));
+    // Names fold as everywhere in SQL, unless a model is called so.
+    assert_eq!(number(&session, "SELECT PREDICT('Z', 1, 2)"), number(&session, "SELECT predict('z', 1, 2)"));
     // Its column is called as it is.
     assert_eq!(rows(&session, "SELECT predict('z', 1, 2)").schema().field(0).name(), "predict");
 }
