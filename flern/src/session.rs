@@ -796,6 +796,17 @@ impl Run<'_> {
         Ok(RanProgram { outputs, took: start.elapsed(), epochs })
     }
 
+    /// Tells the watcher of passes over `rows` rows with these losses, where the run itself did not: the interpreter is silent.
+    pub(crate) fn report_passes(&self, epochs: usize, rows: usize, losses: &[f64]) {
+        if !self.settings.interpret {
+            return;
+        }
+        for (i, loss) in losses.iter().enumerate() {
+            let (epoch, total_rows) = (i + 1, (epochs * rows) as u64);
+            (self.watch)(Step { epoch, epochs, rows: (epoch * rows) as u64, total_rows, loss: *loss });
+        }
+    }
+
     fn resources(&self) -> Resources {
         let resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
         self.watch_token(resources.cancel.clone());

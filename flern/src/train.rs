@@ -268,6 +268,7 @@ impl Training {
                 span: None,
             });
         }
+        run.report_passes(losses.len(), model.rows, &losses[..epochs]);
         let unit = if let Label::Number { scale, .. } = &model.label { scale * scale } else { 1.0 };
         // The interpreter tells the time of all passes only.
         let mean = ran.took.as_secs_f64() * 1e3 / epochs as f64;

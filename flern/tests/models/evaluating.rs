@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use flern::Settings;
 use flern::sql::parse;
 
 use crate::{assert_near, doubles, explained, failure, number, rows, run, texts, with_points};
@@ -159,16 +160,19 @@ fn explain_shows_the_program_of_a_training() {
 
 #[test]
 fn a_training_reports_each_pass() {
-    let session = with_points();
-    let steps = Mutex::new(vec![]);
-    let statements = parse(LATE).unwrap();
-    session.run(&statements[0], &|step| steps.lock().unwrap().push(step)).unwrap();
-    let steps = steps.into_inner().unwrap();
-    let ends: Vec<_> = steps.iter().filter(|s| s.rows * 4 == s.total_rows * s.epoch as u64).collect();
-    assert_eq!(ends.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    assert!(
-        steps.iter().all(|s| s.epochs == 4 && s.loss.is_finite()) && steps.windows(2).all(|w| w[0].rows < w[1].rows)
-    );
-    let losses = doubles(&rows(&session, "SELECT loss FROM ML.TRAINING_INFO(MODEL late) ORDER BY iteration"), "loss");
-    ends.iter().zip(losses).for_each(|(s, loss)| assert_near(s.loss, loss, 1e-6));
+    for interpret in [false, true] {
+        let session = with_points();
+        session.set_settings(Settings { interpret, ..session.settings() });
+        let steps = Mutex::new(vec![]);
+        let statements = parse(LATE).unwrap();
+        session.run(&statements[0], &|step| steps.lock().unwrap().push(step)).unwrap();
+        let steps = steps.into_inner().unwrap();
+        let ends: Vec<_> = steps.iter().filter(|s| s.rows * 4 == s.total_rows * s.epoch as u64).collect();
+        assert_eq!(ends.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(steps.iter().all(|s| s.epochs == 4 && s.loss.is_finite()));
+        assert!(steps.windows(2).all(|w| w[0].rows < w[1].rows));
+        let losses = "SELECT loss FROM ML.TRAINING_INFO(MODEL late) ORDER BY iteration";
+        let losses = doubles(&rows(&session, losses), "loss");
+        ends.iter().zip(losses).for_each(|(s, loss)| assert_near(s.loss, loss, 1e-6));
+    }
 }
