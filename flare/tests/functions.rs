@@ -106,6 +106,31 @@ fn calls_stand_where_expressions_stand() {
     );
 }
 
+/// In the condition of an inner join: of both sides behind the join, of one side before it.
+#[test]
+fn calls_stand_in_conditions_of_joins() {
+    check(
+        "select x.a, y.b from t x join t y on score('m', x.a, y.b) > 10 order by 1, 2",
+        expect![[r#"
+        +---+-----+
+        | a | b   |
+        +---+-----+
+        | 3 | 4.0 |
+        +---+-----+
+    "#]],
+    );
+    check(
+        "select x.a, score('m', x.a, x.b) as s from t x join t y on score('m', x.a, x.b) = y.a order by 1",
+        expect![[r#"
+        +---+-----+
+        | a | s   |
+        +---+-----+
+        | 2 | 1.0 |
+        +---+-----+
+    "#]],
+    );
+}
+
 #[test]
 fn wrong_calls_are_explained() {
     check(
@@ -123,7 +148,7 @@ fn wrong_calls_are_explained() {
     check(
         "select x.a from t x left join t y on score('m', x.a, y.b) = 1",
         expect![[r#"
-        not supported: the function score at this place
-    "#]],
+            not supported: a subquery or a model in the condition of an outer join
+        "#]],
     );
 }

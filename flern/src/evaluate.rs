@@ -24,7 +24,7 @@ pub(crate) fn evaluate(
     at: Span,
     run: &Run<'_>,
 ) -> Result<String> {
-    let list = feature_list(model, false, "TRUE")?;
+    let list = feature_list(model, "TRUE")?;
     let metrics = match input {
         Some(input) => {
             let query = run.query(&format!("SELECT {list} FROM ({}\n) AS input", input.text));

@@ -299,7 +299,8 @@ impl Session {
 
     fn find(&self, name: &Name) -> Result<Arc<Model>> {
         let models = lock(&self.shared.models);
-        models.get(&name.value).cloned().ok_or_else(|| {
+        let folded = || models.get(&name.value.to_lowercase());
+        models.get(&name.value).or_else(folded).cloned().ok_or_else(|| {
             let names: Vec<&str> = models.keys().map(String::as_str).collect();
             Error::Model {
                 message: format!("there is no model '{}'", name.value),
@@ -777,6 +778,17 @@ impl Run<'_> {
         })?;
         let epochs = durations(&lock(&marks), start);
         Ok(RanProgram { outputs, took: start.elapsed(), epochs })
+    }
+
+    /// Tells the watcher of passes over `rows` rows with these losses, where the run itself did not: the interpreter is silent.
+    pub(crate) fn report_passes(&self, epochs: usize, rows: usize, losses: &[f64]) {
+        if !self.settings.interpret {
+            return;
+        }
+        for (i, loss) in losses.iter().enumerate() {
+            let (epoch, total_rows) = (i + 1, (epochs * rows) as u64);
+            (self.watch)(Step { epoch, epochs, rows: (epoch * rows) as u64, total_rows, loss: *loss });
+        }
     }
 
     fn resources(&self) -> Resources {

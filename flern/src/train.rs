@@ -268,6 +268,7 @@ impl Training {
                 span: None,
             });
         }
+        run.report_passes(losses.len(), model.rows, &losses[..epochs]);
         let unit = if let Label::Number { scale, .. } = &model.label { scale * scale } else { 1.0 };
         // The interpreter tells the time of all passes only.
         let mean = ran.took.as_secs_f64() * 1e3 / epochs as f64;
@@ -292,14 +293,14 @@ fn doubles(data: TensorData) -> Vec<f64> {
 
 /// The columns of the features, and behind them the label as the loss takes it. `unknown` is a condition: where it holds, a
 /// class that training did not see is -1; elsewhere it is an error.
-pub(crate) fn feature_list(model: &Model, scaled: bool, unknown: &str) -> Result<String> {
+pub(crate) fn feature_list(model: &Model, unknown: &str) -> Result<String> {
     let mut list = vec![];
     for feature in &model.features {
         for (i, column) in feature.columns()?.into_iter().enumerate() {
             list.push(format!("{column} AS {}", quoted(&format!("{}.{i}", feature.name))));
         }
     }
-    list.push(format!("{} AS {}", target(model, scaled, unknown)?, quoted(&format!("{}.label", model.label_name))));
+    list.push(format!("{} AS {}", target(model, false, unknown)?, quoted(&format!("{}.label", model.label_name))));
     Ok(list.join(", "))
 }
 
@@ -330,6 +331,18 @@ pub(crate) struct Continued {
     pub(crate) table: ValueId,
     /// Its columns.
     pub(crate) columns: Vec<ColumnId>,
+    /// Their names in SQL.
+    names: Vec<String>,
+}
+
+/// Some of the rows.
+struct Part<'a> {
+    /// What is true, or false, in these rows; all rows without.
+    condition: Option<(&'a Features, bool)>,
+    /// Features and label.
+    columns: &'a Features,
+    /// Leave rows out whose class is -1: one that training did not see.
+    known_classes: bool,
 }
 
 /// Tensors of features and label.
@@ -346,25 +359,51 @@ impl Continued {
             Some(t) => t.columns.iter().map(|c| c.id).collect(),
             None => return Err(bug("a query whose result is no table")),
         };
+        let shown = program.result_names.first().cloned().unwrap_or_default();
         let mut builder = Builder::over(program);
         for (id, name) in columns.iter().zip(names) {
             builder.program_mut().columns[id.index()].name = name;
         }
         builder.begin_declared(entry);
-        Ok(Continued { builder, entry, table, columns })
+        Ok(Continued { builder, entry, table, columns, names: shown })
     }
 
-    /// The rows of the result where `flag` is as wanted and, with `known`, the label is a known class.
-    fn rows(&mut self, flag: ColumnId, wanted: bool, known: Option<ColumnId>) -> ir::Result<ValueId> {
-        self.builder.filter(self.table, |b| {
-            let flag = b.col(flag)?;
-            let flag = if wanted { flag } else { b.scalar(ScalarOp::Not, &[flag])? };
-            let Some(known) = known else { return Ok(flag) };
-            let (class, ty) = (b.col(known)?, b.program().columns[known.index()].ty);
-            let zero = b.literal(if ty == ScalarType::I32 { Value::I32(0) } else { Value::I64(0) }, ty)?;
-            let is_known = b.scalar(ScalarOp::Ge, &[class, zero])?;
-            b.scalar(ScalarOp::And, &[flag, is_known])
-        })
+    /// The columns that features read.
+    fn given(&self, features: &Features) -> ir::Result<Vec<ColumnId>> {
+        let column = |name: &str| self.names.iter().position(|n| n == name).and_then(|i| self.columns.get(i)).copied();
+        let given = features.inputs().iter().map(|input| {
+            column(&input.name).ok_or_else(|| ir::Error::Bug(format!("the query has no column {}", input.name)))
+        });
+        given.collect()
+    }
+
+    /// Features and label of a part of the rows as tensors. Rows are chosen before their features are computed: where the query
+    /// is a table, each part reads it for itself, and nothing is stored but the tensors.
+    fn part(&mut self, model: &Model, part: &Part<'_>, label: (ScalarType, bool)) -> ir::Result<Tensors> {
+        let mut table = self.table;
+        if let Some((condition, wanted)) = part.condition {
+            let given = self.given(condition)?;
+            let (with_flag, flag) = condition.write(&mut self.builder, table, &given)?;
+            table = self.builder.filter(with_flag, |b| {
+                let flag = b.col(flag[0])?;
+                if wanted { Ok(flag) } else { b.scalar(ScalarOp::Not, &[flag]) }
+            })?;
+        }
+        let given = self.given(part.columns)?;
+        let (mut table, columns) = part.columns.write(&mut self.builder, table, &given)?;
+        let names = column_names(model).map_err(|e| ir::Error::Bug(e.to_string()))?;
+        for (id, name) in columns.iter().zip(names) {
+            self.builder.program_mut().columns[id.index()].name = name;
+        }
+        let (target, features) = columns.split_last().ok_or_else(|| ir::Error::Bug("no label".into()))?;
+        if part.known_classes {
+            table = self.builder.filter(table, |b| {
+                let (class, ty) = (b.col(*target)?, b.program().columns[target.index()].ty);
+                let zero = b.literal(if ty == ScalarType::I32 { Value::I32(0) } else { Value::I64(0) }, ty)?;
+                b.scalar(ScalarOp::Ge, &[class, zero])
+            })?;
+        }
+        self.tensors(table, &model.network, features, (*target, label.0, label.1))
     }
 
     /// Features and label of these rows as tensors.
@@ -425,24 +464,28 @@ fn training_program(
         (_, Network::Layers { dtype, .. }) => (false, *dtype),
         (_, Network::Function { .. }) => return Err(Error::unsupported("training a function from elsewhere", None)),
     };
-    let mut list = feature_list(model, true, held_out.unwrap_or("FALSE"))?;
-    if let Some(eval) = held_out {
-        list += &format!(", {eval} AS {}", quoted("is held out"));
-    }
-    let query = run.query(&Rows { table: base, condition: "TRUE" }.select(&list, "")).map_err(engine)?;
-    let mut program = Continued::new(query.program().map_err(engine)?.clone(), column_names(model)?)?;
-    let features = program.columns.len() - 1 - usize::from(held_out.is_some());
-    let columns = program.columns.clone();
-    let (features, rest) = columns.split_at(features);
-    let label = (rest[0], dtype, many);
-    let (train, eval) = match held_out {
-        None => (program.tensors(program.table, &model.network, features, label)?, None),
-        Some(_) => {
-            let known = matches!(model.label, Label::Classes(_)).then_some(rest[0]);
-            let train = program.rows(rest[1], false, None)?;
-            let eval = program.rows(rest[1], true, known)?;
-            let train = program.tensors(train, &model.network, features, label)?;
-            (train, Some(program.tensors(eval, &model.network, features, label)?))
+    let query = run.query(&format!("SELECT * FROM {base} AS input")).map_err(engine)?;
+    let source = transform::schema(&query)?;
+    let columns = |unknown: &str| -> Result<Features> {
+        let mut columns = vec![];
+        for feature in &model.features {
+            columns.extend(feature.columns()?);
+        }
+        columns.push(target(model, true, unknown)?);
+        Features::record(&columns, &source)
+    };
+    let mut program = Continued::new(query.program().map_err(engine)?.clone(), [])?;
+    let label = (dtype, many);
+    let train = columns("FALSE")?;
+    let condition = held_out.map(|eval| Features::record(&[eval.to_string()], &source)).transpose()?;
+    let part = Part { condition: condition.as_ref().map(|c| (c, false)), columns: &train, known_classes: false };
+    let train = program.part(model, &part, label)?;
+    let eval = match &condition {
+        None => None,
+        Some(condition) => {
+            let known_classes = matches!(model.label, Label::Classes(_));
+            let part = Part { condition: Some((condition, true)), columns: &columns("TRUE")?, known_classes };
+            Some(program.part(model, &part, label)?)
         }
     };
     let program = program.finish(|scope| {

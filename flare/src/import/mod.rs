@@ -96,6 +96,7 @@ pub(crate) fn import(
         parameter_types: types.to_vec(),
         outer: vec![],
         hoisted: HashMap::new(),
+        row_results: vec![],
         place: None,
         lines: Lines::new(text),
         needs,
@@ -138,9 +139,19 @@ pub(crate) struct Importer {
     pub(crate) outer: Vec<OuterScope>,
     /// Columns that hold what stands for an expression (by address): subqueries and the host's functions.
     pub(crate) hoisted: HashMap<usize, ColumnId>,
+    /// The results of the host's functions: a table that carries one does not need it again.
+    pub(crate) row_results: Vec<RowResult>,
     pub(crate) place: Option<PlaceId>,
     pub(crate) lines: Lines,
     needs: Needs,
+}
+
+/// What a call of a host's function gave.
+pub(crate) struct RowResult {
+    /// The function, by address, and its arguments.
+    pub(crate) call: (usize, Vec<Option<ColumnId>>, Vec<Option<Value>>),
+    /// The column that holds the result.
+    pub(crate) column: ColumnId,
 }
 
 impl From<ir::Error> for Error {

@@ -8,6 +8,7 @@
 //! is computed for every row, also where the expression around it would not look at it.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use datafusion_common::DFSchemaRef;
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -25,7 +26,7 @@ use crate::catalog::Argument;
 use crate::error::{Error, Result};
 use crate::import::expr::{Scope, constant_of};
 use crate::import::types::from_arrow;
-use crate::import::{Importer, OuterScope, has_subquery, unalias};
+use crate::import::{Importer, OuterScope, RowResult, has_subquery, unalias};
 
 /// What a subquery's rows are compared with.
 enum Condition<'e> {
@@ -144,7 +145,17 @@ impl Importer {
         let mut ids = ids.into_iter();
         let columns: Vec<Option<ColumnId>> =
             arguments.iter().map(|a| if a.constant.is_some() { None } else { ids.next() }).collect();
-        Ok(stub.function.apply(&mut self.b, table, &arguments, &columns)?)
+        let address = Arc::as_ptr(&stub.function).cast::<()>() as usize;
+        let call = (address, columns.clone(), arguments.iter().map(|a| a.constant.clone()).collect());
+        let here = self.table_type(table);
+        // Behind an outer join it may be NULL, where the function would not be.
+        let is_here = |column| here.get(column).is_some_and(|c| !c.nullable);
+        if let Some(known) = self.row_results.iter().find(|r| r.call == call && is_here(r.column)) {
+            return Ok((table, known.column));
+        }
+        let (table, column) = stub.function.apply(&mut self.b, table, &arguments, &columns)?;
+        self.row_results.push(RowResult { call, column });
+        Ok((table, column))
     }
 
     /// A boolean column: whether a row of the subquery fits.

@@ -517,10 +517,9 @@ fn scalar_predictions_are_cut_out() {
     check(
         "SELECT predict('m', a b)",
         expect![[r#"
-        sql SELECT "predict(m)"
-          "predict(m)" model=m threshold=None <predict('m', a b)>
-            given <a b>
-    "#]],
+            error: expected ), found b
+               at: dict('m', a ⟨b⟩)
+        "#]],
     );
     check(
         "SELECT predict('m' || 'n', a)",

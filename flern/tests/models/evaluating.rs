@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use flern::Settings;
 use flern::sql::parse;
 
 use crate::{assert_near, doubles, explained, failure, number, rows, run, texts, with_points};
@@ -126,7 +127,17 @@ fn explain_shows_the_program_of_a_training() {
     let graph = explained(&session, &format!("EXPLAIN {LATE}"));
     assert!(graph.contains("to_tensor") && graph.contains("for_batches") && graph.contains("scan"), "{graph}");
     assert_eq!(graph.matches("= to_tensor").count(), 2, "training rows and held-out rows:\n{graph}");
-    assert!(graph.contains("\n-- "), "the notes of the optimizer:\n{graph}");
+    // Held out by a column: the table is scanned for each part, and nothing is stored but the tensors.
+    let by_column = LATE.replace("'random', data_split_eval_fraction = 0.25", "'custom', data_split_col = 'held'");
+    let by_column = by_column.replace("y, late FROM points", "y, late, held FROM marked");
+    run(&session, "CREATE TABLE marked AS SELECT *, i > 50 AS held FROM points");
+    let plan = explained(&session, &format!("EXPLAIN (PLAN) {by_column}"));
+    let states: Vec<&str> = plan.lines().filter(|line| line.starts_with("state")).collect();
+    assert!(states.len() == 2 && states.iter().all(|s| s.contains(": tensors of")), "{plan}");
+    let joined =
+        LATE.replace("x, y, late FROM points", "p.x, q.y, p.late FROM points AS p JOIN points AS q ON p.i = q.x");
+    let graph = explained(&session, &format!("EXPLAIN {joined}"));
+    assert!(graph.contains("\n-- join_order: "), "the notes of the optimizer:\n{graph}");
     for (level, sign) in [("PLAN", "stage 0"), ("KERNEL", "fn"), ("CLIF", "function"), ("ASM", "ret")] {
         let text = explained(&session, &format!("EXPLAIN ({level}) {LATE}"));
         assert!(text.contains(sign), "{level}: {text}");
@@ -149,16 +160,19 @@ fn explain_shows_the_program_of_a_training() {
 
 #[test]
 fn a_training_reports_each_pass() {
-    let session = with_points();
-    let steps = Mutex::new(vec![]);
-    let statements = parse(LATE).unwrap();
-    session.run(&statements[0], &|step| steps.lock().unwrap().push(step)).unwrap();
-    let steps = steps.into_inner().unwrap();
-    let ends: Vec<_> = steps.iter().filter(|s| s.rows * 4 == s.total_rows * s.epoch as u64).collect();
-    assert_eq!(ends.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    assert!(
-        steps.iter().all(|s| s.epochs == 4 && s.loss.is_finite()) && steps.windows(2).all(|w| w[0].rows < w[1].rows)
-    );
-    let losses = doubles(&rows(&session, "SELECT loss FROM ML.TRAINING_INFO(MODEL late) ORDER BY iteration"), "loss");
-    ends.iter().zip(losses).for_each(|(s, loss)| assert_near(s.loss, loss, 1e-6));
+    for interpret in [false, true] {
+        let session = with_points();
+        session.set_settings(Settings { interpret, ..session.settings() });
+        let steps = Mutex::new(vec![]);
+        let statements = parse(LATE).unwrap();
+        session.run(&statements[0], &|step| steps.lock().unwrap().push(step)).unwrap();
+        let steps = steps.into_inner().unwrap();
+        let ends: Vec<_> = steps.iter().filter(|s| s.rows * 4 == s.total_rows * s.epoch as u64).collect();
+        assert_eq!(ends.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(steps.iter().all(|s| s.epochs == 4 && s.loss.is_finite()));
+        assert!(steps.windows(2).all(|w| w[0].rows < w[1].rows));
+        let losses = "SELECT loss FROM ML.TRAINING_INFO(MODEL late) ORDER BY iteration";
+        let losses = doubles(&rows(&session, losses), "loss");
+        ends.iter().zip(losses).for_each(|(s, loss)| assert_near(s.loss, loss, 1e-6));
+    }
 }

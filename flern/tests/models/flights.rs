@@ -3,15 +3,17 @@
 use std::fs;
 use std::path::Path;
 
-use flern::Session;
+use flern::{Precision, Session, Settings};
+use ir::value::TensorData;
 
-use crate::{doubles, number, rows, run, session, texts};
+use crate::{assert_near, doubles, number, rows, run, session, texts};
+
+const SCRIPT: &str = include_str!("../../src/bin/flern/demo.sql");
 
 fn with_features() -> (Session, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     flern::data::write_nycflights13(folder.path()).unwrap();
-    let script = include_str!("../../src/bin/flern/demo.sql");
-    let script = script.replace("'nycflights13/", &format!("'{}/nycflights13/", folder.path().display()));
+    let script = SCRIPT.replace("'nycflights13/", &format!("'{}/nycflights13/", folder.path().display()));
     let session = session();
     for statement in flern::sql::parse(&script).unwrap() {
         let text = statement.span.of(&script);
@@ -27,6 +29,40 @@ fn answers(name: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(path).unwrap();
     // No field has a comma in it.
     text.lines().map(|line| line.split(',').map(str::to_string).collect()).collect()
+}
+
+/// The demonstration's training over a slice, in doubles: after twenty steps compiled code and the interpreter have the same
+/// weights, the same losses and the same predictions.
+#[test]
+fn training_on_a_slice_compiled_is_training_interpreted() {
+    let (session, _folder) = with_features();
+    let slice = rows(&session, "SELECT * FROM features WHERE (flight * 7 + day * 31 + month) % 1009 = 0");
+    let create = flern::sql::parse(SCRIPT).unwrap().into_iter().map(|s| s.span.of(SCRIPT).to_string());
+    let create = create.into_iter().find(|text| text.starts_with("CREATE MODEL")).unwrap();
+    let changed =
+        create.replace("batch_size = 1024", "batch_size = 64").replace("max_iterations = 3", "max_iterations = 5");
+    assert!(changed.contains("batch_size = 64") && changed.contains("max_iterations = 5"), "{changed}");
+    let trained = |interpret: bool| {
+        let settings = Settings { threads: 2, precision: Precision::Double, interpret, ..Settings::default() };
+        let session = Session::with_settings(settings);
+        session.engine().register_arrow("features", std::slice::from_ref(&slice)).unwrap();
+        run(&session, &changed);
+        let model = session.model("late_flights").unwrap();
+        let found =
+            rows(&session, "SELECT predicted_late_prob AS p FROM ML.PREDICT(MODEL late_flights, TABLE features)");
+        (model.model().params().clone(), model.model().epochs().to_vec(), doubles(&found, "p"))
+    };
+    let (compiled, interpreted) = (trained(false), trained(true));
+    for ((name, a), (_, b)) in compiled.0.iter().zip(interpreted.0.iter()) {
+        let (TensorData::F64(a), TensorData::F64(b)) = (&a.data, &b.data) else { panic!("{name} is not in doubles") };
+        a.iter().zip(b).for_each(|(a, b)| assert_near(*a, *b, 1e-8));
+    }
+    assert_eq!((compiled.1.len(), interpreted.1.len()), (5, 5));
+    for (a, b) in compiled.1.iter().zip(&interpreted.1) {
+        assert_near(a.loss, b.loss, 1e-8);
+        assert_near(a.eval_loss.unwrap(), b.eval_loss.unwrap(), 1e-8);
+    }
+    compiled.2.iter().zip(&interpreted.2).for_each(|(p, q)| assert_near(*p, *q, 1e-8));
 }
 
 fn same(got: &str, want: &str) -> bool {

@@ -37,6 +37,8 @@ fn the_scalar_is_the_column_of_ml_predict() {
     assert_eq!(found.num_rows(), 60);
     assert_eq!(texts(&found, "a"), texts(&found, "b"));
     assert_eq!(doubles(&found, "c"), doubles(&found, "d"));
+    // Names fold as everywhere in SQL, unless a model is called so.
+    assert_eq!(number(&session, "SELECT PREDICT('Z', 1, 2)"), number(&session, "SELECT predict('z', 1, 2)"));
     // Its column is called as it is.
     assert_eq!(rows(&session, "SELECT predict('z', 1, 2)").schema().field(0).name(), "predict");
 }
@@ -90,6 +92,8 @@ fn filters_joins_and_aggregates_over_predictions_are_one_program() {
         "SELECT count(*) FROM points WHERE predict('late', y, x) > 0.5",
         "SELECT p.size, avg(predict('late', p.y, p.x)) FROM points AS p JOIN points AS q ON p.i = q.x GROUP BY p.size",
         "SELECT size, avg(predicted_late_prob) FROM ML.PREDICT(MODEL late, TABLE points) WHERE predicted_late GROUP BY size",
+        // Twice in a query is once a row.
+        "SELECT x, max(predict('late', y, x)) FROM points WHERE predict('late', y, x) > 0.2 AND i > 3 GROUP BY x",
     ] {
         let graph = explained(&session, &format!("EXPLAIN (GRAPH) {query}"));
         // A small model may be inlined as expressions of the row.

@@ -90,6 +90,23 @@ fn held_out_rows_do_not_leak() {
     assert_ne!(first_eval, other_eval);
 }
 
+/// A class that only held-out rows have is no class of the model: no answer to such a row is right.
+#[test]
+fn a_class_of_held_out_rows_alone() {
+    let session = session();
+    run(
+        &session,
+        "CREATE TABLE t AS SELECT CASE WHEN i > 4 THEN i + 10 ELSE i END AS x, CASE WHEN i > 8 THEN 'new' WHEN i > 4 THEN 'high' ELSE 'low' END AS y, i % 2 = 1 OR i > 8 AS held
+         FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9), (10)) AS v(i);
+         CREATE MODEL m OPTIONS (model_type = 'logistic_reg', input_label_cols = ['y'], data_split_method = 'custom',
+           data_split_col = 'held', max_iterations = 200, learn_rate = 0.1, early_stop = FALSE) AS SELECT * FROM t",
+    );
+    assert_eq!(session.model("m").unwrap().model().epochs()[199].eval_loss.map(|l| l < 0.2), Some(true));
+    // Four of the six held-out rows have a class that the model knows.
+    crate::assert_near(number(&session, "SELECT accuracy FROM ML.EVALUATE(MODEL m)"), 4.0 / 6.0, 1e-12);
+    assert_eq!(number(&session, "SELECT count(*) FROM ML.PREDICT(MODEL m, TABLE t) WHERE predicted_y = 'high'"), 6.0);
+}
+
 #[test]
 fn a_split_that_does_not_fit_is_refused() {
     let session = with_points();
