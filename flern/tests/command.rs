@@ -123,7 +123,7 @@ fn errors_point_into_the_text() {
         ("SELECT 1;\n\nSELECT *\nFROM nowhere;\nSELECT 3", "[x.sql:4:6]", "there is no table \"nowhere\""),
         ("SELECT 1;\nSELECT a FROM (VALUES (1)) AS v(b)", "[x.sql:2:8]", "there is no column \"a\""),
         ("SELECT 1;\nSELECT 1 +;", "[x.sql:2:", "found"),
-        ("SELECT 1;\nSELECT 'open", "[x.sql:2:8]", "nterminated"),
+        ("SELECT 1;\nSELECT 'open", "[x.sql:2:8]", "this text is not closed"),
         ("SELECT 1;\nSELECT x / (x - 1) FROM (VALUES (1)) AS v(x)", "[x.sql:2:", "division by zero"),
         ("SELECT 1;\nSELECT CAST(t AS INTEGER) FROM (VALUES ('x')) AS v(t)", "[x.sql:2:", "cannot cast"),
         ("SELECT 1;\nSELECT * FROM 'no.parquet'", "[x.sql:2:", "no.parquet: No such file"),
@@ -208,18 +208,18 @@ fn a_file_without_permission_is_told() {
 
 #[test]
 fn long_and_deep_statements_run_or_are_refused() {
-    let sum = format!("SELECT {} AS n", vec!["1"; 5_000].join(" + "));
-    assert_eq!(printed(&["--format", "csv"], &sum), "n\n5000\n");
+    let sum = format!("SELECT {} AS n", vec!["1"; 300].join(" + "));
+    assert_eq!(printed(&["--format", "csv"], &sum), "n\n300\n");
     let list = format!("SELECT 7 IN ({}) AS x", (0..20_000).map(|i| i.to_string()).collect::<Vec<_>>().join(", "));
     assert_eq!(printed(&["--format", "csv"], &list), "x\ntrue\n");
-    for depth in [100_000, 1_000_000] {
+    for depth in [1_000, 100_000] {
         let deep = format!("SELECT {}1{}", "(".repeat(depth), ")".repeat(depth));
         assert!(said(&flern(&[], &deep)).contains("deep"));
         let calls = format!("SELECT {}1{}", "abs(".repeat(depth), ")".repeat(depth));
         assert!(said(&flern(&[], &calls)).contains("deep"));
     }
     let subqueries = format!("{}SELECT 1{}", "SELECT * FROM (".repeat(3_000), ") AS t".repeat(3_000));
-    assert!(!said(&flern(&[], &subqueries)).is_empty());
+    assert!(said(&flern(&[], &subqueries)).contains("deep"));
 }
 
 #[test]

@@ -57,11 +57,11 @@ fn the_demonstration_runs_in_any_folder_and_from_its_file() {
         "│ AirTran Airways Corporation │",
         "rows (40 shown)",
         "of which planning and compilation",
-        "load ",
-        "ETL ",
-        "training ",
-        "inference ",
-        "total ",
+        "\nload ",
+        "\nETL ",
+        "\ntraining ",
+        "\ninference ",
+        "\ntotal ",
         "Query and model are one program:",
     ];
     for pair in order.windows(2) {

@@ -15,6 +15,8 @@ use crate::run::{Ended, Runner, seconds};
 
 const SCRIPT: &str = include_str!("demo.sql");
 const NAME: &str = "demo.sql";
+/// No line of the demonstration is longer.
+const WIDTH: usize = 80;
 
 /// The script's model ranks delays at least this well; PyTorch and JAX reach 0.71 with the same network.
 const LEAST_AUC: f64 = 0.70;
@@ -130,7 +132,17 @@ fn summary(out: &mut dyn Write, costs: &BTreeMap<Phase, Cost>, border: &[String]
     if !border.is_empty() {
         writeln!(out, "\nQuery and model are one program:")?;
         for rule in border {
-            writeln!(out, "  {rule}")?;
+            write!(out, " ")?;
+            let mut width = 1;
+            for word in rule.split_whitespace() {
+                if width + 1 + word.chars().count() > WIDTH {
+                    write!(out, "\n   ")?;
+                    width = 3;
+                }
+                write!(out, " {word}")?;
+                width += 1 + word.chars().count();
+            }
+            writeln!(out)?;
         }
     }
     Ok(())
@@ -191,7 +203,7 @@ mod tests {
         let cost = |time, compile| Cost { time: Duration::from_millis(time), compile: Duration::from_millis(compile) };
         let costs = BTreeMap::from([(Phase::Training, cost(300, 20)), (Phase::Load, cost(50, 0))]);
         let mut out = Vec::new();
-        let border = ["B1: the query writes the batches".to_string()];
+        let border = ["B1: the query writes the batches ".repeat(3)];
         summary(&mut out, &costs, &border).unwrap();
         expect_test::expect![[r#"
                             time   of which planning and compilation
@@ -200,7 +212,8 @@ mod tests {
             total        0.350 s   0.020 s
 
             Query and model are one program:
-              B1: the query writes the batches
+              B1: the query writes the batches B1: the query writes the batches B1: the
+                query writes the batches
         "#]]
         .assert_eq(&String::from_utf8(out).unwrap());
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flern::sql::Statement;
 use flern::{Answer as Returned, Session};
+use ir::types::ScalarType;
 
 use crate::Settings;
 use crate::host::{Answer, Column, Failure, Host, Rows, Stats, Step};
@@ -60,7 +61,7 @@ impl Host for Engine {
 
     fn columns(&self, table: &str) -> Result<Vec<Column>, Failure> {
         let columns = self.session.engine().describe(table).map_err(plain)?;
-        Ok(columns.into_iter().map(|(name, ty)| Column { name, sql_type: ty.ty.to_string() }).collect())
+        Ok(columns.into_iter().map(|(name, ty)| Column { name, sql_type: sql_type(ty.ty) }).collect())
     }
 
     fn models(&self) -> Vec<String> {
@@ -70,6 +71,21 @@ impl Host for Engine {
     fn canceller(&self) -> Arc<dyn Fn() + Send + Sync> {
         let session = self.session.clone();
         Arc::new(move || session.cancel())
+    }
+}
+
+/// A type as results show it.
+fn sql_type(ty: ScalarType) -> String {
+    match ty {
+        ScalarType::Bool => "boolean".to_string(),
+        ScalarType::I32 => "integer".to_string(),
+        ScalarType::I64 => "bigint".to_string(),
+        ScalarType::F32 => "real".to_string(),
+        ScalarType::F64 => "double".to_string(),
+        ScalarType::Decimal { precision, scale } => format!("decimal({precision},{scale})"),
+        ScalarType::Date => "date".to_string(),
+        ScalarType::Timestamp => "timestamp".to_string(),
+        ScalarType::Text => "text".to_string(),
     }
 }
 

@@ -27,9 +27,26 @@ struct Report {
     source: NamedSource<String>,
 }
 
+/// Lines of a script that are longer, in bytes, are not shown.
+const LONG_LINE: usize = 1000;
+
 impl Report {
     fn new(failure: &Failure, name: &str, script: &str) -> Report {
-        Report { failure: failure.clone(), source: NamedSource::new(name, script.to_string()) }
+        let mut failure = failure.clone();
+        // Three lines are shown around the place; if one is too long, the place is said in words.
+        if let Some(span) = failure.span
+            && let Some(before) = script.get(..span.start)
+        {
+            let line = before.matches('\n').count();
+            let lines = script.get(span.start..span.end).map_or(0, |text| text.matches('\n').count()) + 3;
+            if script.lines().skip(line.saturating_sub(1)).take(lines).any(|line| line.len() > LONG_LINE) {
+                let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
+                failure.message = format!("{} ({name}, line {}, column {})", failure.message, line + 1, column + 1);
+                failure.span = None;
+                failure.related = None;
+            }
+        }
+        Report { failure, source: NamedSource::new(name, script.to_string()) }
     }
 
     /// The span, or where it is empty at the end of the text, the last sign before it.
@@ -106,6 +123,16 @@ mod tests {
               help: did you mean 'model_type'?
         "#]]
         .assert_eq(&render(script));
+    }
+
+    #[test]
+    fn long_lines_are_not_shown() {
+        let script = format!("SELECT 1;\nSELECT 'é', {}\nFROM", "1, ".repeat(1000));
+        let said = render(&script);
+        assert!(said.len() < 300 && said.contains("(demo.sql, line 3, column "), "{said}");
+        let script = format!("SELECT 1;\nSELECT 'é', ) -- {}", "x".repeat(1000));
+        let said = render(&script);
+        assert!(said.len() < 300 && said.contains("(demo.sql, line 2, column 13)"), "{said}");
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl<'a> PipelineLower<'a> {
         keys: &[Cell],
     ) -> Result<(kernel::Value, kernel::Value)> {
         if keys.is_empty() {
+            self.stop_if_asked();
             let zero = self.r.b.iconst(K::I64, 0);
             let len = self.r.b.load_always(K::I64, table, layout::JOIN_TABLE_LEN.offset);
             return Ok((zero, len));
@@ -150,6 +151,14 @@ impl<'a> PipelineLower<'a> {
             return Ok((out[0], out[1]));
         }
         Ok((out[1], out[2]))
+    }
+
+    /// Leaves the function where the run was cancelled: each row of one side meeting each of the other may take any time.
+    fn stop_if_asked(&mut self) {
+        let flag = self.r.b.load_always(K::Ptr, self.r.worker, layout::WORKER_INTERRUPT.offset);
+        let asked = self.r.b.load(K::I32, flag, 0);
+        let asked = self.r.b.icmp_imm(Cmp::Ne, asked, 0);
+        self.r.b.trap_if(asked, runtime::trap::TrapCode::Cancelled, 0);
     }
 
     fn bind_partner(&mut self, state: StateId, row: kernel::Value, present: Option<kernel::Value>, env: &mut Env) {
