@@ -15,7 +15,7 @@ use runtime::buffer::{RowBuffer, RowList};
 use runtime::column::{Column, Table, TextView};
 use runtime::group_table::GroupTable;
 use runtime::join_table::JoinTable;
-use runtime::pool::{MemoryPool, QueryMemory};
+use runtime::pool::{MemoryPool, QueryMemory, Reservation};
 use runtime::scheduler::{Ranges, WorkerPool};
 use runtime::trap::{CancelToken, WorkerBlock};
 
@@ -306,6 +306,9 @@ impl Executable {
     pub fn run_timed(&self, inputs: &Inputs, resources: &Resources) -> Result<(Outputs, Vec<StageTime>)> {
         let bound = inputs.bind(&self.program)?;
         let tables = tables_of(&bound);
+        // What a run reads counts as long as it runs; what it gives until it is handed over.
+        let read = tables.values().flat_map(|t| &t.0).map(|c| c.bytes()).sum();
+        let _read = reserve(&self.program, resources, read)?;
         for (id, table) in &self.tables {
             let same = tables.get(id).is_some_and(|t| {
                 t.1 == table.1 && t.0.len() == table.0.len() && t.0.iter().zip(&table.0).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -529,6 +532,7 @@ impl Run<'_> {
     fn outputs(&mut self) -> Result<Outputs> {
         let p = &*self.exe.program;
         let mut outputs = Outputs::default();
+        let mut given = vec![];
         for (i, o) in self.exe.plan.outputs.iter().enumerate() {
             let names = p.result_names.get(i);
             match o {
@@ -542,6 +546,8 @@ impl Run<'_> {
                     for (j, id) in columns.iter().enumerate() {
                         let field = layout.fields.iter().find(|f| f.column == Some(*id));
                         let field = field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))?;
+                        let bytes = rows.len().saturating_mul(convert::runtime_field(field).kind.bytes());
+                        given.push(reserve(p, self.resources, bytes)?);
                         let column = convert::column_of_rows(rows.rows(), field, &self.exe.tables)?;
                         let name = names.and_then(|n| n.get(j)).cloned();
                         let name = name.unwrap_or_else(|| p.columns[id.index()].name.clone());
@@ -560,6 +566,12 @@ impl Run<'_> {
         }
         Ok(outputs)
     }
+}
+
+/// Counts bytes that are held outside of the pool against the run's limit.
+fn reserve(p: &Program, resources: &Resources, bytes: usize) -> Result<Reservation> {
+    let reserved = resources.memory.reserve(bytes);
+    reserved.map_err(|e| convert::trap(&p.columns, &resources.memory, e.into()))
 }
 
 fn address<T>(p: *const T) -> u64 {

@@ -12,7 +12,9 @@ use crate::entity::{ColumnId, FuncId, InputId, PlaceId, RegionId, SymId, ValueId
 use crate::error::{Error, Result};
 use crate::exec::{Datum, Inputs, column_of_values};
 use crate::graph::bridge::TensorColumns;
-use crate::graph::rel::{Aggregate, Frame, FrameBound, FrameUnit, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{
+    Aggregate, Frame, FrameBound, FrameUnit, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc,
+};
 use crate::graph::tensor::{ContractSpec, Distribution, Move};
 use crate::graph::{
     BridgeOp, Builder, ColumnInfo, ControlOp, InputColumn, InputKind, Op, Place, Program, RelOp, TensorOp,
