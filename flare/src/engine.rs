@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,19 @@ struct Shared {
     pool: Mutex<Option<Arc<WorkerPool>>>,
     /// Queries over the tables of the catalog as it is now, by their text.
     planned: Mutex<HashMap<String, Arc<Planned>>>,
+    /// Their code, by what is computed: other texts of the same query share it.
+    compiled: Mutex<HashMap<String, Arc<Executable>>>,
+    plannings: AtomicU64,
+    compilations: AtomicU64,
+}
+
+/// How often an engine did what it keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Statements that were planned: a text that is known, over tables that are the same, is not planned again.
+    pub plannings: u64,
+    /// Programs that were compiled: one that is known is not compiled again, whatever its text.
+    pub compilations: u64,
 }
 
 /// A program with its inputs, and its code once it has run.
@@ -91,6 +105,19 @@ struct Planned {
     imported: Imported,
     optimized: OnceLock<Arc<(Program, OptReport)>>,
     executable: OnceLock<Arc<Executable>>,
+}
+
+impl Planned {
+    /// Whether it reads tables of the catalog only: files that a statement names may change.
+    fn is_lasting(&self, catalog: &Catalog) -> bool {
+        let registered = |table: &Arc<Table>| {
+            catalog.relations().any(|(_, r)| matches!(r, Relation::Table(t) if Arc::ptr_eq(t, table)))
+        };
+        self.imported.inputs.iter().all(|input| match input {
+            InputSource::Table(table, _) => registered(table),
+            InputSource::Parameter(_) => true,
+        })
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -126,7 +153,11 @@ impl Engine {
 
     /// Changes the settings for statements that follow.
     pub fn set_settings(&self, settings: Settings) {
-        *lock(&self.shared.settings) = settings;
+        let passes = settings.passes.clone();
+        let before = std::mem::replace(&mut *lock(&self.shared.settings), settings);
+        if before.passes != passes {
+            lock(&self.shared.planned).clear();
+        }
     }
 
     /// The threads that statements run on: as many as the settings say.
@@ -150,7 +181,16 @@ impl Engine {
         *catalog = Arc::new(change(&catalog)?);
         // Programs of the old catalog would keep its tables alive.
         lock(&self.shared.planned).clear();
+        lock(&self.shared.compiled).clear();
         Ok(())
+    }
+
+    /// How often this engine planned and compiled.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            plannings: self.shared.plannings.load(Ordering::Relaxed),
+            compilations: self.shared.compilations.load(Ordering::Relaxed),
+        }
     }
 
     /// Registers a Parquet file under a name. Its columns are read when statements first need them.
@@ -213,6 +253,7 @@ impl Engine {
             let plan = Plan { planned: Some(planned.clone()), parameters: planned.imported.parameters.clone() };
             return Ok(Query::new(self, text, plan, catalog, settings));
         }
+        self.shared.plannings.fetch_add(1, Ordering::Relaxed);
         match prepare(text, &catalog, &[], settings.threads)? {
             Prepared::Query(plan) => {
                 self.remember(text, &plan, &catalog);
@@ -273,15 +314,8 @@ impl Engine {
     /// Keeps the program of a query that reads tables of the catalog only, as long as the catalog stays as it is.
     fn remember(&self, text: &str, plan: &Plan, catalog: &Arc<Catalog>) {
         let Some(planned) = &plan.planned else { return };
-        let registered = |table: &Arc<Table>| {
-            catalog.relations().any(|(_, r)| matches!(r, Relation::Table(t) if Arc::ptr_eq(t, table)))
-        };
-        let lasting = planned.imported.inputs.iter().all(|input| match input {
-            InputSource::Table(table, _) => registered(table),
-            InputSource::Parameter(_) => true,
-        });
         let current = lock(&self.shared.catalog);
-        if !lasting || current.version() != catalog.version() {
+        if !planned.is_lasting(catalog) || current.version() != catalog.version() {
             return;
         }
         let mut all = lock(&self.shared.planned);
@@ -643,8 +677,30 @@ impl Query {
         if let Some(executable) = planned.executable.get() {
             return Ok(executable.clone());
         }
-        let executable = self.compile(inputs, false)?;
-        Ok(planned.executable.get_or_init(|| Arc::new(executable)).clone())
+        let catalog = match &self.state {
+            State::Program { catalog, .. } => catalog,
+            State::Done { .. } => return Err(Error::Bug("a statement without a program".into())),
+        };
+        // Tables keep their names as long as the catalog stays as it is, so the text tells which they are.
+        let shared = &self.engine.shared;
+        let text = self.optimized()?.0.print();
+        let keep = planned.is_lasting(catalog) && lock(&shared.catalog).version() == catalog.version();
+        let known = if keep { lock(&shared.compiled).get(&text).cloned() } else { None };
+        let executable = match known {
+            Some(executable) => executable,
+            None => Arc::new(self.compile(inputs, false)?),
+        };
+        if keep {
+            let current = lock(&shared.catalog);
+            if current.version() == catalog.version() {
+                let mut all = lock(&shared.compiled);
+                if all.len() >= MAX_PLANNED {
+                    all.clear();
+                }
+                all.insert(text, executable.clone());
+            }
+        }
+        Ok(planned.executable.get_or_init(|| executable).clone())
     }
 
     /// Loads what the query reads and compiles it, so that a later run only runs it. Returns the time that optimizing and
@@ -666,6 +722,7 @@ impl Query {
     fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {
         let optimized = self.optimized()?;
         let options = CompileOptions { threads: self.settings.threads, keep_text };
+        self.engine.shared.compilations.fetch_add(1, Ordering::Relaxed);
         let executable = Executable::compile(Arc::new(optimized.0.clone()), inputs, &options);
         executable.map_err(|e| Error::from_ir(e, &optimized.0))
     }

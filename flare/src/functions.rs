@@ -229,8 +229,7 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     op(&["lower", "lcase"], &[Text], ScalarOp::Lower),
     op(&["upper", "ucase"], &[Text], ScalarOp::Upper),
     build(&["trim", "btrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::Trim, ScalarOp::TrimAny)).optional(&[Text]),
-    build(&["ltrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::TrimStart, ScalarOp::TrimAnyStart))
-        .optional(&[Text]),
+    build(&["ltrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::TrimStart, ScalarOp::TrimAnyStart)).optional(&[Text]),
     build(&["rtrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::TrimEnd, ScalarOp::TrimAnyEnd)).optional(&[Text]),
     build(&["substring", "substr"], &[Text, I64], |_| S::Text, substring).optional(&[I64]),
     build(&["left"], &[Text, I64], |_| S::Text, left),
@@ -256,12 +255,7 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     build(&["bit_length"], &[Text], |_| S::I64, bit_length),
     build(&["concat_ws"], &[Text, Shown], |_| S::Text, concat_ws).optional(&[Shown]).variadic(),
     // Dates and timestamps.
-    build(
-        &["date_part", "datepart"],
-        &[Text, Time],
-        |_| S::I64,
-        date_part,
-    ),
+    build(&["date_part", "datepart"], &[Text, Time], |_| S::I64, date_part),
     build(
         &["date_trunc", "datetrunc"],
         &[Text, Time],
@@ -783,7 +777,9 @@ impl AggregateParam {
             (Self::Number, Some(t)) if t.is_numeric() => Ok(t),
             (Self::Double, None) => Ok(S::F64),
             (Self::Double, Some(t)) if t.is_numeric() => Ok(S::F64),
-            (Self::Number | Self::Double, Some(t)) => Err(Error::meaning(format!("{name} takes a number, not {}", sql_type_name(t)))),
+            (Self::Number | Self::Double, Some(t)) => {
+                Err(Error::meaning(format!("{name} takes a number, not {}", sql_type_name(t))))
+            }
             (Self::Bool, None | Some(S::Bool)) => Ok(S::Bool),
             (Self::Bool, Some(t)) => Err(Error::meaning(format!("{name} takes a boolean, not {}", sql_type_name(t)))),
         }

@@ -43,6 +43,6 @@ mod result;
 mod rewrite;
 mod sql;
 
-pub use engine::{Engine, Query, Rows, Settings};
+pub use engine::{Counts, Engine, Query, Rows, Settings};
 pub use error::{Error, Result};
 pub use sql::{Level, split_statements};

@@ -57,12 +57,7 @@ impl Importer {
     }
 
     /// A column that is true for the rows that count: those that pass the filter, and where none of `present` is NULL.
-    pub(crate) fn counted(
-        &mut self,
-        table: &mut ValueId,
-        group: &Group<'_>,
-        present: &[ColumnId],
-    ) -> Result<ColumnId> {
+    pub(crate) fn counted(&mut self, table: &mut ValueId, group: &Group<'_>, present: &[ColumnId]) -> Result<ColumnId> {
         let used = self.new_column("used", S::Bool);
         *table = self.b.extend(*table, &[used], |b| {
             let yes = b.literal(Value::Bool(true), S::Bool)?;

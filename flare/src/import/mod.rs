@@ -743,7 +743,11 @@ impl Importer {
             .map(|(a, b)| {
                 let (a, b) = (self.column_type_of(*a), self.column_type_of(*b));
                 common_type(a, b).ok_or_else(|| {
-                    Error::meaning(format!("columns of {} and {} do not go together", sql_type_name(a), sql_type_name(b)))
+                    Error::meaning(format!(
+                        "columns of {} and {} do not go together",
+                        sql_type_name(a),
+                        sql_type_name(b)
+                    ))
                 })
             })
             .collect::<Result<_>>()?;

@@ -88,9 +88,8 @@ impl Importer {
             if let (Some(default), Some(_)) = (ids.next(), computed_default) {
                 // Whether there is a row there at all: then what it holds counts, NULL included.
                 let there = self.b.program_mut().new_column("there", ScalarType::Bool);
-                table = self.b.extend(table, &[there], |b| {
-                    Ok(vec![b.literal(Value::Bool(true), ScalarType::Bool)?])
-                })?;
+                table =
+                    self.b.extend(table, &[there], |b| Ok(vec![b.literal(Value::Bool(true), ScalarType::Bool)?]))?;
                 let is_there = self.b.program_mut().new_column("is_there", ScalarType::Bool);
                 columns_here.push(WindowColumn { func, arg: Some(there), frame, out: is_there });
                 defaults.push((outs.len() - 1, is_there, default));
@@ -174,7 +173,8 @@ fn whole_number(n: &ScalarValue) -> Option<i64> {
 fn range_distance(distance: &ScalarValue, key: ScalarType) -> Result<i64> {
     const DAY: i64 = 86_400_000_000;
     let wrong = || {
-        let construct = format!("a window frame in RANGE with the offset {distance} over a key of type {}", sql_type_name(key));
+        let construct =
+            format!("a window frame in RANGE with the offset {distance} over a key of type {}", sql_type_name(key));
         Error::unsupported(construct)
     };
     let interval = match distance {
@@ -215,7 +215,8 @@ fn argument(call: &WindowFunction) -> Option<&Expr> {
 
 /// The default of `lag` and `lead`, where it is not a constant.
 fn computed_default(call: &WindowFunction) -> Option<&Expr> {
-    let is_lag = matches!(call.fun.name(), "lag" | "lead") && matches!(call.fun, WindowFunctionDefinition::WindowUDF(_));
+    let is_lag =
+        matches!(call.fun.name(), "lag" | "lead") && matches!(call.fun, WindowFunctionDefinition::WindowUDF(_));
     call.params.args.get(2).filter(|e| is_lag && constant(e).is_none())
 }
 
