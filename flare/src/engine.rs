@@ -204,6 +204,17 @@ impl Engine {
 
     /// Registers a CSV file with a header under a name. Types are inferred over all rows.
     ///
+    /// ```
+    /// let path = std::env::temp_dir().join(format!("flare_example_{}.csv", std::process::id()));
+    /// std::fs::write(&path, "city,people\nBern,134\nBasel,173\n")?;
+    /// let engine = flare::Engine::new();
+    /// engine.register_csv("cities", &path)?;
+    /// let rows = engine.sql("SELECT city FROM cities ORDER BY people DESC")?.collect()?;
+    /// assert_eq!(rows[0].num_rows(), 2);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`Engine::register_parquet`].
     pub fn register_csv(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
@@ -211,6 +222,19 @@ impl Engine {
     }
 
     /// Registers record batches of one schema under a name.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use arrow::array::{ArrayRef, Int64Array};
+    /// use arrow::record_batch::RecordBatch;
+    ///
+    /// let n: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    /// let engine = flare::Engine::new();
+    /// engine.register_arrow("t", &[RecordBatch::try_from_iter([("n", n)])?])?;
+    /// assert_eq!(engine.sql("SELECT n FROM t WHERE n > 1")?.collect()?[0].num_rows(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Engine::register_parquet`]; and if there is no batch, since then there is no schema.
@@ -527,6 +551,16 @@ impl Query {
 
     /// Gives the parameters values: `$1`, or the first `?`, is the first. A value is cast to the type that its use demands.
     ///
+    /// ```
+    /// use ir::value::Value;
+    ///
+    /// let engine = flare::Engine::new();
+    /// engine.sql("CREATE TABLE t AS SELECT * FROM (VALUES (1), (2), (3)) AS v(n)")?;
+    /// let query = engine.sql("SELECT n FROM t ORDER BY n LIMIT $1")?.bind(&[Value::I64(2)])?;
+    /// assert_eq!(query.collect()?[0].num_rows(), 2);
+    /// # Ok::<(), flare::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Meaning`] for another number of values than the query has parameters, or a value that does not cast.
     pub fn bind(mut self, given: &[Value]) -> Result<Self> {
@@ -738,6 +772,16 @@ impl Query {
 
     /// Runs the query; its rows come batch by batch.
     ///
+    /// ```
+    /// let engine = flare::Engine::new();
+    /// let rows = engine.sql("SELECT * FROM (VALUES (1), (2)) AS v(n)")?.stream()?;
+    /// assert_eq!(rows.total(), 2);
+    /// for batch in rows {
+    ///     assert_eq!(batch?.num_columns(), 1);
+    /// }
+    /// # Ok::<(), flare::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`Query::columns`].
     pub fn stream(&self) -> Result<Rows> {
@@ -766,6 +810,17 @@ impl Query {
     }
 
     /// The program at a level, as text.
+    ///
+    /// ```
+    /// use flare::{Engine, Level};
+    ///
+    /// let engine = Engine::new();
+    /// engine.sql("CREATE TABLE t AS SELECT * FROM (VALUES (1), (2)) AS v(n)")?;
+    /// let query = engine.sql("SELECT n + 1 FROM t")?;
+    /// assert!(query.explain(Level::Graph)?.contains("add"));
+    /// assert!(query.explain(Level::Plan)?.contains("scan"));
+    /// # Ok::<(), flare::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Query::program`]; [`Error::Unsupported`] for a level that this build does not print.
