@@ -462,7 +462,7 @@ impl Importer {
         let empty = datafusion_common::DFSchema::empty();
         let scope = Scope { schema: &empty, columns: &[] };
         let zero = self.literal(Value::I64(0), ScalarType::I64)?;
-        let mut bound = |importer: &mut Self, e: Option<&Expr>, what: &str| -> Result<Option<ValueId>> {
+        let bound = |importer: &mut Self, e: Option<&Expr>, what: &str| -> Result<Option<ValueId>> {
             let Some(e) = e else { return Ok(None) };
             if has_subquery(e) {
                 return Err(Error::unsupported(format!("a subquery in {what}")));

@@ -466,7 +466,10 @@ pub(crate) fn signatures(op: ScalarOp) -> Vec<Vec<S>> {
         }
     }
     lists.extend(types.iter().map(|t| vec![S::Bool, *t, *t]));
-    lists.extend([vec![S::Text; 3], vec![S::Text, S::I64, S::I64]]);
+    let (text, number) = (S::Text, S::I64);
+    lists.extend(
+        [[text; 3], [text, number, number], [text, number, text], [text, text, number], [number; 3]].map(Vec::from),
+    );
     lists.retain(|t| (def(op).ty)(op, t).is_some());
     lists
 }
