@@ -692,6 +692,8 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         DataFusionError::NotImplemented(message) => Error::unsupported(match message.as_str() {
             "Recursive CTE is not implemented" => "WITH RECURSIVE".to_string(),
             m if m.starts_with("Could not plan array literal") => "array literals".to_string(),
+            m if m.starts_with("Empty tuple") => "an empty list in parentheses, as in GROUP BY ()".to_string(),
+            m if m.starts_with("Struct not supported") => "rows as values, as in (a, b) = (1, 2)".to_string(),
             _ => message,
         }),
         DataFusionError::Plan(message)
@@ -716,11 +718,54 @@ fn in_our_words(message: &str) -> String {
         let column = message.split("column \"").nth(1).and_then(|m| m.split('"').next()).unwrap_or_default();
         return format!("the column {column} must stand in GROUP BY or inside an aggregate");
     }
+    if let Some(name) = message.strip_prefix("WITH query name ").and_then(|m| m.split('"').nth(1)) {
+        return format!(
+            "there are two queries of the name \"{name}\" in WITH, here or around it: give one another name"
+        );
+    }
+    if let Some(columns) = message.strip_prefix("Too many columns! The subquery should only return one column: ") {
+        return format!("a subquery that stands for a value gives one column, not {columns}");
+    }
     message.to_string()
 }
 
+/// Functions that users of other systems look for first and that are not built.
+const KNOWN_ELSEWHERE: &[&str] = &[
+    "string_agg",
+    "listagg",
+    "group_concat",
+    "array_agg",
+    "list",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "approx_count_distinct",
+    "approx_quantile",
+    "json_extract",
+    "generate_series",
+    "range",
+    "random",
+    "now",
+    "age",
+    "to_char",
+    "to_date",
+    "to_timestamp",
+    "strptime",
+    "make_timestamp",
+    "md5",
+    "regexp_extract",
+    "skewness",
+    "kurtosis",
+    "cbrt",
+    "sinh",
+    "cosh",
+];
+
 fn unknown_function(message: &str, catalog: &Catalog) -> Error {
     let name = message.split('\'').nth(1).unwrap_or_default();
+    if KNOWN_ELSEWHERE.contains(&name) {
+        return Error::unsupported(format!("the function {name}"));
+    }
     let mut known: Vec<&str> = functions::names().collect();
     known.extend(catalog.function_names());
     let help = suggest(name, known);

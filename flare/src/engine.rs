@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,19 @@ struct Shared {
     pool: Mutex<Option<Arc<WorkerPool>>>,
     /// Queries over the tables of the catalog as it is now, by their text.
     planned: Mutex<HashMap<String, Arc<Planned>>>,
+    /// Their code, by what is computed: other texts of the same query share it.
+    compiled: Mutex<HashMap<String, Arc<Executable>>>,
+    plannings: AtomicU64,
+    compilations: AtomicU64,
+}
+
+/// How often an engine did what it keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Statements that were planned: a text that is known, over tables that are the same, is not planned again.
+    pub plannings: u64,
+    /// Programs that were compiled: one that is known is not compiled again, whatever its text.
+    pub compilations: u64,
 }
 
 /// A program with its inputs, and its code once it has run.
@@ -93,6 +107,19 @@ struct Planned {
     imported: Imported,
     optimized: OnceLock<Arc<(Program, OptReport)>>,
     executable: OnceLock<Arc<Executable>>,
+}
+
+impl Planned {
+    /// Whether it reads tables of the catalog only: files that a statement names may change.
+    fn is_lasting(&self, catalog: &Catalog) -> bool {
+        let registered = |table: &Arc<Table>| {
+            catalog.relations().any(|(_, r)| matches!(r, Relation::Table(t) if Arc::ptr_eq(t, table)))
+        };
+        self.imported.inputs.iter().all(|input| match input {
+            InputSource::Table(table, _) => registered(table),
+            InputSource::Parameter(_) => true,
+        })
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -128,7 +155,11 @@ impl Engine {
 
     /// Changes the settings for statements that follow.
     pub fn set_settings(&self, settings: Settings) {
-        *lock(&self.shared.settings) = settings;
+        let passes = settings.passes.clone();
+        let before = std::mem::replace(&mut *lock(&self.shared.settings), settings);
+        if before.passes != passes {
+            lock(&self.shared.planned).clear();
+        }
     }
 
     /// The threads that statements run on: as many as the settings say.
@@ -152,7 +183,16 @@ impl Engine {
         *catalog = Arc::new(change(&catalog)?);
         // Programs of the old catalog would keep its tables alive.
         lock(&self.shared.planned).clear();
+        lock(&self.shared.compiled).clear();
         Ok(())
+    }
+
+    /// How often this engine planned and compiled.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            plannings: self.shared.plannings.load(Ordering::Relaxed),
+            compilations: self.shared.compilations.load(Ordering::Relaxed),
+        }
     }
 
     /// Registers a Parquet file under a name. Its columns are read when statements first need them.
@@ -166,6 +206,17 @@ impl Engine {
 
     /// Registers a CSV file with a header under a name. Types are inferred over all rows.
     ///
+    /// ```
+    /// let path = std::env::temp_dir().join(format!("flare_example_{}.csv", std::process::id()));
+    /// std::fs::write(&path, "city,people\nBern,134\nBasel,173\n")?;
+    /// let engine = flare::Engine::new();
+    /// engine.register_csv("cities", &path)?;
+    /// let rows = engine.sql("SELECT city FROM cities ORDER BY people DESC")?.collect()?;
+    /// assert_eq!(rows[0].num_rows(), 2);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`Engine::register_parquet`].
     pub fn register_csv(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
@@ -173,6 +224,19 @@ impl Engine {
     }
 
     /// Registers record batches of one schema under a name.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use arrow::array::{ArrayRef, Int64Array};
+    /// use arrow::record_batch::RecordBatch;
+    ///
+    /// let n: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    /// let engine = flare::Engine::new();
+    /// engine.register_arrow("t", &[RecordBatch::try_from_iter([("n", n)])?])?;
+    /// assert_eq!(engine.sql("SELECT n FROM t WHERE n > 1")?.collect()?[0].num_rows(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Engine::register_parquet`]; and if there is no batch, since then there is no schema.
@@ -224,6 +288,7 @@ impl Engine {
             let plan = Plan { planned: Some(planned.clone()), parameters: planned.imported.parameters.clone() };
             return Ok(Query::new(self, text, plan, catalog, settings, control));
         }
+        self.shared.plannings.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         let prepared = prepare(text, &catalog, &[], settings.threads)?;
         control.add(|costs| costs.plan += start.elapsed().saturating_sub(prepared.loading(&catalog)));
@@ -287,12 +352,8 @@ impl Engine {
     /// Keeps the program of a query that reads tables of the catalog only, as long as the catalog stays as it is.
     fn remember(&self, text: &str, plan: &Plan, catalog: &Arc<Catalog>) {
         let Some(planned) = &plan.planned else { return };
-        let lasting = planned.imported.inputs.iter().all(|input| match input {
-            InputSource::Table(table, _) => catalog.has_table(table),
-            InputSource::Parameter(_) => true,
-        });
         let current = lock(&self.shared.catalog);
-        if !lasting || current.version() != catalog.version() {
+        if !planned.is_lasting(catalog) || current.version() != catalog.version() {
             return;
         }
         let mut all = lock(&self.shared.planned);
@@ -526,6 +587,16 @@ impl Query {
 
     /// Gives the parameters values: `$1`, or the first `?`, is the first. A value is cast to the type that its use demands.
     ///
+    /// ```
+    /// use ir::value::Value;
+    ///
+    /// let engine = flare::Engine::new();
+    /// engine.sql("CREATE TABLE t AS SELECT * FROM (VALUES (1), (2), (3)) AS v(n)")?;
+    /// let query = engine.sql("SELECT n FROM t ORDER BY n LIMIT $1")?.bind(&[Value::I64(2)])?;
+    /// assert_eq!(query.collect()?[0].num_rows(), 2);
+    /// # Ok::<(), flare::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Meaning`] for another number of values than the query has parameters, or a value that does not cast.
     pub fn bind(mut self, given: &[Value]) -> Result<Self> {
@@ -681,8 +752,30 @@ impl Query {
         if let Some(executable) = planned.executable.get() {
             return Ok(executable.clone());
         }
-        let executable = self.compile(inputs, false)?;
-        Ok(planned.executable.get_or_init(|| Arc::new(executable)).clone())
+        let catalog = match &self.state {
+            State::Program { catalog, .. } => catalog,
+            State::Done { .. } => return Err(Error::Bug("a statement without a program".into())),
+        };
+        // Tables keep their names as long as the catalog stays as it is, so the text tells which they are.
+        let shared = &self.engine.shared;
+        let text = self.optimized()?.0.print();
+        let keep = planned.is_lasting(catalog) && lock(&shared.catalog).version() == catalog.version();
+        let known = if keep { lock(&shared.compiled).get(&text).cloned() } else { None };
+        let executable = match known {
+            Some(executable) => executable,
+            None => Arc::new(self.compile(inputs, false)?),
+        };
+        if keep {
+            let current = lock(&shared.catalog);
+            if current.version() == catalog.version() {
+                let mut all = lock(&shared.compiled);
+                if all.len() >= MAX_PLANNED {
+                    all.clear();
+                }
+                all.insert(text, executable.clone());
+            }
+        }
+        Ok(planned.executable.get_or_init(|| executable).clone())
     }
 
     /// Loads what the query reads and compiles it, so that a later run only runs it. Returns the time that optimizing and
@@ -703,6 +796,7 @@ impl Query {
 
     fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {
         let optimized = self.optimized()?;
+        self.engine.shared.compilations.fetch_add(1, Ordering::Relaxed);
         let options = CompileOptions { threads: self.settings.threads, keep_text, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(optimized.0.clone()), inputs, &options);
         let executable = executable.map_err(|e| Error::from_ir(e, &optimized.0))?;
@@ -720,6 +814,16 @@ impl Query {
     }
 
     /// Runs the query; its rows come batch by batch.
+    ///
+    /// ```
+    /// let engine = flare::Engine::new();
+    /// let rows = engine.sql("SELECT * FROM (VALUES (1), (2)) AS v(n)")?.stream()?;
+    /// assert_eq!(rows.total(), 2);
+    /// for batch in rows {
+    ///     assert_eq!(batch?.num_columns(), 1);
+    /// }
+    /// # Ok::<(), flare::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Query::columns`].
@@ -749,6 +853,17 @@ impl Query {
     }
 
     /// The program at a level, as text.
+    ///
+    /// ```
+    /// use flare::{Engine, Level};
+    ///
+    /// let engine = Engine::new();
+    /// engine.sql("CREATE TABLE t AS SELECT * FROM (VALUES (1), (2)) AS v(n)")?;
+    /// let query = engine.sql("SELECT n + 1 FROM t")?;
+    /// assert!(query.explain(Level::Graph)?.contains("add"));
+    /// assert!(query.explain(Level::Plan)?.contains("scan"));
+    /// # Ok::<(), flare::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Query::program`]; [`Error::Unsupported`] for a level that this build does not print.

@@ -165,7 +165,11 @@ impl Error {
         use ir::error::TrapKind;
         let place = trap.place.and_then(|p| program?.places.get(p.index()));
         match &trap.kind {
-            TrapKind::MemoryLimit { .. } | TrapKind::RecursionDepth(_) => Self::Limit(trap.kind.to_string()),
+            TrapKind::MemoryLimit { .. } => {
+                let what = "raise the memory limit, or read and keep fewer rows or columns";
+                Self::Limit(format!("{}; {what}", trap.kind))
+            }
+            TrapKind::RecursionDepth(_) => Self::Limit(trap.kind.to_string()),
             TrapKind::Cancelled => Self::Cancelled,
             TrapKind::Internal(message) => Self::Bug(message.clone()),
             TrapKind::Overflow(_)

@@ -45,6 +45,6 @@ mod rewrite;
 mod sql;
 
 pub use control::{Control, Costs};
-pub use engine::{Engine, Query, Rows, Settings};
+pub use engine::{Counts, Engine, Query, Rows, Settings};
 pub use error::{Error, Result};
 pub use sql::{Level, split_statements};

@@ -1,6 +1,7 @@
 //! What is settled in a parsed query before names are bound, because the binder would give it another meaning.
 //!
 //! - A window that builds on a named one (`OVER (w ROWS 1 PRECEDING)`, `WINDOW b AS (a ORDER BY x)`) gets all of its parts.
+//! - `FETCH FIRST n ROWS ONLY` becomes `LIMIT n`.
 //! - Behind `RIGHT` and `FULL JOIN … USING (k)` the name `k` alone is the right side's `k`, or the side's that has one; the
 //!   binder takes it for the left side's.
 
@@ -30,11 +31,29 @@ impl VisitorMut for Queries {
 
     // Inner queries first: their names of windows hide those outside.
     fn post_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<Refusal> {
-        match named_windows(query).and_then(|()| merged_columns(query)) {
+        match named_windows(query).and_then(|()| merged_columns(query)).and_then(|()| fetch(query)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(e) => ControlFlow::Break(e),
         }
     }
+}
+
+/// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.
+fn fetch(query: &mut ast::Query) -> Result<(), Refusal> {
+    let Some(fetch) = query.fetch.take() else { return Ok(()) };
+    if fetch.with_ties || fetch.percent {
+        let construct = if fetch.percent { "FETCH with PERCENT" } else { "FETCH WITH TIES" };
+        return Err((Error::unsupported(construct), None));
+    }
+    let one = || ast::Expr::Value(ast::Value::Number("1".into(), false).into());
+    let count = fetch.quantity.unwrap_or_else(one);
+    let offset = match query.limit_clause.take() {
+        None => None,
+        Some(ast::LimitClause::LimitOffset { limit: None, offset, limit_by }) if limit_by.is_empty() => offset,
+        Some(_) => return Err((Error::meaning("LIMIT and FETCH say the same: one of them is too much"), None)),
+    };
+    query.limit_clause = Some(ast::LimitClause::LimitOffset { limit: Some(count), offset, limit_by: vec![] });
+    Ok(())
 }
 
 fn select_of(query: &mut ast::Query) -> Option<&mut ast::Select> {

@@ -474,8 +474,14 @@ fn set_operations_and_ctes() {
     check(
         "select n from t except all select n from u",
         expect![[r#"
-        not supported: EXCEPT ALL
-    "#]],
+            +---+
+            | n |
+            +---+
+            | 1 |
+            | 2 |
+            | 3 |
+            +---+
+        "#]],
     );
 }
 

@@ -42,10 +42,12 @@ pub enum TrapKind {
     #[error("recursion deeper than {0} levels")]
     RecursionDepth(u32),
     /// The memory limit was reached.
-    #[error("the query needs more memory than the limit of {limit} bytes")]
+    #[error("the query needs more memory than the limit of {limit} bytes: {request}")]
     MemoryLimit {
         /// The limit, in bytes.
         limit: u64,
+        /// What was asked for, and what was in use.
+        request: String,
     },
     /// The program was cancelled.
     #[error("cancelled")]

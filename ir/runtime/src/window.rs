@@ -436,13 +436,13 @@ impl Accumulator {
                 }
                 Reduce::VarSample | Reduce::VarPopulation | Reduce::StddevSample | Reduce::StddevPopulation => {
                     let at = row.add(arg.offset as usize);
+                    // A decimal of few digits is kept as a narrow integer.
+                    let exact = |whole: i128| crate::kernels::decimal::to_f64(whole, scale);
                     let x = match arg.kind {
-                        FieldKind::I8 => f64::from(*at.cast::<i8>()),
-                        FieldKind::I32 => f64::from(*at.cast::<i32>()),
-                        FieldKind::I64 => *at.cast::<i64>() as f64,
-                        FieldKind::I128 | FieldKind::Text => {
-                            crate::kernels::decimal::to_f64(at.cast::<i128>().read_unaligned(), scale)
-                        }
+                        FieldKind::I8 => exact((*at.cast::<i8>()).into()),
+                        FieldKind::I32 => exact((*at.cast::<i32>()).into()),
+                        FieldKind::I64 => exact((*at.cast::<i64>()).into()),
+                        FieldKind::I128 | FieldKind::Text => exact(*at.cast::<i128>()),
                         FieldKind::F32 => f64::from(*at.cast::<f32>()),
                         FieldKind::F64 => *at.cast::<f64>(),
                     };

@@ -215,7 +215,11 @@ pub(crate) fn trap(columns: &[ColumnInfo], memory: &QueryMemory, t: RuntimeTrap)
             TrapKind::NullFeature(columns.get(id.index()).map_or_else(|| id.to_string(), |c| c.name.clone()))
         }
         TrapCode::RecursionDepth => TrapKind::RecursionDepth(runtime::trap::DEFAULT_DEPTH_LIMIT as u32),
-        TrapCode::MemoryLimit => TrapKind::MemoryLimit { limit: memory.limit() as u64 },
+        TrapCode::MemoryLimit => {
+            let request = detail.unwrap_or_else(|| format!("{} bytes in use", memory.used()));
+            let request = request.strip_prefix("memory limit: ").unwrap_or(&request).to_string();
+            TrapKind::MemoryLimit { limit: memory.limit() as u64, request }
+        }
         TrapCode::Cancelled => TrapKind::Cancelled,
         TrapCode::OutOfRange | TrapCode::InvalidArgument | TrapCode::TooManyRows => {
             TrapKind::InvalidArgument(t.to_string())

@@ -17,7 +17,7 @@ use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView
 use runtime::group_table::GroupTable;
 use runtime::join_table::JoinTable;
 use runtime::kernels::text::LikePattern;
-use runtime::pool::{MemoryPool, QueryMemory};
+use runtime::pool::{MemoryPool, QueryMemory, Reservation};
 use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
 use runtime::trap::{CancelToken, WorkerBlock};
 
@@ -338,6 +338,9 @@ impl Executable {
     pub fn run_timed(&self, inputs: &Inputs, resources: &Resources) -> Result<(Outputs, Vec<StageTime>)> {
         let bound = inputs.bind(&self.program)?;
         let tables = tables_of(&bound);
+        // What a run reads counts as long as it runs; what it gives until it is handed over.
+        let read = tables.values().flat_map(|t| &t.0).map(|c| c.bytes()).sum();
+        let _read = reserve(&self.program, resources, read)?;
         for (id, table) in &self.tables {
             let same = tables.get(id).is_some_and(|t| {
                 t.1 == table.1 && t.0.len() == table.0.len() && t.0.iter().zip(&table.0).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -600,6 +603,7 @@ impl Run<'_> {
     fn outputs(&mut self) -> Result<Outputs> {
         let p = &*self.exe.program;
         let mut outputs = Outputs::default();
+        let mut given = vec![];
         for (i, o) in self.exe.plan.outputs.iter().enumerate() {
             let names = p.result_names.get(i);
             match o {
@@ -613,6 +617,10 @@ impl Run<'_> {
                         field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))
                     });
                     let fields: Vec<_> = fields.collect::<Result<_>>()?;
+                    for field in &fields {
+                        let bytes = rows.len().saturating_mul(convert::runtime_field(field).kind.bytes());
+                        given.push(reserve(p, self.resources, bytes)?);
+                    }
                     let column = |j: usize| convert::column_of_rows(rows.rows(), fields[j], &self.exe.tables);
                     let made: Vec<Result<Column>> = if rows.len() <= FEW_ROWS {
                         (0..fields.len()).map(column).collect()
@@ -674,6 +682,12 @@ fn skips(exe: &Executable, tests: &[ZoneTest], rows: std::ops::Range<usize>) -> 
             }
         })
     })
+}
+
+/// Counts bytes that are held outside of the pool against the run's limit.
+fn reserve(p: &Program, resources: &Resources, bytes: usize) -> Result<Reservation> {
+    let reserved = resources.memory.reserve(bytes);
+    reserved.map_err(|e| convert::trap(&p.columns, &resources.memory, e.into()))
 }
 
 fn address<T>(p: *const T) -> u64 {

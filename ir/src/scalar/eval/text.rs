@@ -191,7 +191,8 @@ pub(crate) fn pad(args: &Args<'_>) -> Outcome {
         return text_value(&s[..byte_of_char(s, length)]);
     }
     let missing = length - here;
-    if missing > LONGEST {
+    // A character has at most four bytes.
+    if missing.saturating_mul(4) > LONGEST {
         return Err(too_long());
     }
     let filled: String = fill.chars().cycle().take(missing).collect();
