@@ -93,7 +93,29 @@ pub struct Tree<'a> {
 impl Tree<'_> {
     /// What the recursion from the leaves gives at node `root` (`i64[]`): tensors of the types `results`. `leaf` gets the
     /// number of a leaf; `inner` the number of another node, and what was given for its children. Trees are no deeper than
-    /// calls nest.
+    /// calls nest: a deeper one, or one that comes round to itself, is an error of the run, and so is a child that is no node.
+    ///
+    /// ```
+    /// use ir::types::{ScalarType::F64, TensorType};
+    /// use lantern::{nn::Tree, stage, value};
+    /// use ndarray::array;
+    ///
+    /// // Products of sums: (x0 + x1) * x2, by the tree ((0 1) 2).
+    /// let f = stage("tree", ["x: f64[n]", "left: i64[n]", "right: i64[n]"], |t| {
+    ///     let tree = Tree { left: &t[1], right: &t[2] };
+    ///     let (scope, root) = (t[0].scope(), t[0].scope().size(&t[0].dim(0)) - 1.0);
+    ///     let inner = |n: &lantern::Tensor, l: &[lantern::Tensor], r: &[lantern::Tensor]| {
+    ///         scope.cond(&n.eq(&root), || vec![&l[0] * &r[0]], || vec![&l[0] + &r[0]])
+    ///     };
+    ///     let y = tree.fold(&root, &[TensorType::new(F64, [])], |n| vec![t[0].gather(n)], inner).remove(0);
+    ///     let slopes = y.grad(&[&t[0]]);
+    ///     (y, slopes)
+    /// })?;
+    /// let x = value(array![1.0, 2.0, 10.0, 0.0, 0.0]);
+    /// let out = f.run([x, value(array![-1i64, -1, -1, 0, 3]), value(array![-1i64, -1, -1, 1, 2])])?;
+    /// assert_eq!(out, [value(30.0), value(array![10.0, 10.0, 3.0, 0.0, 0.0])]);
+    /// # Ok::<(), lantern::Error>(())
+    /// ```
     #[track_caller]
     pub fn fold(
         &self,

@@ -338,5 +338,17 @@ fn rows_of_a_table_by_recursion_add_up_in_place() {
     };
     let inputs =
         [numbers(&[3, 2], 24), indices(&[-1, -1, -1, 0, 3]), indices(&[-1, -1, -1, 1, 2]), indices(&[2, 0, 2, 0, 0])];
-    check(&["table: f64[3, 2]", "left: i64[n]", "right: i64[n]", "row: i64[n]"], &inputs, tree);
+    let specs = ["table: f64[3, 2]", "left: i64[n]", "right: i64[n]", "row: i64[n]"];
+    check(&specs, &inputs, tree);
+
+    // A tree that comes round to itself, and one with a child that is no node.
+    let f = stage("tree", specs, |t| tree(t).sum(0).grad(&[&t[0]])).unwrap();
+    for (left, want) in [(4, "recursion deeper than 4096 levels"), (9, "index 9 is outside of a tensor of 5 rows")] {
+        let mut wrong = inputs.clone();
+        wrong[1] = indices(&[-1, -1, -1, 0, left]);
+        for e in [f.interpret(wrong.clone()), f.run(wrong)] {
+            let e = e.unwrap_err().to_string();
+            assert!(e.contains(want), "{e}");
+        }
+    }
 }

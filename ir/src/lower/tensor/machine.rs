@@ -35,10 +35,6 @@ type Result<T> = std::result::Result<T, Trap>;
 
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
-/// What calls may use of the stack of a task's thread.
-const TASK_STACK: usize = 512 << 10;
-/// The stack of a run that calls functions: address space, of which only what is used is touched.
-const CALL_STACK: usize = 256 << 20;
 /// Operations below which a nest runs on one thread.
 const SPLIT_WORK: usize = 1 << 19;
 /// Multiplications below which a matrix product runs on one thread.
@@ -171,7 +167,7 @@ impl Machine {
             functions: code.functions.clone(),
             frames: code.functions.iter().map(|_| vec![]).collect(),
             depth: 0,
-            stack: StackRoom::here(TASK_STACK),
+            stack: StackRoom::here(effects::TASK_STACK),
             tapes: vec![],
             sums: vec![],
             handles,

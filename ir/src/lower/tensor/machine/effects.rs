@@ -8,10 +8,15 @@ use runtime::trap::{DEFAULT_DEPTH_LIMIT, Trap, TrapCode};
 
 use super::super::control::Effect;
 use super::super::{Val, library, zeros};
-use super::{CALL_STACK, Frame, Machine, Result};
+use super::{Frame, Machine, Result};
 use crate::stack::StackRoom;
 use crate::types::TensorType;
 use crate::value::TensorData;
+
+/// What calls may use of the stack of a task's thread.
+pub(super) const TASK_STACK: usize = 512 << 10;
+/// The stack of a run that calls functions: address space, of which only what is used is touched.
+const CALL_STACK: usize = 256 << 20;
 
 /// A sum under way.
 pub(super) struct Sum {
@@ -45,7 +50,7 @@ impl Machine {
 
     /// Runs the program on this thread's stack.
     pub(in super::super) fn run_here(&mut self) -> Result<()> {
-        self.stack = StackRoom::here(super::TASK_STACK);
+        self.stack = StackRoom::here(TASK_STACK);
         self.run_blocks()
     }
 
