@@ -178,7 +178,7 @@ fn batch_of(model: Model, rows: usize) -> Result<Vec<TensorValue>> {
         let (rows, width) = (ir::types::Dim::Const(rows), ir::types::Dim::Const(width));
         let x = scope.normal(ScalarType::F32, &[rows.clone(), width], 5678, 0);
         let y = scope.normal(ScalarType::F32, &[rows, ir::types::Dim::Const(1)], 5678, 1);
-        let y = if model == Model::Flights { y.gt(&y.zeros_like()).cast(ScalarType::F32) } else { y };
+        let y = if model == Model::Flights { y.gt(y.zeros_like()).cast(ScalarType::F32) } else { y };
         vec![x, y]
     })?;
     Ok(draw.run([lantern::value(ndarray::arr0(0f32))])?)

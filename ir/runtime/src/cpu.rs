@@ -42,6 +42,19 @@ fn detect() -> SimdLevel {
     SimdLevel::Portable
 }
 
+/// Asks for the cache line at an address, which may be any: nothing is read, and nothing waits.
+#[inline(always)]
+pub fn prefetch_line(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Compiles a function once for each level and calls the best one. The body is the same code, and floating point is only
 /// contracted where it says `mul_add`, so that every version gives the same bits.
 macro_rules! multiversion {

@@ -22,4 +22,4 @@ pub mod tile;
 pub mod trap;
 pub mod window;
 
-pub use cpu::{SimdLevel, simd_level};
+pub use cpu::{SimdLevel, prefetch_line, simd_level};

@@ -9,6 +9,7 @@
 
 use super::{elements, elements_mut};
 use crate::column::TextView;
+use crate::cpu::prefetch_line;
 use crate::group_table::GroupTable;
 use crate::join_table::JoinTable;
 
@@ -235,18 +236,6 @@ unsafe fn prefetch(entries: *const u8, shift: u64, mask: u64, hashes: *mut u8, r
     for hash in unsafe { elements::<u64>(hashes, rows) } {
         prefetch_line(entries.wrapping_add((hash >> shift) as usize * 16));
     }
-}
-
-#[inline(always)]
-fn prefetch_line(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program sees and does not fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// See the table in [`crate::abi`].

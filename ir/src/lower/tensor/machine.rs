@@ -35,6 +35,10 @@ type Result<T> = std::result::Result<T, Trap>;
 
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
+/// Rows of a shuffled batch that are asked for before they are copied: in memory they lie anywhere.
+const AHEAD: usize = 16;
+/// Bytes of such a row that are asked for; the processor follows by itself.
+const PREFETCHED: usize = 256;
 /// Operations below which a nest runs on one thread.
 const SPLIT_WORK: usize = 1 << 19;
 /// Multiplications below which a matrix product runs on one thread.
@@ -721,6 +725,12 @@ impl Machine {
                         Some(order) => {
                             let from = self.at(*v);
                             for (i, row) in order[chosen.clone()].iter().enumerate() {
+                                if let Some(ahead) = order.get(chosen.start + i + AHEAD) {
+                                    let ahead = from.wrapping_add(*ahead as usize * width).cast_const();
+                                    (0..PREFETCHED.min(*width))
+                                        .step_by(64)
+                                        .for_each(|at| runtime::prefetch_line(ahead.wrapping_add(at)));
+                                }
                                 // SAFETY: the permutation's numbers are below the number of rows of each source; the buffer has room for
                                 // the rows of a batch.
                                 unsafe {
