@@ -312,12 +312,10 @@ pub unsafe fn merge_groups(
     let total: usize = tables.iter().map(GroupTable::len).sum();
     let row_size = tables[0].rows.row_size();
     let buffers: Vec<RowBuffer> = tables.into_iter().map(|table| table.rows).collect();
-    // SAFETY: promised by the caller.
-    let by_integer = match IntegerKey::of(keys) {
-        Some(key) if total > SERIAL_MERGE_ROWS => unsafe {
-            merge_by_integer(&buffers, total, key, merge, pool, cancel)?
-        },
-        _ => None,
+    let by_integer = match IntegerKey::of(keys).filter(|_| total > SERIAL_MERGE_ROWS) {
+        // SAFETY: promised by the caller.
+        Some(key) => unsafe { merge_by_integer(&buffers, total, key, merge, pool, cancel)? },
+        None => None,
     };
     let rows = match by_integer {
         Some(rows) => rows,
