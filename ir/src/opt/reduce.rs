@@ -337,7 +337,8 @@ impl Reduce {
         }
         let p = cx.old;
         let Def::Result(id, _) = p.values[v.index()].def else { return cx.value(v) };
-        if !self.inner.contains(&v) && !(self.shared.contains(&v) && cx.value(v).is_err()) {
+        let waits = self.inner.contains(&v) || (self.shared.contains(&v) && cx.value(v).is_err());
+        if !waits {
             return cx.value(v);
         }
         let node = p.node(id);
