@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use ir::opt::{Exactness, PASSES};
+use ir::plan::border::RULES;
 use ir::scalar::{NullRule, defs};
 use tests::tpch::workspace;
 
@@ -85,6 +86,12 @@ fn passes_of_the_optimizer() {
         }
     }
     check("optimizer.md", "Passes", &code);
+}
+
+#[test]
+fn rules_of_the_plan() {
+    let code: Vec<Vec<String>> = RULES.iter().map(|rule| vec![rule.name.to_owned(), rule.doc.to_owned()]).collect();
+    check("fusion.md", "Rules of the plan", &code);
 }
 
 #[test]
