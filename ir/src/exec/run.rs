@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use runtime::buffer::{RowBuffer, RowList};
 use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
 use runtime::group_table::GroupTable;
-use runtime::join_table::JoinTable;
+use runtime::join_table::{ByteSet, JoinTable};
 use runtime::kernels::text::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory};
 use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
-use runtime::trap::{CancelToken, WorkerBlock};
+use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
 use crate::entity::{InputId, NodeId, SymId, ValueId};
@@ -366,6 +366,8 @@ pub(super) enum Part {
     Tile(Box<Tile>),
     Area(Box<[u128; HOST_AREA / 16]>),
     Masks(Box<[runtime::tile::Tile]>),
+    /// One set for all ranges.
+    Set(Arc<ByteSet>),
 }
 
 /// A state during a run.
@@ -494,6 +496,13 @@ impl Run<'_> {
         };
         let context = self.context();
         let memory = &self.resources.memory;
+        let set = match self.exe.plan.state(*state).kind {
+            StateKind::Set { ref word } => {
+                let set = ByteSet::new(word.words.unwrap_or(0), memory);
+                Some(Arc::new(set.map_err(|e| self.trap(e.into()))?))
+            }
+            _ => None,
+        };
         let made = self.resources.pool.map(tasks, |task, _| {
             let range = if rows == 0 { 0..0 } else { ranges.get(task) };
             let mut parts = lowered
@@ -520,6 +529,10 @@ impl Run<'_> {
                         WorkerState::Masks { levels } => {
                             Part::Masks((0..*levels).map(|_| runtime::tile::Tile::new()).collect())
                         }
+                        WorkerState::Set => {
+                            let set = set.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no set"))?;
+                            Part::Set(Arc::clone(set))
+                        }
                         WorkerState::Tile { node, size } => {
                             let program = &self.exe.tiles[node];
                             Part::Tile(Box::new(Tile::new(program, *size as usize, &self.values)))
@@ -535,6 +548,7 @@ impl Run<'_> {
                     Part::Tile(t) => t.as_mut_ptr(),
                     Part::Area(a) => a.as_mut_ptr().cast(),
                     Part::Masks(m) => m.as_mut_ptr().cast(),
+                    Part::Set(s) => s.as_mut_ptr(),
                 })
                 .collect();
             let mut block = WorkerBlock::new(&pointers, &self.resources.cancel, memory);
@@ -569,9 +583,10 @@ impl Run<'_> {
             return Err(Error::Bug(format!("{state} is filled after it was sealed")));
         };
         for (parts, block) in made {
-            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_))));
+            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))));
             self.kept.push(block);
         }
+        filling.extend(set.map(Part::Set));
         Ok(rows)
     }
 

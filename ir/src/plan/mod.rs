@@ -72,12 +72,12 @@ impl Field {
     }
 }
 
-/// A record of fixed width. Bytes 0 to 8 hold the hash of the keys, where there are keys.
+/// A record of fixed width. Bytes 0 to 8 hold the hash of the keys, where there are keys (in an index their word).
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Layout {
     /// The columns.
     pub fields: Vec<Field>,
-    /// Bytes of a record, a multiple of 16.
+    /// Bytes of a record, a multiple of 8, and of 16 where a field has 16.
     pub size: u32,
 }
 
@@ -132,7 +132,8 @@ impl LayoutBuilder {
                 at += 1;
             }
         }
-        Layout { fields: self.fields, size: at.next_multiple_of(16).max(16) }
+        let alignment = if self.fields.iter().any(|f| f.register().bytes() == 16) { 16 } else { 8 };
+        Layout { fields: self.fields, size: at.next_multiple_of(alignment).max(alignment) }
     }
 }
 
@@ -173,17 +174,41 @@ impl Accumulator {
     }
 }
 
+/// Integer keys as one word of 64 bits, so that equal words are equal keys: `((k0 - min0) * size1 + (k1 - min1)) * size2 + …`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyWord {
+    /// For each key the bounds of the rows that are stored. A single key may have none: it is the word.
+    pub parts: Vec<Option<KeyBounds>>,
+    /// The number of words, where the table is an index over them. Otherwise it is a hash table.
+    pub words: Option<u64>,
+}
+
+/// The values that a key can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyBounds {
+    /// The least.
+    pub min: i64,
+    /// How many there are from the least to the greatest.
+    pub size: u64,
+}
+
 /// What a state holds.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StateKind {
     /// Rows in order.
     Rows,
-    /// Rows by key. The first `keys` fields of the layout are the keys.
+    /// Rows by key.
     Join {
-        /// Number of key fields.
-        keys: usize,
         /// For each key whether NULL equals NULL.
         null_equal: Vec<bool>,
+        /// How the keys make one word. Without it the first fields of the layout are the keys; with it rows have no fields for
+        /// keys, and rows with a NULL key are not stored.
+        word: Option<KeyWord>,
+    },
+    /// The keys alone: which words there are.
+    Set {
+        /// How the keys make a word; the table is an index.
+        word: KeyWord,
     },
     /// One row a group: the keys, then the fields of the reducers' states.
     Group {
@@ -287,7 +312,7 @@ pub enum Sink {
         /// For each field of the layout the value: a column of the pipeline, or NULL.
         columns: Vec<Option<ColumnId>>,
     },
-    /// Appended to a `Join` state: keys are values of the predicate region, then columns.
+    /// Appended to a `Join` or `Set` state: keys are values of the predicate region, then columns.
     Build {
         /// The state.
         state: StateId,
@@ -494,7 +519,16 @@ impl fmt::Display for Plan {
         for (i, s) in self.states.iter().enumerate() {
             let kind = match &s.kind {
                 StateKind::Rows => "rows".to_string(),
-                StateKind::Join { keys, .. } => format!("join table, {keys} keys"),
+                StateKind::Join { null_equal, word: None } => format!("join table, {} keys", null_equal.len()),
+                StateKind::Join { word: Some(KeyWord { parts, words: None }), .. } => {
+                    format!("join table, {} keys as a word", parts.len())
+                }
+                StateKind::Join { word: Some(KeyWord { parts, words: Some(n) }), .. } => {
+                    format!("join table, {} keys as an index over {n} words", parts.len())
+                }
+                StateKind::Set { word } => {
+                    format!("set of {} keys over {} words", word.parts.len(), word.words.unwrap_or(0))
+                }
                 StateKind::Group { node, .. } => format!("groups of {node}"),
                 StateKind::Tensors { node } => format!("tensors of {node}"),
             };

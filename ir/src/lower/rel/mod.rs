@@ -75,6 +75,8 @@ pub enum WorkerState {
         /// Tiles.
         levels: usize,
     },
+    /// The bytes of a set, which all ranges share.
+    Set,
     /// A tile of an `apply` node.
     Tile {
         /// The node.
@@ -213,6 +215,7 @@ fn sink_states(p: &Program, plan: &Plan, sink: &Sink) -> Result<Vec<WorkerState>
     let s = plan.state(*state);
     Ok(match &s.kind {
         StateKind::Rows | StateKind::Join { .. } => vec![WorkerState::Rows { size: s.layout.size }],
+        StateKind::Set { .. } => vec![WorkerState::Set],
         StateKind::Group { .. } => vec![WorkerState::Group { size: s.layout.size, direct: None }],
         StateKind::Tensors { node } => {
             to_tensor_groups(p, *node)?.iter().map(|g| WorkerState::Rows { size: tensor_record_size(g) }).collect()

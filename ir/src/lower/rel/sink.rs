@@ -4,11 +4,11 @@ use runtime::abi::{RuntimeFn, layout};
 
 use super::super::row::{Cell, Env};
 use super::{COLUMN_LOCATION, PipelineLower, element_bytes, tensor_record_size, to_tensor_groups};
-use crate::entity::ColumnId;
+use crate::entity::{ColumnId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
 use crate::kernel::{self, Cmp, Type as K};
-use crate::plan::{Layout, Sink, StateKind};
+use crate::plan::{KeyWord, Layout, Sink, StateKind};
 use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
 
@@ -108,6 +108,9 @@ impl<'a> PipelineLower<'a> {
             }
             Sink::Build { state, keys, .. } => {
                 let s = self.plan.state(*state);
+                if let StateKind::Join { word: Some(word), .. } | StateKind::Set { word } = &s.kind {
+                    return self.build_by_word(&s.kind, &s.layout, word, keys, env);
+                }
                 let mut cells = vec![];
                 for (v, f) in keys.iter().zip(&s.layout.fields) {
                     let cell = self.r.value(*v, &mut env)?;
@@ -123,6 +126,38 @@ impl<'a> PipelineLower<'a> {
             }
             Sink::Group { state } => self.group(*state, env),
         }
+    }
+
+    /// Stores a row by its word; one with a NULL key matches nothing and is left out.
+    fn build_by_word(
+        &mut self,
+        kind: &StateKind,
+        layout: &Layout,
+        word: &KeyWord,
+        keys: &[ValueId],
+        mut env: Env,
+    ) -> Result<()> {
+        let cells: Vec<Cell> = keys.iter().map(|v| self.r.value(*v, &mut env)).collect::<Result<_>>()?;
+        let present = self.all_valid(&cells);
+        if let Some(present) = present {
+            self.r.b.begin_if(present, &[]);
+        }
+        let number = self.key_number(word, &cells);
+        if let StateKind::Set { .. } = kind {
+            let bytes = self.state_pointer(0);
+            let at = self.r.b.offset(bytes, number, 1, 0);
+            let yes = self.r.b.bool_const(true);
+            self.r.b.store(yes, at, 0);
+        } else {
+            let first = if word.words.is_some() { number } else { self.word_hash(number) };
+            let row = self.append_row(0, layout.size)?;
+            self.r.b.store(first, row, 0);
+            self.store_columns(layout, 0, row, &mut env)?;
+        }
+        if present.is_some() {
+            self.r.b.end_if(&[]);
+        }
+        Ok(())
     }
 
     /// The address of a fresh record in the range's row buffer.
