@@ -143,7 +143,8 @@ fn rows(table: &Table) -> Vec<String> {
 }
 
 fn run(program: &Arc<Program>, inputs: &Inputs, threads: usize, morsel: usize) -> Result<Vec<String>, String> {
-    let exe = Executable::compile(Arc::clone(program), inputs, &CompileOptions::default()).map_err(|e| e.to_string())?;
+    let exe =
+        Executable::compile(Arc::clone(program), inputs, &CompileOptions::default()).map_err(|e| e.to_string())?;
     let mut resources = Resources::new(Arc::new(WorkerPool::new(threads)), None);
     resources.morsel_rows = morsel;
     let outputs = exe.run(inputs, &resources).map_err(|e| e.to_string())?;
@@ -154,9 +155,8 @@ fn check(shape: Shape<'_>, left: &Keys, right: &Keys) {
     let text = program(shape);
     let program = Arc::new(ir::text::parse(&text).unwrap_or_else(|e| panic!("{shape:?}: {e}\n{text}")));
     program.verify().unwrap_or_else(|e| panic!("{shape:?}: {e}\n{text}"));
-    let inputs = Inputs::new()
-        .table("l", Arc::new(table(shape.types, left)))
-        .table("r", Arc::new(table(shape.types, right)));
+    let inputs =
+        Inputs::new().table("l", Arc::new(table(shape.types, left))).table("r", Arc::new(table(shape.types, right)));
     let expected = program.interpret(&inputs).map(|o| rows(o.table(0).expect("a table")));
     let sorted = |mut rows: Vec<String>| {
         rows.sort();

@@ -19,6 +19,7 @@ use runtime::join_table::{ByteSet, JoinTable};
 use runtime::kernels::text::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory};
 use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
+use runtime::sort::TopK;
 use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
@@ -36,6 +37,7 @@ use crate::plan::{Output as PlanOutput, Pipeline, Plan, Seal, Sink, Source, Stag
 use crate::value::TensorValue;
 
 use super::convert;
+use super::seal;
 use super::tile::Tile;
 use super::{Bound, BoundInput, Datum, Inputs, Outputs};
 
@@ -362,6 +364,7 @@ impl Executable {
 /// What one range of a pipeline made.
 pub(super) enum Part {
     Rows(Box<RowBuffer>),
+    TopRows(Box<TopK>),
     Group(Box<GroupTable>),
     Tile(Box<Tile>),
     Area(Box<[u128; HOST_AREA / 16]>),
@@ -503,6 +506,17 @@ impl Run<'_> {
             }
             _ => None,
         };
+        let best = match self.exe.plan.top_rows(*state) {
+            Some((keys, limit)) => Some((seal::sort_keys(keys, &self.exe.plan.state(*state).layout)?, limit)),
+            None => None,
+        };
+        // Where only the first rows are wanted: how many, and how many each range has stored.
+        let wanted = match pipeline.sink {
+            Sink::Append { state, .. } => self.exe.plan.first_rows(state).filter(|n| *n < usize::MAX),
+            Sink::Build { .. } | Sink::Group { .. } => None,
+        };
+        let stored: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+        let read = AtomicUsize::new(0);
         let made = self.resources.pool.map(tasks, |task, _| {
             let range = if rows == 0 { 0..0 } else { ranges.get(task) };
             let mut parts = lowered
@@ -511,6 +525,11 @@ impl Run<'_> {
                 .map(|s| {
                     Ok(match s {
                         WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
+                        WorkerState::TopRows { size } => {
+                            let (keys, limit) =
+                                best.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no order"))?;
+                            Part::TopRows(Box::new(TopK::new(*size as usize, keys, *limit, memory)))
+                        }
                         WorkerState::Group { size, direct: Some(direct) } => {
                             let (first, slots) = match direct {
                                 Direct::Slots(slots) => (0, *slots),
@@ -544,6 +563,7 @@ impl Run<'_> {
                 .iter_mut()
                 .map(|p| match p {
                     Part::Rows(b) => b.as_mut_ptr(),
+                    Part::TopRows(t) => t.as_mut_ptr(),
                     Part::Group(t) => t.as_mut_ptr(),
                     Part::Tile(t) => t.as_mut_ptr(),
                     Part::Area(a) => a.as_mut_ptr().cast(),
@@ -555,6 +575,11 @@ impl Run<'_> {
             let (mut begin, end) = (range.start as i64, range.end as i64);
             loop {
                 self.resources.cancel.check()?;
+                if let Some(wanted) = wanted
+                    && stored[..=task].iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() >= wanted
+                {
+                    break;
+                }
                 let next = (begin + MORSEL).min(end);
                 // A call without rows still makes the record of a group without keys.
                 let skip = skips(self.exe, &lowered.zones, begin as usize..next as usize);
@@ -566,6 +591,10 @@ impl Run<'_> {
                 // this task's alone, and they outlive the call.
                 let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), begin, stop) };
                 block.check(status)?;
+                read.fetch_add((next - begin) as usize, Ordering::Relaxed);
+                if let (Some(_), Some(Part::Rows(rows))) = (wanted, parts.first()) {
+                    stored[task].store(rows.len(), Ordering::Relaxed);
+                }
                 begin = next;
                 if begin >= end {
                     break;
@@ -583,11 +612,15 @@ impl Run<'_> {
             return Err(Error::Bug(format!("{state} is filled after it was sealed")));
         };
         for (parts, block) in made {
-            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))));
+            let parts = parts.into_iter().map(|p| match p {
+                Part::TopRows(t) => Part::Rows(Box::new(t.into_rows())),
+                other => other,
+            });
+            filling.extend(parts.filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))));
             self.kept.push(block);
         }
         filling.extend(set.map(Part::Set));
-        Ok(rows)
+        Ok(read.into_inner())
     }
 
     /// A run-time error with its place.

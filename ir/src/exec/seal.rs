@@ -254,7 +254,7 @@ fn frame(f: &Frame) -> window::Frame {
     window::Frame { range: f.range, start: bound(f.start), end: bound(f.end) }
 }
 
-fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<RuntimeKey>> {
+pub(super) fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<RuntimeKey>> {
     let one = |k: &SortKey| {
         let field = layout.fields.iter().find(|f| f.column == Some(k.column));
         let field = field.ok_or_else(|| Error::Bug(format!("{} is not in the sorted rows", k.column)))?;

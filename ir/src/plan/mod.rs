@@ -407,6 +407,9 @@ pub enum Output {
     Tensor(ValueId),
 }
 
+/// Up to this limit a sink keeps the best rows only; beyond, all are stored and sorted.
+const MOST_TOP_ROWS: usize = 16 << 10;
+
 /// A plan.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Plan {
@@ -422,6 +425,27 @@ impl Plan {
     /// A state.
     pub fn state(&self, id: StateId) -> &State {
         &self.states[id.index()]
+    }
+
+    /// The order and the limit of a state of which only the first rows in an order are kept, where they are few: its sinks may drop the others.
+    pub fn top_rows(&self, id: StateId) -> Option<(&[SortKey], usize)> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Seal { state, seal: Seal::Sort { keys, limit: Some(n) } } if *state == id => {
+                usize::try_from(*n).ok().filter(|n| *n <= MOST_TOP_ROWS).map(|n| (&keys[..], n))
+            }
+            _ => None,
+        })
+    }
+
+    /// How many rows of a state are read, in the order in which they come, where no more of them are.
+    pub fn first_rows(&self, id: StateId) -> Option<usize> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Seal { state, seal } if *state == id => match seal {
+                Seal::Limit { offset, count: Some(count) } => usize::try_from(offset.saturating_add(*count)).ok(),
+                _ => Some(usize::MAX),
+            },
+            _ => None,
+        })
     }
 }
 

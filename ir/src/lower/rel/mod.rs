@@ -61,6 +61,11 @@ pub enum WorkerState {
         /// Bytes of a record.
         size: u32,
     },
+    /// As `Rows`, but of which only the best are kept.
+    TopRows {
+        /// Bytes of a record.
+        size: u32,
+    },
     /// A group table.
     Group {
         /// Bytes of a record.
@@ -214,6 +219,7 @@ fn sink_states(p: &Program, plan: &Plan, sink: &Sink) -> Result<Vec<WorkerState>
     let (Sink::Append { state, .. } | Sink::Build { state, .. } | Sink::Group { state }) = sink;
     let s = plan.state(*state);
     Ok(match &s.kind {
+        StateKind::Rows if plan.top_rows(*state).is_some() => vec![WorkerState::TopRows { size: s.layout.size }],
         StateKind::Rows | StateKind::Join { .. } => vec![WorkerState::Rows { size: s.layout.size }],
         StateKind::Set { .. } => vec![WorkerState::Set],
         StateKind::Group { .. } => vec![WorkerState::Group { size: s.layout.size, direct: None }],

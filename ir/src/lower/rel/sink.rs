@@ -100,7 +100,11 @@ impl<'a> PipelineLower<'a> {
                     }
                     return Ok(());
                 }
-                let row = self.append_row(0, s.layout.size)?;
+                let grow = match self.plan.top_rows(*state) {
+                    Some(_) => RuntimeFn::TopKGrow,
+                    None => RuntimeFn::RowBufferGrow,
+                };
+                let row = self.append_row_with(grow, 0, s.layout.size)?;
                 for (f, c) in s.layout.fields.iter().zip(columns) {
                     self.store_column(*c, f, row, &mut env)?;
                 }
@@ -162,14 +166,18 @@ impl<'a> PipelineLower<'a> {
 
     /// The address of a fresh record in the range's row buffer.
     pub(super) fn append_row(&mut self, index: usize, size: u32) -> Result<kernel::Value> {
+        self.append_row_with(RuntimeFn::RowBufferGrow, index, size)
+    }
+
+    fn append_row_with(&mut self, grow: RuntimeFn, index: usize, size: u32) -> Result<kernel::Value> {
         let buffer = self.state_pointer(index);
         let at = self.r.b.load(K::Ptr, buffer, layout::ROW_BUFFER_CUR.offset);
         let end = self.r.b.load(K::Ptr, buffer, layout::ROW_BUFFER_END.offset);
         let next = self.r.b.displace(at, i64::from(size));
         let full = self.r.b.compare(Cmp::UGt, next, end);
         self.r.b.begin_if(full, &[K::Ptr]);
-        let fresh = self.r.b.call_or_fail(RuntimeFn::RowBufferGrow, &[self.r.worker, buffer], 0);
-        let fresh = fresh.ok_or_else(|| Error::Bug("row_buffer_grow returns an address".into()))?;
+        let fresh = self.r.b.call_or_fail(grow, &[self.r.worker, buffer], 0);
+        let fresh = fresh.ok_or_else(|| Error::Bug(format!("{} returns an address", grow.name())))?;
         self.r.b.begin_else(&[fresh]);
         let row = self.r.b.end_if(&[at])[0];
         let next = self.r.b.displace(row, i64::from(size));
