@@ -136,15 +136,17 @@ pub unsafe fn evaluate(
             first = i + 1;
         }
     }
+    let with_peers = specs.iter().any(WindowSpec::sees_peers);
     let shared = Rows(rows);
     pool.run(tasks.len(), |task, _| {
         let shared = &shared;
         cancel.check()?;
         let (from, to) = tasks[task];
+        let mut peers = Peers::default();
         for p in from..to {
             let end = starts.get(p + 1).copied().unwrap_or(shared.0.len());
             let part = &shared.0[starts[p]..end];
-            let peers = Peers::new(part, |a, b| same(order, a, b));
+            peers.find(part, with_peers, |a, b| same(order, a, b));
             for spec in specs {
                 // SAFETY: promised by the caller; this task alone has the partition.
                 unsafe { function(part, &peers, spec)? };
@@ -154,22 +156,40 @@ pub unsafe fn evaluate(
     })
 }
 
-/// For each row the first row of its peers and the row after the last.
+impl WindowSpec {
+    /// Whether the function, or its frame, asks which rows are equal in the order.
+    fn sees_peers(&self) -> bool {
+        match self.func {
+            Func::Rank | Func::DenseRank | Func::PercentRank | Func::CumeDist => true,
+            Func::RowNumber | Func::Ntile(_) | Func::Lag(_) => false,
+            Func::NthValue(_) | Func::LastValue | Func::Reduce(_) => {
+                self.frame.range && (self.frame.start == Bound::CurrentRow || self.frame.end == Bound::CurrentRow)
+            }
+        }
+    }
+}
+
+/// For each row of a partition the first row of its peers and the row after the last.
+#[derive(Default)]
 struct Peers {
     bounds: Vec<(u32, u32)>,
 }
 
 impl Peers {
-    fn new(part: &[*mut u8], same: impl Fn(*mut u8, *mut u8) -> bool) -> Self {
-        let mut bounds = vec![(0, 0); part.len()];
+    /// Fills the bounds for a partition; each row alone where no function sees them.
+    fn find(&mut self, part: &[*mut u8], seen: bool, same: impl Fn(*mut u8, *mut u8) -> bool) {
+        self.bounds.clear();
+        if !seen {
+            self.bounds.extend((0..part.len() as u32).map(|i| (i, i + 1)));
+            return;
+        }
         let mut start = 0;
         for i in 1..=part.len() {
             if i == part.len() || !same(part[i - 1], part[i]) {
-                bounds[start..i].fill((start as u32, i as u32));
-                start = i;
+                self.bounds.resize(i, (start, i as u32));
+                start = i as u32;
             }
         }
-        Self { bounds }
     }
 }
 
@@ -197,10 +217,10 @@ fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers) -> (usize, usize) 
 }
 
 unsafe fn write(row: *mut u8, out: &Field, lo: u64, hi: u64, valid: bool) {
-    let bytes = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
+    let words = [lo.to_le(), hi.to_le()];
     // SAFETY: promised by the caller: the row has the field.
     unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), row.add(out.offset as usize), out.kind.bytes());
+        std::ptr::copy_nonoverlapping(words.as_ptr().cast(), row.add(out.offset as usize), out.kind.bytes());
         if let Some(at) = out.valid {
             *row.add(at as usize) = u8::from(valid);
         }

@@ -237,8 +237,9 @@ unsafe fn prefetch(entries: *const u8, shift: u64, mask: u64, hashes: *mut u8, r
     }
 }
 
+/// Asks for the cache line of an address.
 #[inline(always)]
-fn prefetch_line(address: *const u8) {
+pub(crate) fn prefetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
