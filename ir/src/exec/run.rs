@@ -81,6 +81,8 @@ pub struct Resources {
     pub morsel_rows: usize,
     /// Told of the progress of loops over batches.
     pub progress: Option<ProgressHook>,
+    /// The tables of the results are read once: their columns need neither statistics nor an encoding that makes scans fast.
+    pub read_once: bool,
 }
 
 impl Resources {
@@ -90,7 +92,14 @@ impl Resources {
             Some(limit) => QueryMemory::new(MemoryPool::process(), limit),
             None => QueryMemory::unlimited(),
         };
-        Self { pool, memory, cancel: CancelToken::new(), morsel_rows: runtime::scheduler::MORSEL_ROWS, progress: None }
+        Self {
+            pool,
+            memory,
+            cancel: CancelToken::new(),
+            morsel_rows: runtime::scheduler::MORSEL_ROWS,
+            progress: None,
+            read_once: false,
+        }
     }
 }
 
@@ -641,10 +650,16 @@ impl Run<'_> {
                     let layout = &self.exe.plan.state(*state).layout;
                     let mut out = vec![];
                     let mut labels = vec![];
-                    for (j, id) in columns.iter().enumerate() {
-                        let field = layout.fields.iter().find(|f| f.column == Some(*id));
-                        let field = field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))?;
-                        let column = convert::column_of_rows(rows.rows(), field, &self.exe.tables)?;
+                    let made = self.resources.pool.map(columns.len(), |j, _| {
+                        self.resources.cancel.check()?;
+                        let field = layout.fields.iter().find(|f| f.column == Some(columns[j]));
+                        Ok(field.map(|f| {
+                            convert::column_of_rows(rows.rows(), f, &self.exe.tables, self.resources.read_once)
+                        }))
+                    });
+                    let made = made.map_err(|t| self.trap(t))?;
+                    for ((j, id), column) in columns.iter().enumerate().zip(made) {
+                        let column = column.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))??;
                         let name = names.and_then(|n| n.get(j)).cloned();
                         let name = name.unwrap_or_else(|| p.columns[id.index()].name.clone());
                         labels.push(name.clone());
