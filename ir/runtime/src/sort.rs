@@ -389,6 +389,8 @@ pub struct TopK {
     rows: RowBuffer,
     keys: Vec<SortKey>,
     limit: usize,
+    /// The greatest normalized key among the best rows so far, once there are as many as the limit: greater ones are not wanted.
+    worst: Option<u128>,
 }
 
 // SAFETY: owns its rows.
@@ -400,7 +402,7 @@ const TOP_K_SLACK: usize = 4;
 impl TopK {
     /// An empty state that keeps `limit` rows.
     pub fn new(row_size: usize, keys: &[SortKey], limit: usize, memory: &Arc<QueryMemory>) -> Self {
-        Self { rows: RowBuffer::new(row_size, memory), keys: keys.to_vec(), limit }
+        Self { rows: RowBuffer::new(row_size, memory), keys: keys.to_vec(), limit, worst: None }
     }
 
     /// The address that generated code gets.
@@ -434,11 +436,9 @@ impl TopK {
             .enumerate()
             // SAFETY: promised by the caller.
             .map(|(position, row)| (unsafe { normalizer.key(row) }, position, row))
+            .filter(|item| self.worst.is_none_or(|worst| item.0 <= worst))
             .collect();
-        if items.len() <= self.limit {
-            return Ok(());
-        }
-        if self.limit > 0 {
+        if self.limit > 0 && items.len() > self.limit {
             items.select_nth_unstable_by(self.limit - 1, |a, b| {
                 let order = a.0.cmp(&b.0).then_with(|| {
                     if normalizer.complete {
@@ -451,6 +451,9 @@ impl TopK {
             });
         }
         items.truncate(self.limit);
+        if items.len() == self.limit {
+            self.worst = items.iter().map(|item| item.0).max();
+        }
         items.sort_unstable_by_key(|item| item.1);
         let size = self.rows.row_size();
         let mut best = RowBuffer::new(size, self.rows.memory());
@@ -463,9 +466,19 @@ impl TopK {
         Ok(())
     }
 
-    /// The rows that are left, in input order: at least the best, perhaps more.
-    pub fn into_rows(self) -> RowBuffer {
-        self.rows
+    /// The best rows, in input order.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`].
+    ///
+    /// # Safety
+    /// As for [`TopK::grow`].
+    pub unsafe fn into_rows(mut self) -> Result<RowBuffer, MemoryLimitError> {
+        if self.rows.len() > self.limit {
+            // SAFETY: promised by the caller.
+            unsafe { self.keep_best()? };
+        }
+        Ok(self.rows)
     }
 }
 
@@ -630,7 +643,7 @@ mod tests {
             // SAFETY: the rows have the layout above.
             let rows = unsafe {
                 sort_rows(
-                    RowList::new(vec![state.into_rows()]),
+                    RowList::new(vec![state.into_rows().expect("no limit")]),
                     &keys,
                     Some(limit),
                     &memory,

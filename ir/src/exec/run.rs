@@ -609,23 +609,27 @@ impl Run<'_> {
                     break;
                 }
             }
-            for part in &mut parts {
-                if let Part::Group(table) = part {
+            let finished = parts.into_iter().map(|p| match p {
+                // SAFETY: the function wrote rows of the layout that the keys are of; their texts are in its block or in tables.
+                Part::TopRows(t) => Ok(Part::Rows(Box::new(unsafe { t.into_rows() }?))),
+                Part::Group(mut table) => {
                     table.finish();
+                    Ok(Part::Group(table))
                 }
-            }
-            Ok((parts, block))
+                other => Ok(other),
+            });
+            Ok((finished.collect::<Result<Vec<Part>, Trap>>()?, block))
         });
         let made = made.map_err(|t| self.trap(t))?;
         let StateData::Filling(filling) = &mut self.states[state.index()] else {
             return Err(Error::Bug(format!("{state} is filled after it was sealed")));
         };
         for (parts, block) in made {
-            let parts = parts.into_iter().map(|p| match p {
-                Part::TopRows(t) => Part::Rows(Box::new(t.into_rows())),
-                other => other,
-            });
-            filling.extend(parts.filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))));
+            filling.extend(
+                parts
+                    .into_iter()
+                    .filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))),
+            );
             self.kept.push(block);
         }
         filling.extend(set.map(Part::Set));
