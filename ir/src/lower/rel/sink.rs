@@ -148,6 +148,10 @@ impl<'a> PipelineLower<'a> {
         }
         let number = self.key_number(word, &cells);
         if let StateKind::Set { .. } = kind {
+            // The bounds of the key say that this cannot be; memory does not depend on it.
+            let words = self.r.b.iconst(K::I64, word.words.unwrap_or(0) as i64);
+            let outside = self.r.b.compare(Cmp::UGe, number, words);
+            self.r.b.trap_if(outside, runtime::trap::TrapCode::Internal, 0);
             let bytes = self.state_pointer(0);
             let at = self.r.b.offset(bytes, number, 1, 0);
             let yes = self.r.b.bool_const(true);
