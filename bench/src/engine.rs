@@ -96,7 +96,7 @@ impl Host for Flern {
         let mut run = Run { batches: Vec::new(), compile: Duration::ZERO };
         for statement in flern::sql::parse(sql).map_err(flern::Error::from)? {
             let ran = self.session.run(&statement, &|_| {})?;
-            run.compile += ran.compile;
+            run.compile += ran.costs.optimize + ran.costs.compile;
             run.batches = match ran.answer {
                 Answer::Rows(rows) => rows.collect::<flare::Result<_>>()?,
                 Answer::Text(_) | Answer::Done(_) => Vec::new(),

@@ -1,9 +1,12 @@
-//! The benchmarks: TPC-H ([`tpch`]) and the end-to-end pipelines ([`pipelines`]), on engines ([`engine`]) and input files
+//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), perceptrons ([`mlp`]) and the matrix products of
+//! the models ([`gemm`]), on engines ([`engine`]) and input files
 //! ([`data`]) of their own, with the clock and the machine ([`measure`]) and the files of results ([`report`]).
 
 pub mod data;
 pub mod engine;
+pub mod gemm;
 pub mod measure;
+pub mod mlp;
 pub mod pipelines;
 pub mod report;
 pub mod tpch;

@@ -54,6 +54,14 @@ impl Times {
         }
     }
 
+    /// The repetition below which this share of them lies, from 0 to 1; NaN without repetitions.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = share * sorted.len().saturating_sub(1) as f64;
+        sorted.get(at as usize).copied().unwrap_or(f64::NAN)
+    }
+
     /// How far the repetitions lie apart: (slowest − fastest) / median.
     pub fn spread(&self) -> f64 {
         (self.max() - self.min()) / self.median()
@@ -177,6 +185,7 @@ mod tests {
         assert_eq!((odd.min(), odd.median(), odd.max(), odd.spread()), (1.0, 2.0, 3.0, 1.0));
         let even: Times = [4.0, 1.0, 2.0, 3.0].into_iter().collect();
         assert_eq!(even.median(), 2.5);
+        assert_eq!((even.quantile(0.0), even.quantile(0.9), even.quantile(1.0)), (1.0, 3.0, 4.0));
         assert!(Times::default().median().is_nan());
     }
 

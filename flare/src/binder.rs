@@ -38,7 +38,7 @@ use ir::types::{RowType, ScalarType};
 
 use crate::catalog::{Argument, Catalog, Relation, RowFunction};
 use crate::error::{Error, Result, suggest};
-use crate::functions::{self, AGGREGATES, SCALARS, WINDOWS, WindowKind};
+use crate::functions::{self, AGGREGATES, AggregateMake, SCALARS, WINDOWS, WindowKind};
 use crate::import::expr::constant_of;
 use crate::import::types::{from_arrow, to_arrow};
 use crate::ingest::{self, Table};
@@ -59,7 +59,6 @@ pub(crate) struct Bound {
 /// Binds a query over a snapshot. `types` are the types of the parameters that are known.
 pub(crate) fn bind(query: &ParsedQuery, text: &str, catalog: &Catalog, types: &[Option<ScalarType>]) -> Result<Bound> {
     let lines = Lines::new(text);
-    refuse_unsupported(&query.query)?;
     let plan = plan(query, catalog, types, 0).map_err(|e| translate(e, &lines, catalog))?;
     let plan = TypeCoercion::new().analyze(plan, &OPTIONS).map_err(|e| translate(e, &lines, catalog))?;
     let parameters = parameter_types(&plan, query.parameters);
@@ -85,37 +84,6 @@ fn plan(
     }
     SqlToRel::new_with_options(&context, options)
         .sql_statement_to_plan_with_context(ast::Statement::Query(query.query.clone()), &mut planner_context)
-}
-
-/// Constructs that DataFusion would accept and give another meaning.
-fn refuse_unsupported(query: &ast::Query) -> Result<()> {
-    use std::ops::ControlFlow;
-    fn check(body: &ast::SetExpr) -> Result<()> {
-        match body {
-            ast::SetExpr::SetOperation { op, set_quantifier, left, right } => {
-                if *set_quantifier == ast::SetQuantifier::All && *op != ast::SetOperator::Union {
-                    return Err(Error::unsupported(format!("{op} ALL")));
-                }
-                check(left)?;
-                check(right)
-            }
-            _ => Ok(()),
-        }
-    }
-    struct Visitor;
-    impl ast::Visitor for Visitor {
-        type Break = Error;
-        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<Error> {
-            match check(&query.body) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(e) => ControlFlow::Break(e),
-            }
-        }
-    }
-    match ast::Visit::visit(query, &mut Visitor) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(e) => Err(e),
-    }
 }
 
 fn parameter_types(plan: &LogicalPlan, count: usize) -> Vec<Option<ScalarType>> {
@@ -245,8 +213,8 @@ impl ContextProvider for Context<'_> {
             _ => return Err(external(Error::meaning(format!("{name} takes one argument, a path in quotes")))),
         };
         let table = match name.to_lowercase().as_str() {
-            "read_parquet" | "parquet_scan" => ingest::parquet::open(path.as_ref()),
-            "read_csv" | "read_csv_auto" => ingest::csv::open(path.as_ref()),
+            "read_parquet" | "parquet_scan" => ingest::open_parquet(path.as_ref()),
+            "read_csv" | "read_csv_auto" => ingest::open_csv(path.as_ref()),
             other => {
                 let help = suggest(other, ["read_parquet", "read_csv"]);
                 Err(Error::name(format!("there is no table function {other}"), help))
@@ -608,25 +576,21 @@ impl AggregateUDFImpl for AggregateStub {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>, DataFusionError> {
-        let f = &AGGREGATES[self.row];
-        match scalar_types(types)?.as_slice() {
-            [arg] => Ok(vec![to_arrow(f.param.cast_to(f.names[0], *arg).map_err(external)?)]),
-            other => {
-                let message = format!("{} takes one argument, not {}", f.names[0], other.len());
-                Err(external(Error::meaning(message)))
-            }
-        }
+        Ok(arrow_types(&AGGREGATES[self.row].cast_to(&scalar_types(types)?).map_err(external)?))
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType, DataFusionError> {
-        let args = self.coerce_types(types)?;
-        let arg = args.first().and_then(from_arrow).map(|t| t.nullable(true));
-        let result = AGGREGATES[self.row].reducer.result_type(arg);
-        Ok(to_arrow(result.map_err(|e| external(Error::meaning(e.to_string())))?.ty))
+        let f = &AGGREGATES[self.row];
+        let args = f.cast_to(&scalar_types(types)?).map_err(external)?;
+        Ok(to_arrow(f.result(&args).map_err(external)?))
+    }
+
+    fn supports_within_group_clause(&self) -> bool {
+        matches!(AGGREGATES[self.row].make, AggregateMake::Quantile(_) | AggregateMake::Mode)
     }
 
     fn is_nullable(&self) -> bool {
-        self.name() != "count"
+        !matches!(self.name(), "count" | "count_if" | "regr_count" | "grouping")
     }
 
     fn accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn Accumulator>, DataFusionError> {

@@ -85,6 +85,11 @@ impl Catalog {
         self.relations.iter().map(|(name, r)| (name.as_str(), r))
     }
 
+    /// Whether this very table has a name here.
+    pub(crate) fn has_table(&self, table: &Arc<Table>) -> bool {
+        self.relations.values().any(|r| matches!(r, Relation::Table(t) if Arc::ptr_eq(t, table)))
+    }
+
     /// The host's function of this name.
     pub fn function(&self, name: &str) -> Option<&Arc<dyn RowFunction>> {
         self.functions.get(name)

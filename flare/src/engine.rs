@@ -13,6 +13,7 @@ use arrow::record_batch::RecordBatch;
 use ir::Program;
 use ir::exec::run::{CompileOptions, Executable, Resources};
 use ir::exec::{Datum, Inputs, Outputs};
+use ir::graph::{Op, rewrite};
 use ir::opt::{OptOptions, OptReport};
 use ir::types::{RowType, ScalarType};
 use ir::value::Value;
@@ -22,6 +23,7 @@ use runtime::trap::CancelToken;
 
 use crate::binder;
 use crate::catalog::{Catalog, Relation, RowFunction};
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::functions::sql_type_name;
 use crate::import::{self, Imported, InputSource};
@@ -54,6 +56,8 @@ pub struct Settings {
     pub morsel_rows: Option<usize>,
     /// Run by the interpreter instead of compiled code: slow, and what compiled code is tested against.
     pub interpret: bool,
+    /// Only these passes of the optimizer, in this order, for tests; all of them if none.
+    pub passes: Option<Vec<String>>,
 }
 
 impl Default for Settings {
@@ -64,6 +68,7 @@ impl Default for Settings {
             batch_rows: BATCH_ROWS,
             morsel_rows: None,
             interpret: false,
+            passes: None,
         }
     }
 }
@@ -156,7 +161,7 @@ impl Engine {
     /// [`Error::Input`] for a file that cannot be read or whose types have no counterpart; [`Error::Name`] for a name that is
     /// taken. Then nothing is registered.
     pub fn register_parquet(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
-        self.register_table(name, ingest::parquet::open(path.as_ref())?)
+        self.register_table(name, ingest::open_parquet(path.as_ref())?)
     }
 
     /// Registers a CSV file with a header under a name. Types are inferred over all rows.
@@ -164,7 +169,7 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::register_parquet`].
     pub fn register_csv(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
-        self.register_table(name, ingest::csv::open(path.as_ref())?)
+        self.register_table(name, ingest::open_csv(path.as_ref())?)
     }
 
     /// Registers record batches of one schema under a name.
@@ -204,16 +209,28 @@ impl Engine {
     /// # Errors
     /// An error with its place in the text. A statement that fails leaves everything as it was.
     pub fn sql(&self, text: &str) -> Result<Query> {
+        self.sql_under(text, &Control::new())
+    }
+
+    /// As [`Engine::sql`], for a caller who may want to stop the statement while it is carried out here, or the query that is
+    /// returned, and to know what they cost.
+    ///
+    /// # Errors
+    /// As for [`Engine::sql`].
+    pub fn sql_under(&self, text: &str, control: &Control) -> Result<Query> {
         let settings = self.settings();
         let catalog = self.catalog();
         if let Some(planned) = lock(&self.shared.planned).get(text) {
             let plan = Plan { planned: Some(planned.clone()), parameters: planned.imported.parameters.clone() };
-            return Ok(Query::new(self, text, plan, catalog, settings));
+            return Ok(Query::new(self, text, plan, catalog, settings, control));
         }
-        match prepare(text, &catalog, &[], settings.threads)? {
+        let start = Instant::now();
+        let prepared = prepare(text, &catalog, &[], settings.threads)?;
+        control.add(|costs| costs.plan += start.elapsed().saturating_sub(prepared.loading(&catalog)));
+        match prepared {
             Prepared::Query(plan) => {
                 self.remember(text, &plan, &catalog);
-                Ok(Query::new(self, text, plan, catalog, settings))
+                Ok(Query::new(self, text, plan, catalog, settings, control))
             }
             Prepared::CreateTable { name, or_replace, if_not_exists, plan } => {
                 if if_not_exists && catalog.get(&name).is_some() {
@@ -222,7 +239,7 @@ impl Engine {
                 if !or_replace {
                     absent(&catalog, &name)?;
                 }
-                let columns = Query::new(self, text, plan, catalog, settings.clone()).columns()?;
+                let columns = Query::new(self, text, plan, catalog, settings.clone(), control).columns()?;
                 let table = Arc::new(Table::from_columns(&name, columns.columns().to_vec(), columns.rows())?);
                 self.update(|catalog| {
                     if !or_replace {
@@ -258,7 +275,7 @@ impl Engine {
                 Query::texts(self, &[("column_name", names), ("column_type", types), ("null", nullable)], settings)
             }
             Prepared::Explain { analyze, level, plan } => {
-                let query = Query::new(self, text, plan, catalog, settings.clone());
+                let query = Query::new(self, text, plan, catalog, settings.clone(), control);
                 let printed =
                     if analyze { query.explain_analyze(level)? } else { query.explain(level.unwrap_or_default())? };
                 let lines = printed.lines().map(str::to_string).collect();
@@ -270,11 +287,8 @@ impl Engine {
     /// Keeps the program of a query that reads tables of the catalog only, as long as the catalog stays as it is.
     fn remember(&self, text: &str, plan: &Plan, catalog: &Arc<Catalog>) {
         let Some(planned) = &plan.planned else { return };
-        let registered = |table: &Arc<Table>| {
-            catalog.relations().any(|(_, r)| matches!(r, Relation::Table(t) if Arc::ptr_eq(t, table)))
-        };
         let lasting = planned.imported.inputs.iter().all(|input| match input {
-            InputSource::Table(table, _) => registered(table),
+            InputSource::Table(table, _) => catalog.has_table(table),
             InputSource::Parameter(_) => true,
         });
         let current = lock(&self.shared.catalog);
@@ -363,6 +377,21 @@ enum Prepared {
     Explain { analyze: bool, level: Option<Level>, plan: Plan },
 }
 
+impl Prepared {
+    /// Time that planning spent on files: opening them, and loading what the program reads.
+    fn loading(&self, catalog: &Catalog) -> Duration {
+        let (Self::Query(plan) | Self::CreateTable { plan, .. } | Self::Explain { plan, .. }) = self else {
+            return Duration::ZERO;
+        };
+        let Some(planned) = &plan.planned else { return Duration::ZERO };
+        let opened = planned.imported.inputs.iter().filter_map(|input| match input {
+            InputSource::Table(table, _) if !catalog.has_table(table) => Some(table.opening()),
+            InputSource::Table(..) | InputSource::Parameter(_) => None,
+        });
+        planned.imported.loading + opened.sum::<Duration>()
+    }
+}
+
 fn prepare(text: &str, catalog: &Catalog, types: &[Option<ScalarType>], threads: usize) -> Result<Prepared> {
     // A token has a byte at least.
     let tokens = text.len() / 2;
@@ -435,7 +464,7 @@ pub struct Query {
     engine: Engine,
     text: String,
     settings: Settings,
-    cancel: CancelToken,
+    control: Control,
     state: State,
 }
 
@@ -461,14 +490,21 @@ pub struct Rows {
 }
 
 impl Query {
-    fn new(engine: &Engine, text: &str, plan: Plan, catalog: Arc<Catalog>, settings: Settings) -> Self {
+    fn new(
+        engine: &Engine,
+        text: &str,
+        plan: Plan,
+        catalog: Arc<Catalog>,
+        settings: Settings,
+        control: &Control,
+    ) -> Self {
         let state = State::Program { plan, values: vec![], catalog };
-        Self { engine: engine.clone(), text: text.to_string(), settings, cancel: CancelToken::new(), state }
+        Self { engine: engine.clone(), text: text.to_string(), settings, control: control.clone(), state }
     }
 
     fn done(engine: &Engine, message: String, settings: Settings) -> Self {
         let state = State::Done { message, schema: Arc::new(Schema::empty()), rows: None };
-        Self { engine: engine.clone(), text: String::new(), settings, cancel: CancelToken::new(), state }
+        Self { engine: engine.clone(), text: String::new(), settings, control: Control::new(), state }
     }
 
     fn texts(engine: &Engine, columns: &[(&str, Vec<String>)], settings: Settings) -> Result<Self> {
@@ -477,7 +513,7 @@ impl Query {
         let arrays = columns.iter().map(|(_, v)| Arc::new(StringArray::from_iter_values(v)) as ArrayRef).collect();
         let rows = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| Error::Bug(e.to_string()))?;
         let state = State::Done { message: String::new(), schema, rows: Some(rows) };
-        Ok(Self { engine: engine.clone(), text: String::new(), settings, cancel: CancelToken::new(), state })
+        Ok(Self { engine: engine.clone(), text: String::new(), settings, control: Control::new(), state })
     }
 
     /// What a statement without rows did, as `created table t`.
@@ -600,16 +636,19 @@ impl Query {
     /// `read_once`: the result's columns need no statistics.
     fn run(&self, read_once: bool) -> Result<Outputs> {
         let _span = tracing::debug_span!("run").entered();
-        if self.cancel.is_cancelled() {
+        if self.control.token().is_cancelled() {
             return Err(Error::Cancelled);
         }
         let inputs = self.inputs()?;
         let optimized = self.optimized()?;
-        let program = &optimized.0;
+        let (program, report) = &*optimized;
+        self.control.add(|costs| costs.add_border(report.border()));
         let outputs = if self.settings.interpret {
             program.interpret(&inputs)
         } else {
-            self.executable(&inputs)?.run(&inputs, &Resources { read_once, ..self.resources() })
+            let executable = self.executable(&inputs)?;
+            self.control.add(|costs| costs.add_border(executable.plan().notes.iter().map(String::as_str)));
+            executable.run(&inputs, &Resources { read_once, ..self.resources() })
         };
         outputs.map_err(|e| Error::from_ir(e, program))
     }
@@ -624,10 +663,16 @@ impl Query {
             return Ok(optimized.clone());
         }
         let _span = tracing::debug_span!("optimize").entered();
+        let start = Instant::now();
         let mut program = planned.imported.program.clone();
-        let options = OptOptions { statistics: planned.imported.statistics(), ..OptOptions::default() };
+        let options = OptOptions {
+            statistics: planned.imported.statistics(),
+            only: self.settings.passes.clone(),
+            ..OptOptions::default()
+        };
         let report = program.optimize(&options);
         let report = report.map_err(|e| Error::from_ir(e, &planned.imported.program))?;
+        self.control.add(|costs| costs.optimize += start.elapsed());
         Ok(planned.optimized.get_or_init(|| Arc::new((program, report))).clone())
     }
 
@@ -659,14 +704,16 @@ impl Query {
 
     fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {
         let optimized = self.optimized()?;
-        let options = CompileOptions { threads: self.settings.threads, keep_text };
+        let options = CompileOptions { threads: self.settings.threads, keep_text, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(optimized.0.clone()), inputs, &options);
-        executable.map_err(|e| Error::from_ir(e, &optimized.0))
+        let executable = executable.map_err(|e| Error::from_ir(e, &optimized.0))?;
+        self.control.add(|costs| costs.compile += executable.compile_time());
+        Ok(executable)
     }
 
     fn resources(&self) -> Resources {
         let mut resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
-        resources.cancel = self.cancel.clone();
+        resources.cancel = self.control.token().clone();
         if let Some(rows) = self.settings.morsel_rows {
             resources.morsel_rows = rows;
         }
@@ -719,6 +766,13 @@ impl Query {
             for (pass, note) in optimized.1.notes() {
                 out += &format!("-- {pass}: {}\n", note.text);
             }
+            let mut has_models = false;
+            rewrite::reachable_nodes(&optimized.0, |_, node| has_models |= matches!(node.op, Op::Bridge(_)));
+            if has_models {
+                for note in &self.executable(&self.inputs()?)?.plan().notes {
+                    out += &format!("-- plan: {note}\n");
+                }
+            }
             return Ok(out);
         }
         let executable = self.compile(&self.inputs()?, matches!(level, Level::Clif | Level::Asm))?;
@@ -767,7 +821,7 @@ impl Query {
 
     /// A token that stops the query from another thread.
     pub fn cancel_token(&self) -> CancelToken {
-        self.cancel.clone()
+        self.control.token().clone()
     }
 }
 

@@ -67,10 +67,48 @@ pub(crate) enum Make {
 pub(crate) struct AggregateFunction {
     /// Its names; the first is the one that is printed.
     pub(crate) names: &'static [&'static str],
-    /// What it reduces by.
-    pub(crate) reducer: Reducer,
-    /// Its argument.
-    pub(crate) param: AggregateParam,
+    /// What it becomes.
+    pub(crate) make: AggregateMake,
+    /// Its arguments.
+    pub(crate) params: &'static [AggregateParam],
+}
+
+/// What an aggregate function becomes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum AggregateMake {
+    /// A reducer over its argument.
+    Reduce(Reducer),
+    /// Any argument that is not NULL.
+    AnyValue,
+    /// Number of rows for which its argument is true.
+    CountIf,
+    /// The first argument in the row with the least second one; with the greatest if true.
+    By(bool),
+    /// The argument that occurs most often; of several the least.
+    Mode,
+    /// The argument at a share of the order, the second argument; one half if there is none. Between two arguments if true.
+    Quantile(bool),
+    /// A statistic of pairs.
+    Pair(Pair),
+    /// Which of the arguments are keys that the grouping set lacks: a bit each, the last argument's is the lowest.
+    Grouping,
+}
+
+/// Statistics of pairs `(y, x)`; pairs with a NULL do not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pair {
+    Count,
+    CovarPopulation,
+    CovarSample,
+    Corr,
+    Slope,
+    Intercept,
+    R2,
+    SumXX,
+    SumYY,
+    SumXY,
+    MeanX,
+    MeanY,
 }
 
 /// The argument of an aggregate.
@@ -80,6 +118,8 @@ pub(crate) enum AggregateParam {
     Any,
     /// A number; `f32` becomes `f64`, so that sums keep their digits.
     Number,
+    /// A number; becomes `f64`.
+    Double,
     /// A boolean.
     Bool,
 }
@@ -166,6 +206,9 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     build(&["power", "pow"], &[Float, Float], |_| S::F64, |c| f64_pair(c, ScalarOp::Pow)),
     build(&["radians"], &[Float], |t| t[0], |c| scaled(c, std::f64::consts::PI / 180.0)),
     build(&["degrees"], &[Float], |t| t[0], |c| scaled(c, 180.0 / std::f64::consts::PI)),
+    op(&["gcd"], &[Same, Same], ScalarOp::Gcd),
+    build(&["lcm"], &[Same, Same], |t| t[0], lcm),
+    op(&["xor"], &[Same, Same], ScalarOp::BitXor),
     build(&["pi"], &[], |_| S::F64, |c| c.literal(Value::F64(std::f64::consts::PI), S::F64)),
     // Any type.
     build(&["coalesce", "ifnull", "nvl"], &[Same], |t| t[0], |c| coalesce(c, 0)).optional(&[Same]).variadic(),
@@ -185,9 +228,9 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     op(&["length", "char_length", "character_length", "len"], &[Text], ScalarOp::Length),
     op(&["lower", "lcase"], &[Text], ScalarOp::Lower),
     op(&["upper", "ucase"], &[Text], ScalarOp::Upper),
-    op(&["trim", "btrim"], &[Text], ScalarOp::Trim),
-    op(&["ltrim"], &[Text], ScalarOp::TrimStart),
-    op(&["rtrim"], &[Text], ScalarOp::TrimEnd),
+    build(&["trim", "btrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::Trim, ScalarOp::TrimAny)).optional(&[Text]),
+    build(&["ltrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::TrimStart, ScalarOp::TrimAnyStart)).optional(&[Text]),
+    build(&["rtrim"], &[Text], |_| S::Text, |c| trim(c, ScalarOp::TrimEnd, ScalarOp::TrimAnyEnd)).optional(&[Text]),
     build(&["substring", "substr"], &[Text, I64], |_| S::Text, substring).optional(&[I64]),
     build(&["left"], &[Text, I64], |_| S::Text, left),
     build(&["right"], &[Text, I64], |_| S::Text, right),
@@ -195,19 +238,24 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     op(&["strpos", "position", "instr"], &[Text, Text], ScalarOp::Position),
     op(&["replace"], &[Text, Text, Text], ScalarOp::Replace),
     op(&["starts_with", "prefix"], &[Text, Text], ScalarOp::StartsWith),
+    op(&["ends_with", "suffix"], &[Text, Text], ScalarOp::EndsWith),
     op(&["contains"], &[Text, Text], ScalarOp::Contains),
     op(&["regexp_matches", "regexp_like"], &[Text, Text], ScalarOp::RegexMatch),
+    build(&["regexp_replace"], &[Text, Text, Text], |_| S::Text, regexp_replace).optional(&[Text]),
+    build(&["lpad"], &[Text, I64], |_| S::Text, |c| pad(c, ScalarOp::PadStart)).optional(&[Text]),
+    build(&["rpad"], &[Text, I64], |_| S::Text, |c| pad(c, ScalarOp::PadEnd)).optional(&[Text]),
+    op(&["repeat"], &[Text, I64], ScalarOp::Repeat),
+    op(&["reverse"], &[Text], ScalarOp::Reverse),
+    op(&["initcap"], &[Text], ScalarOp::Capitalize),
+    op(&["split_part"], &[Text, Text, I64], ScalarOp::SplitPart),
+    op(&["translate"], &[Text, Text, Text], ScalarOp::Translate),
+    op(&["ascii", "unicode", "ord"], &[Text], ScalarOp::CharCode),
+    op(&["chr"], &[I64], ScalarOp::FromCharCode),
+    op(&["octet_length", "strlen"], &[Text], ScalarOp::ByteLength),
+    build(&["bit_length"], &[Text], |_| S::I64, bit_length),
+    build(&["concat_ws"], &[Text, Shown], |_| S::Text, concat_ws).optional(&[Shown]).variadic(),
     // Dates and timestamps.
-    build(
-        &["date_part", "datepart"],
-        &[Text, Time],
-        |_| S::I64,
-        |c| {
-            let field = date_field(c, 0)?;
-            let time = c.arg(1)?;
-            c.op(ScalarOp::Extract(field), &[time])
-        },
-    ),
+    build(&["date_part", "datepart"], &[Text, Time], |_| S::I64, date_part),
     build(
         &["date_trunc", "datetrunc"],
         &[Text, Time],
@@ -219,6 +267,11 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
         },
     ),
     build(&["date_diff", "datediff"], &[Text, Time, Time], |_| S::I64, date_diff),
+    op(&["strftime", "format_time"], &[Time, Text], ScalarOp::FormatTime),
+    build(&["monthname"], &[Time], |_| S::Text, |c| formatted(c, "%B")),
+    build(&["dayname"], &[Time], |_| S::Text, |c| formatted(c, "%A")),
+    build(&["last_day"], &[Time], |_| S::Date, last_day),
+    op(&["make_date"], &[I64, I64, I64], ScalarOp::MakeDate),
     op(&["add_days"], &[Time, I32], ScalarOp::AddDays),
     op(&["add_months"], &[Time, I32], ScalarOp::AddMonths),
     field(&["year"], DateField::Year),
@@ -234,25 +287,71 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     field(&["epoch"], DateField::Epoch),
 ];
 
-const fn aggregate(names: &'static [&'static str], reducer: Reducer, param: AggregateParam) -> AggregateFunction {
-    AggregateFunction { names, reducer, param }
+const fn aggregate(
+    names: &'static [&'static str],
+    make: AggregateMake,
+    params: &'static [AggregateParam],
+) -> AggregateFunction {
+    AggregateFunction { names, make, params }
+}
+
+const fn reduce(
+    names: &'static [&'static str],
+    reducer: Reducer,
+    params: &'static [AggregateParam],
+) -> AggregateFunction {
+    aggregate(names, AggregateMake::Reduce(reducer), params)
+}
+
+const fn pair(names: &'static [&'static str], pair: Pair) -> AggregateFunction {
+    aggregate(names, AggregateMake::Pair(pair), &[AggregateParam::Double, AggregateParam::Double])
 }
 
 /// The aggregate functions.
 pub(crate) static AGGREGATES: &[AggregateFunction] = &[
-    aggregate(&["count"], Reducer::Count, AggregateParam::Any),
-    aggregate(&["sum"], Reducer::Sum, AggregateParam::Number),
-    aggregate(&["avg", "mean"], Reducer::Avg, AggregateParam::Number),
-    aggregate(&["min"], Reducer::Min, AggregateParam::Any),
-    aggregate(&["max"], Reducer::Max, AggregateParam::Any),
-    aggregate(&["stddev_samp", "stddev"], Reducer::StddevSample, AggregateParam::Number),
-    aggregate(&["stddev_pop"], Reducer::StddevPopulation, AggregateParam::Number),
-    aggregate(&["var_samp", "variance", "var_sample"], Reducer::VarSample, AggregateParam::Number),
-    aggregate(&["var_pop"], Reducer::VarPopulation, AggregateParam::Number),
-    aggregate(&["bool_and", "every"], Reducer::BoolAnd, AggregateParam::Bool),
-    aggregate(&["bool_or"], Reducer::BoolOr, AggregateParam::Bool),
-    aggregate(&["first", "any_value", "arbitrary"], Reducer::First, AggregateParam::Any),
-    aggregate(&["last"], Reducer::Last, AggregateParam::Any),
+    reduce(&["count"], Reducer::Count, &[AggregateParam::Any]),
+    reduce(&["sum"], Reducer::Sum, &[AggregateParam::Number]),
+    reduce(&["avg", "mean"], Reducer::Avg, &[AggregateParam::Number]),
+    reduce(&["min"], Reducer::Min, &[AggregateParam::Any]),
+    reduce(&["max"], Reducer::Max, &[AggregateParam::Any]),
+    reduce(&["stddev_samp", "stddev"], Reducer::StddevSample, &[AggregateParam::Number]),
+    reduce(&["stddev_pop"], Reducer::StddevPopulation, &[AggregateParam::Number]),
+    reduce(&["var_samp", "variance", "var_sample"], Reducer::VarSample, &[AggregateParam::Number]),
+    reduce(&["var_pop"], Reducer::VarPopulation, &[AggregateParam::Number]),
+    reduce(&["bool_and", "every"], Reducer::BoolAnd, &[AggregateParam::Bool]),
+    reduce(&["bool_or"], Reducer::BoolOr, &[AggregateParam::Bool]),
+    reduce(&["first"], Reducer::First, &[AggregateParam::Any]),
+    reduce(&["last"], Reducer::Last, &[AggregateParam::Any]),
+    reduce(&["product"], Reducer::Product, &[AggregateParam::Double]),
+    aggregate(&["any_value", "arbitrary"], AggregateMake::AnyValue, &[AggregateParam::Any]),
+    aggregate(&["count_if", "countif"], AggregateMake::CountIf, &[AggregateParam::Bool]),
+    aggregate(&["min_by", "arg_min", "argmin"], AggregateMake::By(false), &[AggregateParam::Any, AggregateParam::Any]),
+    aggregate(&["max_by", "arg_max", "argmax"], AggregateMake::By(true), &[AggregateParam::Any, AggregateParam::Any]),
+    aggregate(&["mode"], AggregateMake::Mode, &[AggregateParam::Any]),
+    aggregate(&["median"], AggregateMake::Quantile(true), &[AggregateParam::Double]),
+    aggregate(
+        &["quantile_cont", "percentile_cont"],
+        AggregateMake::Quantile(true),
+        &[AggregateParam::Double, AggregateParam::Double],
+    ),
+    aggregate(
+        &["quantile_disc", "percentile_disc", "quantile"],
+        AggregateMake::Quantile(false),
+        &[AggregateParam::Any, AggregateParam::Double],
+    ),
+    pair(&["corr"], Pair::Corr),
+    pair(&["covar_pop"], Pair::CovarPopulation),
+    pair(&["covar_samp"], Pair::CovarSample),
+    pair(&["regr_count"], Pair::Count),
+    pair(&["regr_slope"], Pair::Slope),
+    pair(&["regr_intercept"], Pair::Intercept),
+    pair(&["regr_r2"], Pair::R2),
+    pair(&["regr_sxx"], Pair::SumXX),
+    pair(&["regr_syy"], Pair::SumYY),
+    pair(&["regr_sxy"], Pair::SumXY),
+    pair(&["regr_avgx"], Pair::MeanX),
+    pair(&["regr_avgy"], Pair::MeanY),
+    aggregate(&["grouping"], AggregateMake::Grouping, &[]),
 ];
 
 /// The functions over windows.
@@ -499,6 +598,110 @@ fn concat(c: &mut Call<'_, '_>) -> Result<ValueId> {
     Ok(all)
 }
 
+fn trim(c: &mut Call<'_, '_>, blanks: ScalarOp, any: ScalarOp) -> Result<ValueId> {
+    if c.len() > 1 { c.op_all(any) } else { c.op_all(blanks) }
+}
+
+fn pad(c: &mut Call<'_, '_>, op: ScalarOp) -> Result<ValueId> {
+    let (text, length) = (c.arg(0)?, c.arg(1)?);
+    let fill = if c.len() > 2 { c.arg(2)? } else { c.literal(Value::Text(" ".into()), S::Text)? };
+    c.op(op, &[text, length, fill])
+}
+
+/// The first match, or all with the flag `g`; `i` ignores case.
+fn regexp_replace(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let (text, mut pattern, to) = (c.arg(0)?, c.arg(1)?, c.arg(2)?);
+    let mut op = ScalarOp::RegexReplace;
+    if c.len() > 3 {
+        let Some(Value::Text(flags)) = c.constant(3) else {
+            return Err(Error::unsupported("regexp_replace with flags that are not a constant text"));
+        };
+        for flag in flags.chars() {
+            match flag {
+                'g' => op = ScalarOp::RegexReplaceAll,
+                'i' => {
+                    let ignore = c.literal(Value::Text("(?i)".into()), S::Text)?;
+                    pattern = c.op(ScalarOp::Concat, &[ignore, pattern])?;
+                }
+                other => return Err(Error::unsupported(format!("the flag {other} in regexp_replace"))),
+            }
+        }
+    }
+    c.op(op, &[text, pattern, to])
+}
+
+fn bit_length(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let bytes = c.op_all(ScalarOp::ByteLength)?;
+    let eight = c.literal(Value::I64(8), S::I64)?;
+    c.op(ScalarOp::Mul, &[bytes, eight])
+}
+
+/// The arguments that are not NULL with the first one between them.
+fn concat_ws(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let separator = c.arg(0)?;
+    let empty = c.literal(Value::Text("".into()), S::Text)?;
+    let mut all = c.op(ScalarOp::Concat, &[separator, empty])?;
+    // Each with the separator before it; what stands before the first one is cut off at the end.
+    for i in 1..c.len() {
+        let x = c.arg(i)?;
+        let with = c.op(ScalarOp::Concat, &[separator, x])?;
+        let with = c.op(ScalarOp::Coalesce, &[with, empty])?;
+        all = c.op(ScalarOp::Concat, &[all, with])?;
+    }
+    let length = c.op(ScalarOp::Length, &[separator])?;
+    let (one, two) = (c.literal(Value::I64(1), S::I64)?, c.literal(Value::I64(2), S::I64)?);
+    let twice = c.op(ScalarOp::Mul, &[length, two])?;
+    let start = c.op(ScalarOp::Add, &[twice, one])?;
+    let most = c.literal(Value::I64(i64::from(i32::MAX)), S::I64)?;
+    c.op(ScalarOp::Substring, &[all, start, most])
+}
+
+/// `|a / gcd(a, b) * b|`, 0 where one of them is.
+fn lcm(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let (a, b) = (c.arg(0)?, c.arg(1)?);
+    let gcd = c.op(ScalarOp::Gcd, &[a, b])?;
+    let ty = c.ty(gcd);
+    let value = |n: i32| if ty == S::I32 { Value::I32(n) } else { Value::I64(n.into()) };
+    let (zero, one) = (c.literal(value(0), ty)?, c.literal(value(1), ty)?);
+    let both_zero = c.op(ScalarOp::Eq, &[gcd, zero])?;
+    let by = c.op(ScalarOp::Select, &[both_zero, one, gcd])?;
+    let part = c.op(ScalarOp::Div, &[a, by])?;
+    let product = c.op(ScalarOp::Mul, &[part, b])?;
+    c.op(ScalarOp::Abs, &[product])
+}
+
+fn formatted(c: &mut Call<'_, '_>, pattern: &str) -> Result<ValueId> {
+    let time = c.arg(0)?;
+    let pattern = c.literal(Value::Text(pattern.into()), S::Text)?;
+    c.op(ScalarOp::FormatTime, &[time, pattern])
+}
+
+fn last_day(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let time = c.arg(0)?;
+    let first = c.op(ScalarOp::DateTrunc(DateField::Month), &[time])?;
+    let first = c.cast(first, S::Date)?;
+    let one = c.literal(Value::I32(1), S::I32)?;
+    let next = c.op(ScalarOp::AddMonths, &[first, one])?;
+    let back = c.literal(Value::I32(-1), S::I32)?;
+    c.op(ScalarOp::AddDays, &[next, back])
+}
+
+fn date_part(c: &mut Call<'_, '_>) -> Result<ValueId> {
+    let iso = matches!(c.constant(0), Some(Value::Text(name)) if name.to_lowercase() == "isodow");
+    let field = if iso { DateField::DayOfWeek } else { date_field(c, 0)? };
+    let time = c.arg(1)?;
+    let part = c.op(ScalarOp::Extract(field), &[time])?;
+    if !iso {
+        return Ok(part);
+    }
+    // Monday is 1, Sunday 7.
+    let (six, seven, one) =
+        (c.literal(Value::I64(6), S::I64)?, c.literal(Value::I64(7), S::I64)?, c.literal(Value::I64(1), S::I64)?);
+    let shifted = c.op(ScalarOp::Add, &[part, six])?;
+    let within = c.op(ScalarOp::Rem, &[shifted, seven])?;
+    c.op(ScalarOp::Add, &[within, one])
+}
+
 fn date_diff(c: &mut Call<'_, '_>) -> Result<ValueId> {
     let field = date_field(c, 0)?;
     let (mut from, mut to) = (c.arg(1)?, c.arg(2)?);
@@ -528,6 +731,43 @@ fn date_field(c: &Call<'_, '_>, i: usize) -> Result<DateField> {
     })
 }
 
+impl AggregateFunction {
+    /// The types that arguments of these types are cast to (`None`: an untyped NULL or parameter).
+    pub(crate) fn cast_to(&self, args: &[Option<ScalarType>]) -> Result<Vec<ScalarType>> {
+        let name = self.names[0];
+        if self.make == AggregateMake::Grouping {
+            return match args.len() {
+                0 => Err(Error::meaning("grouping takes at least 1 argument, not 0")),
+                _ => Ok(args.iter().map(|t| t.unwrap_or(S::Text)).collect()),
+            };
+        }
+        if args.len() != self.params.len() {
+            let wanted = match self.params.len() {
+                1 => "one argument".to_string(),
+                n => format!("{n} arguments"),
+            };
+            return Err(Error::meaning(format!("{name} takes {wanted}, not {}", args.len())));
+        }
+        self.params.iter().zip(args).map(|(p, a)| p.cast_to(name, *a)).collect()
+    }
+
+    /// The result's type for arguments of these types, as [`AggregateFunction::cast_to`] gives them.
+    pub(crate) fn result(&self, args: &[ScalarType]) -> Result<ScalarType> {
+        let first = args.first().copied().unwrap_or(S::Text);
+        Ok(match self.make {
+            AggregateMake::Reduce(reducer) => {
+                let result = reducer.result_type(Some(first.nullable(true)));
+                result.map_err(|e| Error::meaning(e.to_string()))?.ty
+            }
+            AggregateMake::AnyValue | AggregateMake::By(_) | AggregateMake::Mode => first,
+            AggregateMake::Quantile(_) => first,
+            AggregateMake::CountIf | AggregateMake::Pair(Pair::Count) => S::I64,
+            AggregateMake::Pair(_) => S::F64,
+            AggregateMake::Grouping => S::I32,
+        })
+    }
+}
+
 impl AggregateParam {
     /// The type that an argument of this type is cast to.
     pub(crate) fn cast_to(self, name: &str, arg: Option<ScalarType>) -> Result<ScalarType> {
@@ -535,7 +775,11 @@ impl AggregateParam {
             (Self::Any, arg) => Ok(arg.unwrap_or(S::Text)),
             (Self::Number, None | Some(S::F32)) => Ok(S::F64),
             (Self::Number, Some(t)) if t.is_numeric() => Ok(t),
-            (Self::Number, Some(t)) => Err(Error::meaning(format!("{name} takes a number, not {}", sql_type_name(t)))),
+            (Self::Double, None) => Ok(S::F64),
+            (Self::Double, Some(t)) if t.is_numeric() => Ok(S::F64),
+            (Self::Number | Self::Double, Some(t)) => {
+                Err(Error::meaning(format!("{name} takes a number, not {}", sql_type_name(t))))
+            }
             (Self::Bool, None | Some(S::Bool)) => Ok(S::Bool),
             (Self::Bool, Some(t)) => Err(Error::meaning(format!("{name} takes a boolean, not {}", sql_type_name(t)))),
         }

@@ -32,6 +32,7 @@
 //! `DESC` puts NULLs first, `ASC` last, as in PostgreSQL.
 
 pub mod catalog;
+pub mod control;
 pub mod engine;
 pub mod error;
 pub mod ingest;
@@ -40,8 +41,10 @@ mod binder;
 mod functions;
 mod import;
 mod result;
+mod rewrite;
 mod sql;
 
+pub use control::{Control, Costs};
 pub use engine::{Engine, Query, Rows, Settings};
 pub use error::{Error, Result};
 pub use sql::{Level, split_statements};

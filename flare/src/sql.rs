@@ -16,6 +16,7 @@ use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
 use crate::error::{Error, Result};
+use crate::rewrite::rewrite;
 
 /// A statement longer than this is refused: the planner's recursion grows with the text.
 const MAX_TOKENS: usize = 50_000;
@@ -329,6 +330,7 @@ impl Reader<'_> {
 
     fn query(&mut self) -> Result<ParsedQuery> {
         let mut query = self.parser.parse_query().map_err(|e| self.parse_error(e))?;
+        rewrite(&mut query).map_err(|(e, span)| e.at(span.and_then(|s| self.lines.range(s))))?;
         let shown_names = name_columns(&mut query);
         exponents_are_doubles(&mut query);
         Ok(ParsedQuery { query, shown_names, parameters: self.parameters })
@@ -378,7 +380,7 @@ impl Reader<'_> {
 }
 
 /// An identifier as it is looked up.
-fn normalize(ident: &ast::Ident) -> String {
+pub(crate) fn normalize(ident: &ast::Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 

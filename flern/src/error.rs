@@ -59,7 +59,14 @@ impl Error {
 
     /// An error of the engine about SQL that was made from the caller's text.
     pub fn from_engine(error: flare::Error, sql: &Rendered) -> Error {
-        let span = error.span().map(|bytes| sql.locate(Span { start: bytes.start, end: bytes.end }));
+        let span = error.span().or_else(|| {
+            // A file is named by its path, in quotes.
+            let flare::Error::Input(input) = &error else { return None };
+            let path = input.path.to_str().filter(|path| !path.is_empty())?;
+            let start = sql.text.find(path)?;
+            Some(start..start + path.len())
+        });
+        let span = span.map(|bytes| sql.locate(Span { start: bytes.start, end: bytes.end }));
         Error::Engine { error, span }
     }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::{Label, Model, Network};
 use crate::session::Run;
 use crate::sql::{Rendered, Span};
-use crate::train::{continue_query, feature_list};
+use crate::train::{Continued, column_names, feature_list, handles};
 use crate::transform::number;
 
 /// Probabilities are kept this far from 0 and 1 in the log loss.
@@ -24,7 +24,7 @@ pub(crate) fn evaluate(
     at: Span,
     run: &Run<'_>,
 ) -> Result<String> {
-    let list = feature_list(model, false)?;
+    let list = feature_list(model, false, "TRUE")?;
     let metrics = match input {
         Some(input) => {
             let query = run.query(&format!("SELECT {list} FROM ({}\n) AS input", input.text));
@@ -41,7 +41,7 @@ pub(crate) fn evaluate(
             let held = Table::from_columns("held_out", held_out.columns().to_vec(), held_out.rows());
             let registered = held.and_then(|held| engine.register_table("held_out", held));
             registered.map_err(|error| Error::Engine { error, span: None })?;
-            let query = engine.sql(&format!("SELECT {list} FROM held_out"));
+            let query = engine.sql_under(&format!("SELECT {list} FROM held_out"), &run.control);
             let query = query.map_err(|error| Error::Engine { error, span: Some(at) })?;
             metrics(model, &query, threshold, run)
         }
@@ -62,11 +62,20 @@ type Metrics = Vec<(&'static str, f64)>;
 fn metrics(model: &Model, query: &Query, threshold: Option<f64>, run: &Run<'_>) -> Result<Metrics> {
     let engine = |error| Error::Engine { error, span: None };
     let program = query.program().map_err(engine)?.clone();
-    let program = continue_query(program, model, ScalarType::F64, true, |scope, x, y| {
+    let mut program = Continued::new(program, column_names(model)?)?;
+    let columns = program.columns.clone();
+    let Some((label, features)) = columns.split_last() else {
+        return Err(Error::model("the rows have no columns", None));
+    };
+    let tensors = program.tensors(program.table, &model.network, features, (*label, ScalarType::F64, true))?;
+    let program = program.finish(|scope| {
         let params: Vec<Tensor> = Network::constants(scope, &model.params);
-        vec![("answer".into(), model.network.answer(&model.label, x, &params)), ("label".into(), y.clone())]
+        let mut x = handles(scope, &tensors);
+        let y = x.pop().into_iter().map(|y| ("label".to_string(), y));
+        let answer = ("answer".to_string(), model.network.answer(&model.label, &x, &params));
+        std::iter::once(answer).chain(y).collect()
     })?;
-    let outputs = run.program(program, &query.inputs().map_err(engine)?)?;
+    let outputs = run.program(program, &query.inputs().map_err(engine)?)?.outputs;
     let doubles = |i: usize| match outputs.tensor(i).map(|t| &**t) {
         Some(TensorValue { data: TensorData::F64(v), .. }) => Ok(v.clone()),
         _ => Err(Error::model("the evaluation gave no numbers", None)),

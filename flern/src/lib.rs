@@ -15,8 +15,10 @@
 pub mod data;
 pub mod error;
 mod evaluate;
+mod features;
 mod model;
 mod predict;
+mod query;
 mod session;
 pub mod sql;
 mod store;
@@ -24,5 +26,8 @@ mod train;
 mod transform;
 
 pub use error::{Error, Result, SqlError};
+pub use flare::Costs;
+pub use ir::value::Value;
 pub use model::{Epoch, Label, Model};
-pub use session::{Answer, Predictor, Ran, Session, Settings, Step};
+pub use query::Query;
+pub use session::{Answer, Precision, Predictor, Ran, Session, Settings, Step};

@@ -15,8 +15,9 @@ use datafusion_sql::sqlparser::tokenizer::Token;
 
 use self::options::read_literal;
 pub use self::options::{ModelOption, ModelOptions, OPTIONS, OptionSpec, OptionType};
-pub use self::query::{Expansion, ModelCall, ModelFunction, Rendered, Sql};
+pub use self::query::{CallArgument, Expansion, Given, ModelCall, ModelFunction, Rendered, Sql};
 use self::token::{Reader, Tok, tokenize};
+pub(crate) use self::transform::check_row_expression;
 pub use self::transform::{FeatureFunction, FeatureValue, ImputeStrategy, TransformItem, TransformKind};
 use self::transform::{begins_query, read_transform};
 use crate::error::SqlError;

@@ -1,37 +1,49 @@
 //! CREATE MODEL: from rows to weights in one program.
 
-use std::time::Instant;
-
-use ir::entity::ColumnId;
+use ir::entity::{ColumnId, ValueId};
+use ir::exec::Inputs;
 use ir::graph::bridge::TensorColumns;
 use ir::graph::{BridgeOp, Builder, Op, Program};
+use ir::scalar::ScalarOp;
 use ir::types::ScalarType;
 use ir::value::{TensorData, TensorValue, Value};
-use lantern::nn::{self, Activation};
-use lantern::{Batches, Fit, Optimizer, Params, Scope, Tensor};
+use lantern::nn::Activation;
+use lantern::{Batches, Fit, Optimizer, Params, Scope, Tensor, Trained};
 
 use crate::error::{Error, Result};
+use crate::features::Features;
 use crate::model::{Epoch, Label, Model, Network};
-use crate::session::Run;
+use crate::session::{Precision, Run};
 use crate::sql::{CreateModel, Literal, ModelOptions, Rendered, Span, TransformKind};
-use crate::transform::{self, Feature, Item, Rows, counts, literal, number, quoted};
+use crate::transform::{self, Item, Rows, counts, literal, number, quoted};
 
 /// Passes over the rows, where nothing is said.
 const MAX_ITERATIONS: i64 = 20;
 const BATCH_SIZE: i64 = 1024;
 /// The step size, where nothing is said; a model without hidden layers takes ten times this.
 const LEARN_RATE: f64 = 0.001;
-/// An epoch that lowers the loss by less than this share ends the training early.
+/// With `early_stop`, an epoch that lowers the loss by no more than this share of the epoch's before is the last one. The value
+/// of BigQuery ML's `min_rel_progress`.
 const LEAST_PROGRESS: f64 = 0.01;
 const EVAL_FRACTION: f64 = 0.2;
 /// `auto_split`: no held-out rows below the first number, a fifth up to the second, then so many rows.
 const AUTO_SPLIT: (usize, usize, f64) = (500, 50_000, 10_000.0);
 
-/// Trains a model over the rows of `query`, in which calls of model functions were replaced.
-pub(crate) fn create(statement: &CreateModel, query: &Rendered, function: String, run: &Run<'_>) -> Result<Model> {
+/// A model that is ready to be trained: its features have their statistics, its weights their first values.
+pub(crate) struct Training {
+    model: Model,
+    /// None where the weights were read.
+    program: Option<(Program, Inputs)>,
+}
+
+/// What CREATE MODEL comes to over the rows of `query`, in which calls of model functions were replaced.
+pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, run: &Run<'_>) -> Result<Training> {
     let options = &statement.options;
     let at = statement.name.span;
-    let kind = options.word("model_type").unwrap_or_default();
+    let Some(kind) = options.word("model_type") else {
+        let why = "it says what is trained".to_string();
+        return Err(crate::SqlError::MissingOption { name: "model_type", why, span: at }.into());
+    };
     let classifies = matches!(kind.as_str(), "dnn_classifier" | "logistic_reg");
     let is_deep = kind.starts_with("dnn");
     let whole = run.query(&query.text).map_err(|error| Error::from_engine(error, query))?;
@@ -97,16 +109,39 @@ pub(crate) fn create(statement: &CreateModel, query: &Rendered, function: String
     let types = item_types(&items, &label_sql, split_sql.as_deref(), &base, run, label_span)?;
     let label_type = types[items.len()];
 
-    let (base, held_out) = split(options, &base, split_sql.as_deref(), types.get(items.len() + 1).copied(), run)?;
+    let (base, mut held_out) = split(options, &base, split_sql.as_deref(), types.get(items.len() + 1).copied(), run)?;
+    let mut held_rows = None;
+    if let Some(eval) = &held_out {
+        let names: Vec<String> = source.iter().map(|(n, _)| quoted(n)).collect();
+        let held = run.columns(&Rows { table: &base, condition: eval }.select(&names.join(", "), ""))?;
+        held_rows = (held.rows() > 0).then_some(held);
+    }
+    if held_rows.is_none() {
+        held_out = None;
+    }
     let train = held_out.as_ref().map_or("TRUE".to_string(), |eval| format!("NOT {eval}"));
     let rows = Rows { table: &base, condition: &train };
+    if run.columns(&rows.select("count(*)", ""))?.column(0).get_i64(0) == Some(0) {
+        return Err(Error::model("there are no training rows", at));
+    }
     let typed: Vec<(Item, ScalarType)> = items.into_iter().zip(types).collect();
     let features = transform::features(typed, &rows, run)?;
+    let mut columns = vec![];
+    for feature in &features {
+        columns.extend(feature.columns()?);
+    }
+    let recorded = Features::record(&columns, &source)?;
+    if recorded.inputs().is_empty() {
+        return Err(Error::model("no feature reads a column", at));
+    }
 
-    let label = label(&label_sql, label_type, classifies, &label_name, label_span, &rows, run)?;
-    let inputs = inputs_of(&features, &source);
-    let width: usize = features.iter().map(|f| f.columns().map(|c| c.len())).sum::<Result<usize>>()?;
-    let mut sizes = vec![width];
+    let imports = options.get("path").is_some();
+    let mut label = label(&label_sql, label_type, classifies, &label_name, label_span, &rows, run)?;
+    if let (Label::Number { mean, scale }, true) = (&mut label, imports) {
+        // Weights from elsewhere give the number itself.
+        (*mean, *scale) = (0.0, 1.0);
+    }
+    let mut sizes = vec![columns.len()];
     match options.sizes("hidden_units") {
         Some(units) if is_deep => sizes.extend(units),
         None if is_deep => {
@@ -119,13 +154,19 @@ pub(crate) fn create(statement: &CreateModel, query: &Rendered, function: String
         }
         None => {}
     }
+    if let (false, Some(option)) = (is_deep, options.get("activation_fn")) {
+        return Err(Error::model(format!("a {kind} has no hidden layers and no activation"), option.name_span));
+    }
     sizes.push(match &label {
         Label::Classes(classes) if classes.len() > 2 => classes.len(),
         _ => 1,
     });
     let activation = options.word("activation_fn").and_then(|n| Activation::by_name(&n)).unwrap_or_default();
-    let network = Network { sizes, activation };
     let seed = options.integer("seed").map_or(run.settings.seed, |s| s as u64);
+    let dtype = match run.settings.precision {
+        Precision::Single => ScalarType::F32,
+        Precision::Double => ScalarType::F64,
+    };
 
     let mut model = Model {
         name: statement.name.value.clone(),
@@ -135,14 +176,19 @@ pub(crate) fn create(statement: &CreateModel, query: &Rendered, function: String
         label,
         label_sql,
         features,
-        inputs,
-        params: Params::mlp(ScalarType::F32, &network.sizes, seed)?,
-        network,
+        recorded,
+        params: Params::mlp(dtype, &sizes, seed)?,
+        network: Network::Layers { sizes, activation, dtype },
         epochs: vec![],
         rows: 0,
-        held_out: None,
-        function,
+        held_out: held_rows,
+        number,
     };
+    if let Some(path) = options.text("path") {
+        let span = options.get("path").map_or(at, |o| o.value_span);
+        model.params = crate::store::weights(path, &model.params, span)?;
+        return Ok(Training { model, program: None });
+    }
     let rate = if is_deep { LEARN_RATE } else { LEARN_RATE * 10.0 };
     let rate = options.number("learn_rate").unwrap_or(rate);
     let epochs = options.integer("max_iterations").unwrap_or(MAX_ITERATIONS) as usize;
@@ -158,79 +204,107 @@ pub(crate) fn create(statement: &CreateModel, query: &Rendered, function: String
         Some("momentum") => Optimizer::momentum(rate, 0.9),
         _ => Optimizer::adam(rate),
     };
-    if let Some(path) = options.text("path") {
-        let span = options.get("path").map_or(at, |o| o.value_span);
-        model.params = crate::store::weights(path, &model.params, span)?;
-    } else {
-        fit(&mut model, &Fit { batches, optimizer }, &rows, run)?;
-    }
-    if let Some(eval) = &held_out {
-        let names: Vec<String> = source.iter().map(|(n, _)| quoted(n)).collect();
-        let held = Rows { table: &base, condition: eval }.select(&names.join(", "), "");
-        model.held_out = Some(run.columns(&held)?);
-    }
-    Ok(model)
+    let program = training_program(&model, &Fit { batches, optimizer }, &base, held_out.as_deref(), run)?;
+    Ok(Training { model, program: Some(program) })
 }
 
-/// Trains: one program from the query's tables to the weights.
-fn fit(model: &mut Model, fit: &Fit, rows: &Rows<'_>, run: &Run<'_>) -> Result<()> {
-    let start = Instant::now();
-    let query = run.query(&rows.select(&feature_list(model, true)?, ""));
-    let query = query.map_err(|error| Error::Engine { error, span: None })?;
-    let engine = |error| Error::Engine { error, span: None };
-    let program = training_program(query.program().map_err(engine)?.clone(), model, fit)?;
-    let outputs = run.program(program, &query.inputs().map_err(engine)?)?;
-    let tensor = |i: usize| {
-        outputs.tensor(i).map(|t| (**t).clone()).ok_or_else(|| Error::model("the training gave no weights", None))
-    };
-    let count = model.params.len();
-    let trained: Vec<TensorValue> = (0..count).map(tensor).collect::<Result<_>>()?;
-    let losses = match tensor(count)?.data {
-        TensorData::F32(v) => v.into_iter().map(f64::from).collect(),
-        TensorData::F64(v) => v,
-        _ => vec![],
-    };
-    if let TensorData::I64(n) = tensor(count + 1)?.data {
-        model.rows = n.first().copied().unwrap_or(0) as usize;
-    }
-    if model.rows == 0 {
-        return Err(Error::model("there are no training rows", None));
-    }
-    // Passes that an early stop left out have NaN, behind the others.
-    let ran = losses.iter().rposition(|l: &f64| !l.is_nan()).map_or(0, |last| last + 1);
-    let finite = |v: &TensorValue| match &v.data {
-        TensorData::F32(v) => v.iter().all(|x| x.is_finite()),
-        _ => true,
-    };
-    if ran == 0 || !losses[..ran].iter().all(|l| l.is_finite()) || !trained.iter().all(finite) {
+/// CREATE MODEL without a query: the model that the option `path` names, as it was exported.
+pub(crate) fn read(statement: &CreateModel, number: u64) -> Result<Model> {
+    let options = &statement.options;
+    let path = options.get("path").map_or(statement.name.span, |o| o.value_span);
+    let folder = std::path::Path::new(options.text("path").unwrap_or_default());
+    if !folder.is_dir() {
         return Err(Error::Model {
-            message: "the loss left the range of numbers".into(),
-            help: Some("lower learn_rate, or scale the features".into()),
-            span: None,
+            message: format!("{} is not the folder of an exported model", folder.display()),
+            help: Some("for weights alone add AS and a query: its columns are the features".to_string()),
+            span: Some(path),
         });
     }
-    let unit = if let Label::Number { scale, .. } = &model.label { scale * scale } else { 1.0 };
-    let duration_ms = start.elapsed().as_secs_f64() * 1e3 / ran as f64;
-    model.epochs = losses[..ran].iter().map(|l| Epoch { loss: l * unit, duration_ms }).collect();
-    model.params.update(trained)?;
-    Ok(())
+    let model = crate::store::import(&statement.name, folder, number).map_err(|e| e.at(path))?;
+    let other = options.given.iter().find(|o| !matches!(o.name, "path" | "model_type"));
+    if let Some(span) = other.map(|o| o.name_span).or(statement.transform.as_ref().map(|_| statement.name.span)) {
+        return Err(Error::model("an exported model has its own TRANSFORM and OPTIONS", span));
+    }
+    match options.word("model_type") {
+        Some(kind) if kind != model.kind => {
+            let span = options.get("model_type").map(|o| o.value_span);
+            Err(Error::model(format!("the exported model is a {}", model.kind), span))
+        }
+        _ => Ok(model),
+    }
 }
 
-/// The columns of the features, and behind them the label as the loss takes it.
-pub(crate) fn feature_list(model: &Model, training: bool) -> Result<String> {
+impl Training {
+    /// The program from the query's tables to the weights, and what it reads; none where the weights were read.
+    pub(crate) fn program(&self) -> Option<&(Program, Inputs)> {
+        self.program.as_ref()
+    }
+
+    /// Trains.
+    pub(crate) fn run(self, run: &Run<'_>) -> Result<Model> {
+        let Training { mut model, program } = self;
+        let Some((program, inputs)) = program else { return Ok(model) };
+        let ran = run.program(program, &inputs)?;
+        let tensor = |i: usize| {
+            ran.outputs
+                .tensor(i)
+                .map(|t| (**t).clone())
+                .ok_or_else(|| Error::model("the training gave no weights", None))
+        };
+        let count = model.params.len();
+        let trained: Vec<TensorValue> = (0..count).map(tensor).collect::<Result<_>>()?;
+        let losses = doubles(tensor(count)?.data);
+        if let TensorData::I64(n) = tensor(count + 1)?.data {
+            model.rows = n.first().copied().unwrap_or(0) as usize;
+        }
+        let watched = if model.held_out.is_some() { doubles(tensor(count + 2)?.data) } else { vec![] };
+        // Passes that an early stop left out have NaN, behind the others.
+        let epochs = losses.iter().rposition(|l: &f64| !l.is_nan()).map_or(0, |last| last + 1);
+        let finite = |v: &TensorValue| doubles(v.data.clone()).iter().all(|x| x.is_finite());
+        if epochs == 0 || !losses[..epochs].iter().all(|l| l.is_finite()) || !trained.iter().all(finite) {
+            return Err(Error::Model {
+                message: "the loss left the range of numbers".into(),
+                help: Some("lower learn_rate, or scale the features".into()),
+                span: None,
+            });
+        }
+        let unit = if let Label::Number { scale, .. } = &model.label { scale * scale } else { 1.0 };
+        // The interpreter tells the time of all passes only.
+        let mean = ran.took.as_secs_f64() * 1e3 / epochs as f64;
+        let epoch = |(i, loss): (usize, &f64)| Epoch {
+            loss: loss * unit,
+            eval_loss: watched.get(i).map(|l| l * unit),
+            duration_ms: ran.epochs.get(i).map_or(mean, |d| d.as_secs_f64() * 1e3),
+        };
+        model.epochs = losses[..epochs].iter().enumerate().map(epoch).collect();
+        model.params.update(trained)?;
+        Ok(model)
+    }
+}
+
+fn doubles(data: TensorData) -> Vec<f64> {
+    match data {
+        TensorData::F32(v) => v.into_iter().map(f64::from).collect(),
+        TensorData::F64(v) => v,
+        TensorData::Bool(_) | TensorData::I32(_) | TensorData::I64(_) => vec![],
+    }
+}
+
+/// The columns of the features, and behind them the label as the loss takes it. `unknown` is a condition: where it holds, a
+/// class that training did not see is -1; elsewhere it is an error.
+pub(crate) fn feature_list(model: &Model, scaled: bool, unknown: &str) -> Result<String> {
     let mut list = vec![];
     for feature in &model.features {
         for (i, column) in feature.columns()?.into_iter().enumerate() {
             list.push(format!("{column} AS {}", quoted(&format!("{}.{i}", feature.name))));
         }
     }
-    list.push(format!("{} AS {}", target(model, training)?, quoted(&format!("{}.label", model.label_name))));
+    list.push(format!("{} AS {}", target(model, scaled, unknown)?, quoted(&format!("{}.label", model.label_name))));
     Ok(list.join(", "))
 }
 
-/// The label as a number: a class's index, or the distance from the mean. A class that training did not see is an error of
-/// training, and -1 where a model is evaluated.
-fn target(model: &Model, training: bool) -> Result<String> {
+/// The label as a number: a class's index, or the number, for training as the distance from the mean.
+fn target(model: &Model, scaled: bool, unknown: &str) -> Result<String> {
     let sql = &model.label_sql;
     match &model.label {
         Label::Classes(classes) => {
@@ -239,77 +313,160 @@ fn target(model: &Model, training: bool) -> Result<String> {
                 .enumerate()
                 .map(|(i, v)| Ok(format!("WHEN {sql} = {} THEN {i}", literal(v)?)))
                 .collect::<Result<_>>()?;
-            let unknown = if training { String::new() } else { format!("WHEN {sql} IS NOT NULL THEN -1") };
-            Ok(format!("CASE {} {unknown} END", cases.join(" ")))
+            Ok(format!("CASE {} WHEN {sql} IS NOT NULL AND {unknown} THEN -1 END", cases.join(" ")))
         }
-        Label::Number { mean, scale } if training => {
+        Label::Number { mean, scale } if scaled => {
             Ok(format!("((CAST({sql} AS DOUBLE) - {}) / {})", number(*mean), number(*scale)))
         }
         Label::Number { .. } => Ok(format!("CAST({sql} AS DOUBLE)")),
     }
 }
 
-/// Reopens a query's program, whose result becomes the tensors of features and label. `finish` records what follows and gives
-/// the program's results with their names.
-pub(crate) fn continue_query(
-    program: Program,
-    model: &Model,
-    label: ScalarType,
-    flat: bool,
-    finish: impl FnOnce(&Scope, &Tensor, &Tensor) -> Vec<(String, Tensor)>,
-) -> Result<Program> {
-    let bug = |message: &str| Error::Program(ir::Error::Bug(message.into()));
-    let entry = program.entry.ok_or_else(|| bug("a query without an entry"))?;
-    let region = program.entry_region().ok_or_else(|| bug("a query without a body"))?;
-    let table = *region.results.first().ok_or_else(|| bug("a query without a result"))?;
-    let columns: Vec<ColumnId> = match program.ty(table).as_table() {
-        Some(t) => t.columns.iter().map(|c| c.id).collect(),
-        None => return Err(bug("a query whose result is no table")),
-    };
-    let (target, features) = columns.split_last().ok_or_else(|| bug("a query without columns"))?;
-    let mut b = Builder::over(program);
-    let names = model.features.iter().map(|f| Ok((f.name.clone(), f.columns()?.len())));
-    let names: Vec<(String, usize)> = names.collect::<Result<_>>()?;
-    let names = names.iter().flat_map(|(name, n)| std::iter::repeat_n(name.clone(), *n));
-    let label_name = std::iter::once(model.label_name.clone());
-    // An error about a NULL names the feature.
-    for (id, name) in columns.iter().zip(names.chain(label_name)) {
-        b.program_mut().columns[id.index()].name = name;
-    }
-    b.begin_declared(entry);
-    let rows = b.program_mut().new_symbol("rows");
-    let groups = vec![
-        TensorColumns { columns: features.to_vec(), dtype: ScalarType::F32, flat: false },
-        TensorColumns { columns: vec![*target], dtype: label, flat },
-    ];
-    let tensors = b.push(Op::Bridge(BridgeOp::ToTensor { rows, groups }), &[table], &[])?;
-    let results = Scope::within(&mut b, |scope| {
-        let mut out = finish(scope, &scope.tensor(tensors[0]), &scope.tensor(tensors[1]));
-        out.push(("rows".into(), scope.size(&scope.tensor(tensors[1]).dim(0))));
-        out.into_iter().map(|(name, t)| (name, t.value())).collect::<Vec<_>>()
-    })?;
-    let values: Option<Vec<_>> = results.iter().map(|r| r.1).collect();
-    let values = values.ok_or_else(|| bug("an operation failed without an error"))?;
-    b.end_entry(entry, &values);
-    let mut program = b.finish();
-    program.result_names = results.into_iter().map(|r| vec![r.0]).collect();
-    program.verify()?;
-    Ok(program)
+/// A query's program, reopened: what follows becomes of its rows.
+pub(crate) struct Continued {
+    builder: Builder,
+    entry: ir::entity::FuncId,
+    /// The query's result.
+    pub(crate) table: ValueId,
+    /// Its columns.
+    pub(crate) columns: Vec<ColumnId>,
 }
 
-fn training_program(program: Program, model: &Model, fit: &Fit) -> Result<Program> {
-    let many = matches!(&model.label, Label::Classes(c) if c.len() > 2);
-    let label = if many { ScalarType::I64 } else { ScalarType::F32 };
-    let names = nn::mlp_names(&model.network.sizes);
-    continue_query(program, model, label, many, |scope, x, y| {
+/// Tensors of features and label.
+type Tensors = Vec<ValueId>;
+
+impl Continued {
+    /// Reopens a program. `names` are those of its columns in errors about a NULL.
+    pub(crate) fn new(program: Program, names: impl IntoIterator<Item = String>) -> Result<Continued> {
+        let bug = |message: &str| Error::Program(ir::Error::Bug(message.into()));
+        let entry = program.entry.ok_or_else(|| bug("a query without an entry"))?;
+        let region = program.entry_region().ok_or_else(|| bug("a query without a body"))?;
+        let table = *region.results.first().ok_or_else(|| bug("a query without a result"))?;
+        let columns: Vec<ColumnId> = match program.ty(table).as_table() {
+            Some(t) => t.columns.iter().map(|c| c.id).collect(),
+            None => return Err(bug("a query whose result is no table")),
+        };
+        let mut builder = Builder::over(program);
+        for (id, name) in columns.iter().zip(names) {
+            builder.program_mut().columns[id.index()].name = name;
+        }
+        builder.begin_declared(entry);
+        Ok(Continued { builder, entry, table, columns })
+    }
+
+    /// The rows of the result where `flag` is as wanted and, with `known`, the label is a known class.
+    fn rows(&mut self, flag: ColumnId, wanted: bool, known: Option<ColumnId>) -> ir::Result<ValueId> {
+        self.builder.filter(self.table, |b| {
+            let flag = b.col(flag)?;
+            let flag = if wanted { flag } else { b.scalar(ScalarOp::Not, &[flag])? };
+            let Some(known) = known else { return Ok(flag) };
+            let (class, ty) = (b.col(known)?, b.program().columns[known.index()].ty);
+            let zero = b.literal(if ty == ScalarType::I32 { Value::I32(0) } else { Value::I64(0) }, ty)?;
+            let is_known = b.scalar(ScalarOp::Ge, &[class, zero])?;
+            b.scalar(ScalarOp::And, &[flag, is_known])
+        })
+    }
+
+    /// Features and label of these rows as tensors.
+    pub(crate) fn tensors(
+        &mut self,
+        table: ValueId,
+        network: &Network,
+        features: &[ColumnId],
+        label: (ColumnId, ScalarType, bool),
+    ) -> ir::Result<Tensors> {
+        let rows = self.builder.program_mut().new_symbol("rows");
+        let mut groups = network.tensors(features);
+        groups.push(TensorColumns { columns: vec![label.0], dtype: label.1, flat: label.2 });
+        self.builder.push(Op::Bridge(BridgeOp::ToTensor { rows, groups }), &[table], &[])
+    }
+
+    /// Records what becomes of the tensors, and ends the program: its results are what `record` gives, with their names.
+    pub(crate) fn finish(mut self, record: impl FnOnce(&Scope) -> Vec<(String, Tensor)>) -> Result<Program> {
+        let results = Scope::within(&mut self.builder, |scope| {
+            record(scope).into_iter().map(|(name, t)| (name, t.value())).collect::<Vec<_>>()
+        })?;
+        let values: Option<Vec<_>> = results.iter().map(|r| r.1).collect();
+        let values = values.ok_or_else(|| ir::Error::Bug("an operation failed without an error".into()))?;
+        self.builder.end_entry(self.entry, &values);
+        let mut program = self.builder.finish();
+        program.result_names = results.into_iter().map(|r| vec![r.0]).collect();
+        program.verify()?;
+        Ok(program)
+    }
+}
+
+/// Tensors of features, and the label behind them.
+pub(crate) fn handles(scope: &Scope, tensors: &[ValueId]) -> Vec<Tensor> {
+    tensors.iter().map(|v| scope.tensor(*v)).collect()
+}
+
+/// The names of the feature columns and of the label, each as the user knows it.
+pub(crate) fn column_names(model: &Model) -> Result<Vec<String>> {
+    let mut names = vec![];
+    for feature in &model.features {
+        names.extend(feature.columns()?.iter().map(|_| feature.name.clone()));
+    }
+    names.push(model.label_name.clone());
+    Ok(names)
+}
+
+/// One program from the query's tables to the weights, the losses, the number of rows and, with held-out rows, their losses.
+fn training_program(
+    model: &Model,
+    fit: &Fit,
+    base: &str,
+    held_out: Option<&str>,
+    run: &Run<'_>,
+) -> Result<(Program, Inputs)> {
+    let engine = |error| Error::Engine { error, span: None };
+    let (many, dtype) = match (&model.label, &model.network) {
+        (Label::Classes(c), _) if c.len() > 2 => (true, ScalarType::I64),
+        (_, Network::Layers { dtype, .. }) => (false, *dtype),
+        (_, Network::Function { .. }) => return Err(Error::unsupported("training a function from elsewhere", None)),
+    };
+    let mut list = feature_list(model, true, held_out.unwrap_or("FALSE"))?;
+    if let Some(eval) = held_out {
+        list += &format!(", {eval} AS {}", quoted("is held out"));
+    }
+    let query = run.query(&Rows { table: base, condition: "TRUE" }.select(&list, "")).map_err(engine)?;
+    let mut program = Continued::new(query.program().map_err(engine)?.clone(), column_names(model)?)?;
+    let features = program.columns.len() - 1 - usize::from(held_out.is_some());
+    let columns = program.columns.clone();
+    let (features, rest) = columns.split_at(features);
+    let label = (rest[0], dtype, many);
+    let (train, eval) = match held_out {
+        None => (program.tensors(program.table, &model.network, features, label)?, None),
+        Some(_) => {
+            let known = matches!(model.label, Label::Classes(_)).then_some(rest[0]);
+            let train = program.rows(rest[1], false, None)?;
+            let eval = program.rows(rest[1], true, known)?;
+            let train = program.tensors(train, &model.network, features, label)?;
+            (train, Some(program.tensors(eval, &model.network, features, label)?))
+        }
+    };
+    let program = program.finish(|scope| {
         let first = Network::constants(scope, &model.params);
-        let trained = scope.fit(fit, &[x.clone(), y.clone()], &first, |batch, params| {
-            model.network.loss(&model.label, &batch[0], &batch[1], params)
-        });
-        let mut out: Vec<(String, Tensor)> = names.into_iter().zip(trained.params).collect();
-        out.push(("loss".into(), trained.losses));
+        let sources = handles(scope, &train);
+        let loss = |batch: &[Tensor], params: &[Tensor]| {
+            let (y, x) = match batch.split_last() {
+                Some(split) => split,
+                None => return scope.constant(f64::NAN),
+            };
+            model.network.loss(&model.label, x, y, params)
+        };
+        let Trained { params, losses, watched, .. } = match &eval {
+            None => scope.fit(fit, &sources, &first, loss),
+            Some(eval) => scope.fit_watching(fit, &sources, &handles(scope, eval), &first, loss),
+        };
+        let names = model.params.iter().map(|(name, _)| name.to_string());
+        let mut out: Vec<(String, Tensor)> = names.zip(params).collect();
+        out.push(("loss".into(), losses));
+        out.push(("rows".into(), scope.size(&sources[0].dim(0))));
+        out.extend(watched.map(|watched| ("eval_loss".into(), watched)));
         out
-    })
+    })?;
+    Ok((program, query.inputs().map_err(engine)?))
 }
 
 /// A name out of a list, or an error that suggests one.
@@ -451,19 +608,6 @@ fn random(base: &str, fraction: f64, seed: u64) -> (String, Option<String>) {
     let square = |x: String| format!("(({x} * {x}) % {PRIME})");
     let mixed = square(mix(&square(mix("split_row_number % 1000000007", 48_271)), 1_103));
     (base, Some(format!("({mixed} < {})", (fraction * PRIME as f64) as i64)))
-}
-
-/// The columns of the query that features read.
-fn inputs_of(features: &[Feature], source: &[(String, ScalarType)]) -> Vec<(String, ScalarType)> {
-    let reads = |name: &str| {
-        features.iter().any(|f| {
-            let word = |c: char| c.is_alphanumeric() || c == '_';
-            f.sql
-                .match_indices(name)
-                .any(|(at, _)| !f.sql[..at].ends_with(word) && !f.sql[at + name.len()..].starts_with(word))
-        })
-    };
-    source.iter().filter(|(name, _)| reads(name)).cloned().collect()
 }
 
 fn printed(value: &Literal) -> String {

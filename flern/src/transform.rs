@@ -22,6 +22,8 @@ pub(crate) enum FeatureKind {
     Number,
     /// A column of 0 and 1 for each of these values.
     OneHot(Vec<Value>),
+    /// The columns of a feature that came with an exported model, as SQL.
+    Given(Vec<String>),
 }
 
 impl Feature {
@@ -33,6 +35,7 @@ impl Feature {
                 .iter()
                 .map(|v| Ok(format!("CASE WHEN {} = {} THEN 1e0 ELSE 0e0 END", self.sql, literal(v)?)))
                 .collect(),
+            FeatureKind::Given(columns) => Ok(columns.clone()),
         }
     }
 }
@@ -129,8 +132,12 @@ pub(crate) fn features(items: Vec<(Item, ScalarType)>, rows: &Rows<'_>, run: &Ru
             let x = as_double(&feature.sql, *ty);
             let mut next = || match found.next() {
                 Some(Value::F64(v)) if v.is_finite() => Ok(v),
+                Some(Value::F64(_)) => {
+                    let message = format!("the feature '{}' has NaN or an infinity in the training rows", feature.name);
+                    Err(Error::model(message, *span))
+                }
                 _ => {
-                    let message = format!("the training rows have no number for '{}'", feature.name);
+                    let message = format!("all training rows have NULL for '{}'", feature.name);
                     Err(Error::model(message, *span))
                 }
             };
@@ -283,6 +290,42 @@ pub(crate) fn literal(v: &Value) -> Result<String> {
 /// A column's name as SQL.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A type as SQL.
+pub(crate) fn sql_type(ty: ScalarType) -> String {
+    match ty {
+        ScalarType::Bool => "BOOLEAN".into(),
+        ScalarType::I32 => "INTEGER".into(),
+        ScalarType::I64 => "BIGINT".into(),
+        ScalarType::F32 => "REAL".into(),
+        ScalarType::F64 => "DOUBLE".into(),
+        ScalarType::Decimal { precision, scale } => format!("DECIMAL({precision},{scale})"),
+        ScalarType::Date => "DATE".into(),
+        ScalarType::Timestamp => "TIMESTAMP".into(),
+        ScalarType::Text => "VARCHAR".into(),
+    }
+}
+
+/// The type that [`sql_type`] writes so.
+pub(crate) fn type_of_sql(text: &str) -> Option<ScalarType> {
+    const PLAIN: [ScalarType; 8] = [
+        ScalarType::Bool,
+        ScalarType::I32,
+        ScalarType::I64,
+        ScalarType::F32,
+        ScalarType::F64,
+        ScalarType::Date,
+        ScalarType::Timestamp,
+        ScalarType::Text,
+    ];
+    if let Some(inside) = text.strip_prefix("DECIMAL(").and_then(|rest| rest.strip_suffix(')')) {
+        let (precision, scale) = inside.split_once(',')?;
+        let (precision, scale) = (precision.parse().ok()?, scale.parse().ok()?);
+        let fits = (1..=38).contains(&precision) && scale <= precision;
+        return fits.then_some(ScalarType::Decimal { precision, scale });
+    }
+    PLAIN.into_iter().find(|ty| sql_type(*ty) == text)
 }
 
 /// The names and types of a query's columns.

@@ -15,6 +15,7 @@ pub mod opt;
 pub mod plan;
 mod program;
 pub mod scalar;
+mod stack;
 pub mod text;
 pub mod types;
 pub mod value;

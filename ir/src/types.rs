@@ -117,16 +117,16 @@ impl Dim {
     /// Sum, folded where both are constant.
     pub fn plus(self, other: Dim) -> Dim {
         match (self, other) {
-            (Self::Const(a), Self::Const(b)) => Self::Const(a + b),
+            (Self::Const(a), Self::Const(b)) if a.checked_add(b).is_some() => Self::Const(a + b),
             (a, Self::Const(0)) | (Self::Const(0), a) => a,
             (a, b) => Self::Add(Box::new(a), Box::new(b)),
         }
     }
 
-    /// Product, folded where both are constant.
+    /// Product, folded where both are constant and it fits a `usize`; one that does not has no value.
     pub fn times(self, other: Dim) -> Dim {
         match (self, other) {
-            (Self::Const(a), Self::Const(b)) => Self::Const(a * b),
+            (Self::Const(a), Self::Const(b)) if a.checked_mul(b).is_some() => Self::Const(a * b),
             (a, Self::Const(1)) | (Self::Const(1), a) => a,
             (a, b) => Self::Mul(Box::new(a), Box::new(b)),
         }
@@ -141,13 +141,13 @@ impl Dim {
         }
     }
 
-    /// The size for given symbol values; `None` where a symbol is unknown or a divisor is 0.
+    /// The size for given symbol values; `None` where a symbol is unknown, a divisor is 0, or the size is beyond `usize`.
     pub fn eval(&self, symbol: &dyn Fn(SymId) -> Option<usize>) -> Option<usize> {
         Some(match self {
             Self::Const(n) => *n,
             Self::Sym(s) => symbol(*s)?,
-            Self::Add(a, b) => a.eval(symbol)? + b.eval(symbol)?,
-            Self::Mul(a, b) => a.eval(symbol)? * b.eval(symbol)?,
+            Self::Add(a, b) => a.eval(symbol)?.checked_add(b.eval(symbol)?)?,
+            Self::Mul(a, b) => a.eval(symbol)?.checked_mul(b.eval(symbol)?)?,
             Self::FloorDiv(a, b) => a.eval(symbol)?.checked_div(b.eval(symbol)?)?,
         })
     }
@@ -244,6 +244,10 @@ pub enum Type {
     Tensor(TensorType),
     /// A table.
     Table(TableType),
+    /// A stack of frames, for values that a later pass over the same steps reads in the opposite order. Used once.
+    Tape,
+    /// A sum under way: it is added to and read at the end. Used once.
+    Acc(TensorType),
 }
 
 impl Type {
@@ -255,6 +259,11 @@ impl Type {
     /// The tensor type, if it is one.
     pub fn as_tensor(&self) -> Option<&TensorType> {
         if let Self::Tensor(t) = self { Some(t) } else { None }
+    }
+
+    /// Whether a value of this type is used at most once: what is done to it happens in place.
+    pub fn is_linear(&self) -> bool {
+        matches!(self, Self::Tape | Self::Acc(_))
     }
 
     /// The table type, if it is one.
@@ -269,6 +278,25 @@ impl fmt::Display for Type {
             Self::Scalar(t) => t.fmt(f),
             Self::Tensor(t) => t.fmt(f),
             Self::Table(t) => t.fmt(f),
+            Self::Tape => f.write_str("tape"),
+            Self::Acc(t) => write!(f, "acc<{t}>"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_usize_have_no_value() {
+        let huge = Dim::Const(usize::MAX);
+        let none = |_: SymId| None;
+        assert_eq!(huge.clone().times(Dim::Const(2)).eval(&none), None);
+        assert_eq!(huge.clone().plus(Dim::Const(1)).eval(&none), None);
+        assert_eq!(huge.times(Dim::Const(1)).eval(&none), Some(usize::MAX));
+        assert_eq!(Dim::Const(6).times(Dim::Const(7)), Dim::Const(42));
+        let half = |_: SymId| Some(usize::MAX / 2);
+        assert_eq!(Dim::Sym(SymId(0)).times(Dim::Const(3)).eval(&half), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::panic::Location;
 
 use ir::graph::{BridgeOp, Op};
+use ir::types::{Dim, ScalarType};
 
 use crate::error::{At, Fault};
 use crate::optim::Optimizer;
@@ -20,7 +21,8 @@ pub struct Batches {
     pub shuffle: Option<u64>,
     /// Leave out a last batch that is not full.
     pub drop_last: bool,
-    /// Stop after an epoch whose first metric is not lower than the epoch's before by more than this share of it.
+    /// Stop after an epoch whose last metric is not lower than the epoch's before by more than this share of it. In
+    /// [`Scope::fit`] that is the loss, in [`Scope::fit_watching`] the loss of the held-out rows.
     pub early_stop: Option<f64>,
 }
 
@@ -52,6 +54,8 @@ pub struct Trained {
     pub params: Vec<Tensor>,
     /// The loss of each epoch, `[epochs]`: the mean over its steps, weighted by rows, each before the parameters follow it.
     pub losses: Tensor,
+    /// The loss of the rows that were watched behind each epoch, `f64[epochs]`; none where no rows were.
+    pub watched: Option<Tensor>,
     /// The optimizer's state after the last step.
     pub state: Vec<Tensor>,
 }
@@ -68,7 +72,7 @@ impl Scope {
         state: &[Tensor],
         body: impl FnOnce(&[Tensor], &[Tensor]) -> (Vec<Tensor>, Vec<Tensor>),
     ) -> (Vec<Tensor>, Vec<Tensor>) {
-        self.for_batches_at(Location::caller(), batches, sources, state, body)
+        self.for_batches_at(Location::caller(), batches, sources, state, |_, batch, state| body(batch, state))
     }
 
     fn for_batches_at(
@@ -77,7 +81,7 @@ impl Scope {
         batches: Batches,
         sources: &[Tensor],
         state: &[Tensor],
-        body: impl FnOnce(&[Tensor], &[Tensor]) -> (Vec<Tensor>, Vec<Tensor>),
+        body: impl FnOnce(&[Tensor], &[Tensor], &[Tensor]) -> (Vec<Tensor>, Vec<Tensor>),
     ) -> (Vec<Tensor>, Vec<Tensor>) {
         let Batches { size, epochs, shuffle, drop_last, early_stop } = batches;
         if size == 0 || epochs == 0 || sources.is_empty() {
@@ -98,7 +102,7 @@ impl Scope {
         let mut metrics = 0;
         let body = Box::new(|params: Vec<Tensor>| {
             let (batch, state) = params[2..].split_at(n);
-            let (mut next, found) = body(batch, state);
+            let (mut next, found) = body(&params[..2], batch, state);
             if next.len() != state.len() {
                 let message = format!("the body yields {} tensors of state, not {}", next.len(), state.len());
                 self.fail(Fault::Invalid(message).at("for_batches", at));
@@ -141,20 +145,90 @@ impl Scope {
         params: &[Tensor],
         loss: impl FnOnce(&[Tensor], &[Tensor]) -> Tensor,
     ) -> Trained {
-        let at = Location::caller();
+        self.fit_at(Location::caller(), fit, sources, params, loss, None)
+    }
+
+    /// As [`Scope::fit`], and behind each epoch the loss of other rows: `held_out` are tensors as `sources`, of another number of
+    /// rows. An early stop follows that loss.
+    #[track_caller]
+    pub fn fit_watching(
+        &self,
+        fit: &Fit,
+        sources: &[Tensor],
+        held_out: &[Tensor],
+        params: &[Tensor],
+        loss: impl Fn(&[Tensor], &[Tensor]) -> Tensor,
+    ) -> Trained {
+        self.fit_at(Location::caller(), fit, sources, params, &loss, Some((held_out, &loss)))
+    }
+
+    fn fit_at(
+        &self,
+        at: At,
+        fit: &Fit,
+        sources: &[Tensor],
+        params: &[Tensor],
+        loss: impl FnOnce(&[Tensor], &[Tensor]) -> Tensor,
+        watch: Option<(&[Tensor], Loss<'_>)>,
+    ) -> Trained {
         let mut state = params.to_vec();
         state.extend(fit.optimizer.init(self, params));
         let n = params.len();
-        let (mut state, metrics) = self.for_batches_at(at, fit.batches, sources, &state, |batch, state| {
+        let watch = watch.map(|(held_out, loss)| (held_out, loss, Epochs::new(self, &fit.batches, sources)));
+        let (mut state, metrics) = self.for_batches_at(at, fit.batches, sources, &state, |counters, batch, state| {
             let (params, optimizer) = state.split_at(n);
             let loss = loss(batch, params);
             let grads = loss.grad(&params.iter().collect::<Vec<_>>());
             let (mut next, optimizer) = fit.optimizer.step(params, &grads, optimizer);
+            let mut metrics = vec![loss];
+            if let Some((held_out, loss, epochs)) = watch {
+                metrics.push(epochs.at_the_end(counters, batch, || loss(held_out, &next)));
+            }
             next.extend(optimizer);
-            (next, vec![loss])
+            (next, metrics)
         });
         let optimizer = state.split_off(n);
-        let losses = metrics.into_iter().next().unwrap_or_else(|| self.nothing());
-        Trained { params: state, losses, state: optimizer }
+        let mut metrics = metrics.into_iter();
+        let losses = metrics.next().unwrap_or_else(|| self.nothing());
+        Trained { params: state, losses, watched: metrics.next(), state: optimizer }
+    }
+}
+
+type Loss<'a> = &'a dyn Fn(&[Tensor], &[Tensor]) -> Tensor;
+
+/// What a step has to know to tell that it is the last one of its epoch; made once, outside of the loop.
+struct Epochs {
+    /// Steps of an epoch, `i64[]`.
+    steps: Tensor,
+    /// Rows of an epoch that steps see, `f64[]`.
+    rows: Tensor,
+}
+
+impl Epochs {
+    fn new(scope: &Scope, batches: &Batches, sources: &[Tensor]) -> Self {
+        let rows = sources.first().map_or(Dim::Const(0), |t| t.dim(0));
+        let size = Dim::Const(batches.size.max(1));
+        let seen = |steps: Dim| if batches.drop_last { steps.times(size.clone()) } else { rows.clone() };
+        let last = Dim::Const(if batches.drop_last { 0 } else { batches.size.max(1) - 1 });
+        let steps = rows.clone().plus(last).floor_div(size.clone());
+        let seen = scope.size(&seen(steps.clone())).cast(ScalarType::F64);
+        Self { steps: scope.size(&steps), rows: seen }
+    }
+
+    /// A metric whose mean over the rows of an epoch is what `value` (a float) is behind the epoch's last step: the loop weighs
+    /// each step by its rows, so the last one stands for all.
+    fn at_the_end(&self, counters: &[Tensor], batch: &[Tensor], value: impl FnOnce() -> Tensor) -> Tensor {
+        let scope = self.steps.scope();
+        let is_last = (&counters[1] + 1.0).eq(&((&counters[0] + 1.0) * &self.steps));
+        let mut out = scope.cond(
+            &is_last,
+            || {
+                let here = batch.first().map_or(Dim::Const(1), |t| t.dim(0));
+                let share = &self.rows / scope.size(&here).cast(ScalarType::F64);
+                vec![value().cast(ScalarType::F64) * share]
+            },
+            || vec![scope.zeros(ScalarType::F64, &[])],
+        );
+        out.pop().unwrap_or_else(|| scope.nothing())
     }
 }

@@ -37,11 +37,12 @@ mod params;
 mod stage;
 mod tensor;
 
+pub use control::Func;
 pub use data::{Batches, Fit, Trained};
 pub use error::{At, Error, Result};
 pub use grad::check::{check_gradients, finite_differences};
 pub use grad::{grad, value_and_grad, vjp};
 pub use optim::Optimizer;
-pub use params::Params;
+pub use params::{Init, Params};
 pub use stage::{Function, IntoTensors, Scope, Spec, stage};
 pub use tensor::{Axes, Element, IntoValue, Operand, Tensor, array, value};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use ir::types::ScalarType;
+use ir::types::{Dim, ScalarType};
 use ir::value::{TensorData, TensorValue};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
@@ -19,7 +19,51 @@ pub struct Params {
     list: Vec<(String, TensorValue)>,
 }
 
+/// Initial numbers of a parameter.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Init {
+    /// One number.
+    Full(f64),
+    /// Uniform in ± this.
+    Uniform(f64),
+}
+
+impl Init {
+    /// Uniform in ±1/√inputs.
+    pub fn uniform_for(inputs: usize) -> Self {
+        Self::Uniform(1.0 / (inputs.max(1) as f64).sqrt())
+    }
+}
+
 impl Params {
+    /// Parameters of these names, shapes and initial numbers; a function of the seed alone.
+    ///
+    /// # Errors
+    /// An element type that is no float.
+    pub fn init(
+        dtype: ScalarType,
+        list: impl IntoIterator<Item = (String, Vec<usize>, Init)>,
+        seed: u64,
+    ) -> Result<Self> {
+        if !dtype.is_float() {
+            return Err(Error::Value(format!("parameters of {dtype}")));
+        }
+        let list: Vec<(String, Vec<usize>, Init)> = list.into_iter().collect();
+        // A function needs an input to find its recording by.
+        let f = stage("init", ["unused: i64[]"], |t| {
+            let made = list.iter().enumerate().map(|(i, (_, shape, init))| {
+                let shape: Vec<Dim> = shape.iter().map(|n| Dim::Const(*n)).collect();
+                match *init {
+                    Init::Full(number) => t[0].scope().full(dtype, &shape, number),
+                    Init::Uniform(a) => t[0].scope().uniform(dtype, &shape, -a, a, seed, i as u64),
+                }
+            });
+            made.collect::<Vec<Tensor>>()
+        })?;
+        let values = f.interpret([0i64.into_value()])?;
+        Ok(Self { list: list.into_iter().map(|p| p.0).zip(values).collect() })
+    }
+
     /// None.
     pub fn new() -> Self {
         Self::default()

@@ -13,11 +13,11 @@ use std::panic::Location;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use ir::entity::{RegionId, SymId, ValueId};
+use ir::entity::{FuncId, NodeId, RegionId, SymId, ValueId};
 use ir::exec::Inputs;
 use ir::exec::run::{CompileOptions, Executable, Resources};
 use ir::graph::tensor::Move;
-use ir::graph::{Builder, InputKind, Op, Program, TensorOp};
+use ir::graph::{Builder, ControlOp, Def, InputKind, Op, Program, TensorOp, ValueData};
 use ir::opt::OptOptions;
 use ir::scalar::ScalarOp;
 use ir::scalar::reduce::Reducer;
@@ -41,6 +41,21 @@ pub(crate) struct Shared {
     frames: RefCell<Vec<u32>>,
     next_frame: Cell<u32>,
     closed: Cell<bool>,
+    /// Functions whose bodies are being recorded, innermost last.
+    open: RefCell<Vec<OpenFunc>>,
+    /// What finished functions read from outside of them, to be given with each call.
+    captured: RefCell<HashMap<FuncId, Vec<Tensor>>>,
+}
+
+/// A function whose body is being recorded.
+struct OpenFunc {
+    id: FuncId,
+    /// The frame of its body.
+    frame: u32,
+    /// What it reads from outside: the tensor there, and the parameter that stands for it.
+    captured: Vec<(Tensor, ValueId)>,
+    /// Its calls of itself.
+    calls: Vec<NodeId>,
 }
 
 impl Scope {
@@ -52,6 +67,8 @@ impl Scope {
             frames: RefCell::new(vec![0]),
             next_frame: Cell::new(1),
             closed: Cell::new(false),
+            open: RefCell::new(vec![]),
+            captured: RefCell::new(HashMap::new()),
         }))
     }
 
@@ -132,13 +149,92 @@ impl Scope {
             if !Rc::ptr_eq(&self.0, &t.scope.0) {
                 return Err(Fault::Invalid("its tensors belong to two recordings".into()));
             }
-            let Some(v) = t.value else { return Ok(None) };
+            if t.value.is_none() {
+                return Ok(None);
+            }
             if !self.0.frames.borrow().contains(&t.frame) {
                 return Err(Fault::Invalid("a tensor is used outside of the loop that made it; yield it".into()));
             }
-            out.push(v);
+            out.extend(self.visible(t));
         }
         Ok(Some(out))
+    }
+
+    /// The value of a handle here: within functions that were opened after it was made, a parameter of theirs.
+    fn visible(&self, t: &Tensor) -> Option<ValueId> {
+        let mut v = t.value?;
+        let frames = self.0.frames.borrow();
+        let at = |frame: u32| frames.iter().position(|f| *f == frame);
+        for open in self.0.open.borrow_mut().iter_mut().filter(|open| at(open.frame) > at(t.frame)) {
+            v = match open.captured.iter().find(|c| c.0.value == t.value) {
+                Some(known) => known.1,
+                None => {
+                    let param = capture(self.0.builder.borrow_mut().program_mut(), open.id, v);
+                    open.captured.push((t.clone(), param));
+                    param
+                }
+            };
+        }
+        Some(v)
+    }
+
+    /// Records the body of a declared function, whose region the builder has open, and closes it.
+    pub(crate) fn record_func(
+        &self,
+        id: FuncId,
+        params: &[ValueId],
+        body: impl FnOnce(Vec<Tensor>) -> Vec<Tensor>,
+    ) -> Result<(), Fault> {
+        let frame = self.0.next_frame.get();
+        self.0.next_frame.set(frame + 1);
+        self.0.frames.borrow_mut().push(frame);
+        self.0.open.borrow_mut().push(OpenFunc { id, frame, captured: vec![], calls: vec![] });
+        let results = body(self.handles(params));
+        let results = self.values(&results.iter().collect::<Vec<_>>());
+        self.0.frames.borrow_mut().pop();
+        let open = self.0.open.borrow_mut().pop();
+        let mut b = self.0.builder.borrow_mut();
+        let (Ok(Some(results)), Some(open)) = (&results, open) else {
+            b.end_region(&[]);
+            return results.map(|_| ());
+        };
+        b.end_declared(id, results)?;
+        // A call that was recorded before the last capture gets what came later.
+        let inner: Vec<ValueId> = open.captured.iter().map(|c| c.1).collect();
+        for n in open.calls {
+            let node = &mut b.program_mut().nodes[n.index()];
+            let known = node.operands.len() - params.len();
+            node.operands.extend_from_slice(&inner[known..]);
+        }
+        let outer = open.captured.into_iter().map(|c| c.0).collect();
+        self.0.captured.borrow_mut().insert(id, outer);
+        Ok(())
+    }
+
+    /// Records a call of a function: with what it reads from outside.
+    pub(crate) fn record_call(&self, id: FuncId, at: At, inputs: &[Tensor], results: usize) -> Vec<Tensor> {
+        let outer = self.0.captured.borrow().get(&id).cloned();
+        let inputs: Vec<&Tensor> = inputs.iter().chain(outer.iter().flatten()).collect();
+        self.record_many("call", at, &inputs, results, |b, v| {
+            let mut open = self.0.open.borrow_mut();
+            let mut operands = v.to_vec();
+            let last = open.len();
+            if let Some((i, f)) = open.iter_mut().enumerate().find(|(_, f)| f.id == id) {
+                if i + 1 != last {
+                    return Err(Fault::Invalid("a function is called by one inside of it".into()));
+                }
+                operands.extend(f.captured.iter().map(|c| c.1));
+            }
+            let found = b.push(Op::Control(ControlOp::Call(id)), &operands, &[])?;
+            let node = found.first().map(|v| b.program().values[v.index()].def);
+            if let (Some(Def::Result(n, _)), Some(f)) = (node, open.last_mut())
+                && f.id == id
+                && !f.calls.contains(&n)
+            {
+                f.calls.push(n);
+            }
+            Ok(found)
+        })
     }
 
     /// Records one operation.
@@ -236,6 +332,17 @@ impl Scope {
         let region = self.0.builder.borrow_mut().end_region(yields);
         Ok(results?.map(|_| region))
     }
+}
+
+/// A parameter of a function for a value from outside of it.
+fn capture(p: &mut Program, f: FuncId, v: ValueId) -> ValueId {
+    let body = p.func(f).body;
+    let index = p.region(body).params.len() as u32;
+    let ty = p.ty(v).clone();
+    p.values.push(ValueData { ty, def: Def::Param(body, index) });
+    let param = ValueId(p.values.len() as u32 - 1);
+    p.regions[body.index()].params.push(param);
+    param
 }
 
 /// What fills a region.
@@ -406,7 +513,7 @@ where
     let Some(results) = results? else {
         return Err(Error::Ir(ir::Error::Bug("an operation failed without an error".into())));
     };
-    let f = b.end_func(name, &results);
+    let f = b.end_func(copy::unique_name(b.program(), name), &results);
     let mut program = b.finish();
     program.entry = Some(f);
     program.result_names = (0..results.len()).map(|i| vec![format!("out{i}")]).collect();
@@ -424,6 +531,30 @@ struct Staged {
 }
 
 impl Function {
+    /// The function that a program over tensors is: its inputs and the results of its entry.
+    ///
+    /// # Errors
+    /// A program that does not verify, has no entry, or has inputs or results that are no tensors.
+    pub fn from_program(program: Program) -> Result<Self> {
+        ir::graph::verify::verify(&program)?;
+        let entry = program.entry_region().ok_or_else(|| Error::Value("the program has no entry".into()))?;
+        if let Some(input) = program.inputs.iter().find(|i| !matches!(i.kind, InputKind::Tensor(_))) {
+            return Err(Error::Value(format!("the input \"{}\" is no tensor", input.name)));
+        }
+        if let Some(other) = entry.results.iter().find(|v| program.ty(**v).as_tensor().is_none()) {
+            return Err(Error::Value(format!("the result {other} is no tensor")));
+        }
+        Ok(Function(Arc::new(Staged { program, compiled: OnceLock::new() })))
+    }
+
+    /// Reads the text that a function prints as.
+    ///
+    /// # Errors
+    /// Text that is no program; what [`Function::from_program`] refuses.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::from_program(Program::parse(text)?)
+    }
+
     /// The program.
     pub fn program(&self) -> &Program {
         &self.0.program

@@ -7,17 +7,20 @@ use datafusion_expr::Expr;
 use datafusion_expr::expr::AggregateFunction;
 use datafusion_expr::expr::GroupingSet;
 use datafusion_expr::logical_plan::{Aggregate, Distinct, DistinctOn};
-use ir::entity::ColumnId;
+use ir::entity::{ColumnId, ValueId};
 use ir::graph::RelOp;
-use ir::graph::rel;
+use ir::graph::rel::{self, SortKey};
 use ir::scalar::reduce::Reducer;
 use ir::types::ScalarType;
 use ir::value::Value;
 
 use crate::binder::AggregateStub;
 use crate::error::{Error, Result};
-use crate::functions::AGGREGATES;
+use crate::functions::{AGGREGATES, AggregateMake};
+use crate::import::composite::{Composite, Finish, Group};
+use crate::import::expr::convert;
 use crate::import::types::from_arrow;
+use crate::import::window::constant;
 use crate::import::{Importer, Rel, unalias};
 
 /// Keys of a `CUBE`: it has 2^keys sets.
@@ -41,45 +44,122 @@ impl Importer {
         let calls: Vec<&AggregateFunction> = aggregates.iter().map(aggregate_call).collect::<Result<_>>()?;
         let mut exprs = keys.to_vec();
         for call in &calls {
-            exprs.extend(argument(call)?);
+            exprs.extend(column_arguments(call)?);
             exprs.extend(call.params.filter.as_deref());
+            exprs.extend(call.params.order_by.iter().map(|k| &k.expr));
         }
-        let (table, ids) = self.extend(input.table, schema, &input.columns, &exprs)?;
+        let (mut table, ids) = self.extend(input.table, schema, &input.columns, &exprs)?;
         let mut ids = ids.into_iter();
         let key_columns: Vec<ColumnId> = ids.by_ref().take(keys.len()).collect();
-        let mut columns = key_columns.clone();
-        let mut made: Vec<rel::Aggregate> = vec![];
-        for (call, e) in calls.iter().zip(aggregates) {
-            let arg = argument(call)?.and_then(|_| ids.next());
-            let filter = call.params.filter.as_ref().and_then(|_| ids.next());
-            let reducer = if arg.is_none() { Reducer::CountAll } else { reducer_of(call)? };
-            let distinct = call.params.distinct && !matches!(reducer, Reducer::Min | Reducer::Max);
-            let same =
-                made.iter().find(|a| (a.reducer, a.arg, a.distinct, a.filter) == (reducer, arg, distinct, filter));
-            if let Some(same) = same {
-                columns.push(same.out);
-                continue;
-            }
-            let arg_type = arg.map(|id| self.b.program().columns[id.index()].ty.nullable(true));
-            let ty = reducer.result_type(arg_type).map_err(|e| Error::meaning(e.to_string()))?.ty;
-            let out = self.b.program_mut().new_column(e.schema_name().to_string(), ty);
-            columns.push(out);
-            made.push(rel::Aggregate { reducer, arg, distinct, filter, out });
-        }
         let mut unique = vec![];
-        for id in key_columns {
-            if !unique.contains(&id) {
-                unique.push(id);
+        for id in &key_columns {
+            if !unique.contains(id) {
+                unique.push(*id);
             }
         }
-        let table = self.b.rel(RelOp::Group { keys: unique, aggregates: made }, &[table], &[])?;
+        let mut made: Vec<rel::Aggregate> = vec![];
+        let mut results = vec![];
+        for (call, e) in calls.iter().zip(aggregates) {
+            let args: Vec<ColumnId> = ids.by_ref().take(column_arguments(call)?.len()).collect();
+            let filter = call.params.filter.as_ref().and_then(|_| ids.next());
+            let order: Vec<SortKey> = call
+                .params
+                .order_by
+                .iter()
+                .zip(&mut ids)
+                .map(|(k, column)| SortKey { column, descending: !k.asc, nulls_first: k.nulls_first })
+                .collect();
+            let group = Group { keys: &unique, filter };
+            match make_of(call)? {
+                AggregateMake::Grouping => results.push(Made::Grouping(missing_keys(call, keys)?)),
+                AggregateMake::Reduce(reducer)
+                    if order.is_empty() || !matches!(reducer, Reducer::First | Reducer::Last) =>
+                {
+                    let arg = args.first().copied();
+                    let reducer = if arg.is_none() { Reducer::CountAll } else { reducer };
+                    let distinct = call.params.distinct && !matches!(reducer, Reducer::Min | Reducer::Max);
+                    let same = made
+                        .iter()
+                        .find(|a| (a.reducer, a.arg, a.distinct, a.filter) == (reducer, arg, distinct, filter));
+                    if let Some(same) = same {
+                        results.push(Made::Composite(Finish::Plain(same.out)));
+                        continue;
+                    }
+                    let arg_type = arg.map(|id| self.column_type_of(id).nullable(true));
+                    let ty = reducer.result_type(arg_type).map_err(|e| Error::meaning(e.to_string()))?.ty;
+                    let out = self.b.program_mut().new_column(e.schema_name().to_string(), ty);
+                    made.push(rel::Aggregate { reducer, arg, distinct, filter, out });
+                    results.push(Made::Composite(Finish::Plain(out)));
+                }
+                make => {
+                    let composite = self.composite(&mut table, &group, call, make, &args, order)?;
+                    made.extend(composite.aggregates);
+                    results.push(Made::Composite(composite.finish));
+                }
+            }
+        }
+        let mut table = self.b.rel(RelOp::Group { keys: unique, aggregates: made }, &[table], &[])?;
+        let mut columns = key_columns;
+        for result in results {
+            columns.push(match result {
+                Made::Composite(finish) => self.finish_composite(&mut table, &finish)?,
+                Made::Grouping(bits) => {
+                    let id = self.b.program_mut().new_column("grouping", ScalarType::I32);
+                    table = self.b.extend(table, &[id], |b| Ok(vec![b.literal(Value::I32(bits), ScalarType::I32)?]))?;
+                    id
+                }
+            });
+        }
         Ok(Rel { table, columns })
+    }
+
+    /// An aggregate that is no reducer.
+    fn composite(
+        &mut self,
+        table: &mut ValueId,
+        group: &Group<'_>,
+        call: &AggregateFunction,
+        make: AggregateMake,
+        args: &[ColumnId],
+        order: Vec<SortKey>,
+    ) -> Result<Composite> {
+        let name = call.func.name();
+        if call.params.distinct {
+            return Err(Error::unsupported(format!("DISTINCT in {name}")));
+        }
+        let arg = |i: usize| args.get(i).copied().ok_or_else(|| Error::Bug(format!("{name} lacks an argument")));
+        match make {
+            AggregateMake::Reduce(Reducer::First) => self.first_by(table, group, arg(0)?, order, &[], false),
+            AggregateMake::Reduce(Reducer::Last) => self.first_by(table, group, arg(0)?, order, &[], true),
+            AggregateMake::AnyValue if order.is_empty() => self.any_value(table, group, arg(0)?),
+            AggregateMake::AnyValue => self.first_by(table, group, arg(0)?, order, &[arg(0)?], false),
+            AggregateMake::CountIf => self.count_if(table, group, arg(0)?),
+            AggregateMake::By(greatest) => {
+                let key = SortKey { column: arg(1)?, descending: greatest, nulls_first: false };
+                self.first_by(table, group, arg(0)?, vec![key], &[arg(0)?, arg(1)?], false)
+            }
+            AggregateMake::Mode => self.mode(table, group, arg(0)?),
+            AggregateMake::Quantile(between) => {
+                let descending = order.first().is_some_and(|k| k.descending);
+                self.quantile(table, group, arg(0)?, share_of(call)?, descending, between)
+            }
+            AggregateMake::Pair(kind) => self.pair(table, group, kind, arg(0)?, arg(1)?),
+            AggregateMake::Reduce(_) | AggregateMake::Grouping => Err(Error::Bug(format!("{name} is no composite"))),
+        }
     }
 
     /// A group for each set of keys, one after the other; keys that are not in a set are NULL.
     fn grouping_sets(&mut self, a: &Aggregate, sets: &GroupingSet, input: &Rel, schema: &DFSchemaRef) -> Result<Rel> {
         let all: Vec<Expr> = sets.distinct_expr().into_iter().cloned().collect();
         let sets = expand(sets)?;
+        let grouped = |arg: &Expr| all.iter().any(|k| unalias(k) == unalias(arg));
+        for call in a.aggr_expr.iter().map(aggregate_call) {
+            let call = call?;
+            let foreign = call.params.args.iter().find(|arg| !grouped(arg));
+            if let (AggregateMake::Grouping, Some(arg)) = (make_of(call)?, foreign) {
+                return Err(Error::meaning(format!("{} in grouping is no key of GROUP BY", arg.human_display())));
+            }
+        }
         let id_field = a.schema.fields().get(all.len()).map(|f| f.data_type().clone());
         let id_type = id_field.as_ref().and_then(from_arrow).unwrap_or(ScalarType::I32);
         let types: Vec<ScalarType> =
@@ -206,28 +286,56 @@ fn aggregate_call(e: &Expr) -> Result<&AggregateFunction> {
     }
 }
 
-/// The argument of an aggregate; none where it counts rows.
-fn argument(call: &AggregateFunction) -> Result<Option<&Expr>> {
-    let reducer = reducer_of(call)?;
-    if !call.params.order_by.is_empty() && matches!(reducer, Reducer::First | Reducer::Last) {
-        return Err(Error::unsupported(format!("ORDER BY in {}", call.func.name())));
-    }
+/// The arguments of an aggregate that are columns; none where it counts rows.
+fn column_arguments(call: &AggregateFunction) -> Result<&[Expr]> {
     if call.params.null_treatment.is_some() {
         return Err(Error::unsupported(format!("IGNORE NULLS in {}", call.func.name())));
     }
-    match call.params.args.as_slice() {
-        [Expr::Literal(literal, _)] if reducer == Reducer::Count && !literal.is_null() && !call.params.distinct => {
-            Ok(None)
+    let args = call.params.args.as_slice();
+    Ok(match (make_of(call)?, args) {
+        (AggregateMake::Reduce(Reducer::Count), [Expr::Literal(literal, _)])
+            if !literal.is_null() && !call.params.distinct =>
+        {
+            &[]
         }
-        [arg] => Ok(Some(arg)),
-        _ => Err(Error::meaning(format!("{} takes one argument", call.func.name()))),
+        (AggregateMake::Grouping, _) => &[],
+        (AggregateMake::Quantile(_), [_, _]) => &args[..1],
+        _ => args,
+    })
+}
+
+/// The share of a quantile.
+fn share_of(call: &AggregateFunction) -> Result<f64> {
+    let name = call.func.name();
+    let Some(e) = call.params.args.get(1) else { return Ok(0.5) };
+    let share = constant(e).and_then(|(value, from)| convert(&value, from, ScalarType::F64));
+    match share {
+        Some(Value::F64(q)) if (0.0..=1.0).contains(&q) => Ok(q),
+        Some(Value::F64(q)) => Err(Error::meaning(format!("{name} takes a share between 0 and 1, not {q}"))),
+        _ => Err(Error::unsupported(format!("{name} with a share that is not a constant"))),
     }
 }
 
-/// The reducer of an aggregate function.
-fn reducer_of(call: &AggregateFunction) -> Result<Reducer> {
+/// Which arguments of `grouping` are not among these keys, a bit each.
+fn missing_keys(call: &AggregateFunction, keys: &[&Expr]) -> Result<i32> {
+    let args = &call.params.args;
+    if args.len() > 31 {
+        return Err(Error::meaning("grouping takes at most 31 arguments"));
+    }
+    let bit = |bits: i32, arg: &Expr| (bits << 1) | i32::from(!keys.iter().any(|k| unalias(k) == unalias(arg)));
+    Ok(args.iter().fold(0, bit))
+}
+
+/// What an aggregate function becomes.
+pub(crate) fn make_of(call: &AggregateFunction) -> Result<AggregateMake> {
     let implementation: &dyn Any = call.func.inner().as_ref();
     let stub = implementation.downcast_ref::<AggregateStub>();
-    stub.map(|s| AGGREGATES[s.row].reducer)
+    stub.map(|s| AGGREGATES[s.row].make)
         .ok_or_else(|| Error::unsupported(format!("the aggregate {}", call.func.name())))
+}
+
+/// The result of a call.
+enum Made {
+    Composite(Finish),
+    Grouping(i32),
 }

@@ -266,7 +266,7 @@ impl Importer {
     pub(crate) fn row_type(&self, v: ValueId) -> RowType {
         match self.b.ty(v) {
             Type::Scalar(t) => *t,
-            Type::Tensor(_) | Type::Table(_) => unreachable!("an expression is a scalar"),
+            Type::Tensor(_) | Type::Table(_) | Type::Tape | Type::Acc(_) => unreachable!("an expression is a scalar"),
         }
     }
 
@@ -346,14 +346,14 @@ impl Importer {
             O::NotLikeMatch => self.text_test(ScalarOp::Like, true, e, scope),
             O::ILikeMatch => self.text_test(ScalarOp::ILike, false, e, scope),
             O::NotILikeMatch => self.text_test(ScalarOp::ILike, true, e, scope),
-            O::RegexIMatch
-            | O::RegexNotIMatch
-            | O::BitwiseAnd
-            | O::BitwiseOr
-            | O::BitwiseXor
-            | O::BitwiseShiftRight
-            | O::BitwiseShiftLeft
-            | O::AtArrow
+            O::RegexIMatch => self.ignoring_case(false, e, scope),
+            O::RegexNotIMatch => self.ignoring_case(true, e, scope),
+            O::BitwiseAnd => self.arithmetic(ScalarOp::BitAnd, e, scope),
+            O::BitwiseOr => self.arithmetic(ScalarOp::BitOr, e, scope),
+            O::BitwiseXor => self.arithmetic(ScalarOp::BitXor, e, scope),
+            O::BitwiseShiftRight => self.arithmetic(ScalarOp::ShiftRight, e, scope),
+            O::BitwiseShiftLeft => self.arithmetic(ScalarOp::ShiftLeft, e, scope),
+            O::AtArrow
             | O::ArrowAt
             | O::Arrow
             | O::LongArrow
@@ -522,6 +522,15 @@ impl Importer {
     fn text_test(&mut self, op: ScalarOp, negated: bool, e: &BinaryExpr, scope: Scope<'_>) -> Result<ValueId> {
         let (a, b) = (self.expr(&e.left, scope)?, self.expr(&e.right, scope)?);
         let v = self.op(op, &[a, b])?;
+        if negated { self.op(ScalarOp::Not, &[v]) } else { Ok(v) }
+    }
+
+    /// `~*`: a regular expression without regard to case.
+    fn ignoring_case(&mut self, negated: bool, e: &BinaryExpr, scope: Scope<'_>) -> Result<ValueId> {
+        let (text, pattern) = (self.expr(&e.left, scope)?, self.expr(&e.right, scope)?);
+        let ignore = self.literal(Value::Text("(?i)".into()), S::Text)?;
+        let pattern = self.op(ScalarOp::Concat, &[ignore, pattern])?;
+        let v = self.op(ScalarOp::RegexMatch, &[text, pattern])?;
         if negated { self.op(ScalarOp::Not, &[v]) } else { Ok(v) }
     }
 

@@ -5,6 +5,7 @@
 //! joins; the optimizer unnests them.
 
 pub(crate) mod aggregate;
+mod composite;
 pub(crate) mod expr;
 mod needs;
 pub(crate) mod subquery;
@@ -13,13 +14,14 @@ pub(crate) mod window;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datafusion_common::{DFSchemaRef, JoinType, NullEquality};
 use datafusion_expr::expr::Sort as SortExpr;
 use datafusion_expr::logical_plan::{FetchType, Join, Limit, SkipType, TableScan, Union, Values};
 use datafusion_expr::{Expr, LogicalPlan};
 use ir::entity::{ColumnId, InputId, PlaceId, RegionId, ValueId};
-use ir::graph::rel::{JoinKind, ScanColumn, SortKey};
+use ir::graph::rel::{Frame, FrameBound, FrameUnit, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc};
 use ir::graph::{Builder, InputColumn, InputKind, Program, RelOp};
 use ir::opt::Statistics;
 use ir::scalar::ScalarOp;
@@ -28,7 +30,7 @@ use ir::value::Value;
 
 use crate::binder::{Bound, Source, translate};
 use crate::error::{Error, Result};
-use crate::functions::common_type;
+use crate::functions::{common_type, sql_type_name};
 use crate::import::expr::{Scope, is_plain};
 use crate::import::needs::Needs;
 use crate::ingest::{self, Table};
@@ -45,6 +47,8 @@ pub(crate) struct Imported {
     pub(crate) columns: Vec<(String, RowType)>,
     /// The types of the parameters.
     pub(crate) parameters: Vec<Option<ScalarType>>,
+    /// Time of loading what the program reads.
+    pub(crate) loading: Duration,
 }
 
 impl Imported {
@@ -81,7 +85,9 @@ pub(crate) fn import(
     let needs = Needs::of(&bound.plan);
     let wanted: Vec<(&Arc<Table>, Vec<usize>)> = needs.tables().collect();
     let wanted: Vec<(&Table, &[usize])> = wanted.iter().map(|(t, c)| (t.as_ref(), c.as_slice())).collect();
+    let start = Instant::now();
     ingest::load_all(&wanted, threads)?;
+    let loading = start.elapsed();
     let mut importer = Importer {
         b: Builder::new(),
         inputs: vec![],
@@ -102,7 +108,8 @@ pub(crate) fn import(
         importer.parameters.push(value);
     }
     let rel = importer.plan(&bound.plan)?;
-    importer.finish(rel, bound.plan.schema(), shown_names)
+    let imported = importer.finish(rel, bound.plan.schema(), shown_names)?;
+    Ok(Imported { loading, ..imported })
 }
 
 /// A table value and, by position, which of its columns are those of the plan's schema.
@@ -210,14 +217,14 @@ impl Importer {
         program.entry = Some(func);
         program.result_names = vec![names];
         let parameters = self.parameter_types.iter().copied().map(Some).collect();
-        Ok(Imported { program, inputs: self.inputs, columns, parameters })
+        Ok(Imported { program, inputs: self.inputs, columns, parameters, loading: Duration::ZERO })
     }
 
     /// The type of a table value.
     pub(crate) fn table_type(&self, table: ValueId) -> TableType {
         match self.b.ty(table) {
             Type::Table(t) => t.clone(),
-            Type::Scalar(_) | Type::Tensor(_) => unreachable!("a plan is a table"),
+            Type::Scalar(_) | Type::Tensor(_) | Type::Tape | Type::Acc(_) => unreachable!("a plan is a table"),
         }
     }
 
@@ -438,18 +445,58 @@ impl Importer {
     }
 
     fn limit(&mut self, limit: &Limit) -> Result<Rel> {
-        let dynamic = |what: &str| Error::unsupported(format!("{what} that is not a constant"));
         let wrong = |e| translate(e, &Lines::new(""), &crate::catalog::Catalog::default());
         let offset = match limit.get_skip_type().map_err(wrong)? {
-            SkipType::Literal(n) => n as u64,
-            SkipType::UnsupportedExpr => return Err(dynamic("OFFSET")),
+            SkipType::Literal(n) => Some(n as u64),
+            SkipType::UnsupportedExpr => None,
         };
         let count = match limit.get_fetch_type().map_err(wrong)? {
-            FetchType::Literal(n) => n.map(|n| n as u64),
-            FetchType::UnsupportedExpr => return Err(dynamic("LIMIT")),
+            FetchType::Literal(n) => Some(n.map(|n| n as u64)),
+            FetchType::UnsupportedExpr => None,
         };
         let input = self.plan(&limit.input)?;
+        let (Some(offset), Some(count)) = (offset, count) else { return self.computed_limit(limit, input) };
         let table = self.b.rel(RelOp::Limit { offset, count }, &[input.table], &[])?;
+        Ok(Rel { table, columns: input.columns })
+    }
+
+    /// A limit that is known when the query runs: rows are numbered, and those within it stay. NULL is no limit.
+    fn computed_limit(&mut self, limit: &Limit, input: Rel) -> Result<Rel> {
+        let (table, number) = self.row_numbers(input.table, vec![])?;
+        let table_type = self.table_type(table);
+        self.b.begin_region(&[], vec![table_type]);
+        let empty = datafusion_common::DFSchema::empty();
+        let scope = Scope { schema: &empty, columns: &[] };
+        let zero = self.literal(Value::I64(0), ScalarType::I64)?;
+        let bound = |importer: &mut Self, e: Option<&Expr>, what: &str| -> Result<Option<ValueId>> {
+            let Some(e) = e else { return Ok(None) };
+            if has_subquery(e) {
+                return Err(Error::unsupported(format!("a subquery in {what}")));
+            }
+            let v = importer.expr(e, scope)?;
+            if !matches!(importer.row_type(v).ty, ScalarType::I32 | ScalarType::I64) {
+                return Err(Error::meaning(format!("{what} takes an integer")));
+            }
+            Ok(Some(importer.cast(v, ScalarType::I64)?))
+        };
+        let skip = bound(self, limit.skip.as_deref(), "OFFSET")?;
+        let fetch = bound(self, limit.fetch.as_deref(), "LIMIT")?;
+        let number = self.b.col(number)?;
+        // A negative number is none of these rows; NULL leaves all.
+        let skip = match skip {
+            Some(skip) => self.op(ScalarOp::Coalesce, &[skip, zero])?,
+            None => zero,
+        };
+        let rest = self.op(ScalarOp::Sub, &[number, skip])?;
+        let mut keep = self.op(ScalarOp::Gt, &[rest, zero])?;
+        if let Some(fetch) = fetch {
+            let within = self.op(ScalarOp::Le, &[rest, fetch])?;
+            let all = self.op(ScalarOp::IsNull, &[fetch])?;
+            let within = self.op(ScalarOp::Or, &[within, all])?;
+            keep = self.op(ScalarOp::And, &[keep, within])?;
+        }
+        let region = self.b.end_region(&[keep]);
+        let table = self.b.rel(RelOp::Filter, &[table], &[region])?;
         Ok(Rel { table, columns: input.columns })
     }
 
@@ -598,11 +645,22 @@ impl Importer {
         if join.null_aware {
             return Err(Error::unsupported("a null-aware anti join"));
         }
-        let left = self.plan(&join.left)?;
-        if let LogicalPlan::Subquery(_) = join.right.as_ref() {
+        let mut left = self.plan(&join.left)?;
+        if is_lateral(&join.right) {
             return self.lateral(join, left);
         }
-        let right = self.plan(&join.right)?;
+        let mut right = self.plan(&join.right)?;
+        if is_bag_operation(join) {
+            return self.bag_operation(join, &left, &right);
+        }
+        let (a, b): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(a, b)| (a, b)).unzip();
+        left.table = self.hoist(left.table, join.left.schema(), &left.columns, &a)?;
+        right.table = self.hoist(right.table, join.right.schema(), &right.columns, &b)?;
+        if join.join_type != JoinType::Inner
+            && let Some(filter) = &join.filter
+        {
+            self.hoist_into_sides(join, filter, &mut left, &mut right)?;
+        }
         let swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti);
         let kind = match join.join_type {
             JoinType::Inner => JoinKind::Inner,
@@ -623,18 +681,18 @@ impl Importer {
         };
         let rel = Rel { table, columns };
         match &join.filter {
-            Some(filter) if has_subquery(filter) => self.filter(rel, &join.schema, filter),
+            Some(filter) if subquery::is_hoisted(filter) && join.join_type == JoinType::Inner => {
+                self.filter(rel, &join.schema, filter)
+            }
             _ => Ok(rel),
         }
     }
 
-    /// The row region of a join's condition. A condition with subqueries becomes a filter behind an inner join.
+    /// The row region of a join's condition. A condition with subqueries or with the host's functions
+    /// becomes a filter behind an inner join.
     fn join_predicate(&mut self, join: &Join, left: &Rel, right: &Rel) -> Result<RegionId> {
         let filter = join.filter.as_ref();
-        let behind = filter.is_some_and(has_subquery);
-        if behind && join.join_type != JoinType::Inner {
-            return Err(Error::unsupported("a subquery in the condition of an outer join"));
-        }
+        let behind = filter.is_some_and(subquery::is_hoisted) && join.join_type == JoinType::Inner;
         let types = vec![self.table_type(left.table), self.table_type(right.table)];
         self.b.begin_region(&[], types);
         let mut all = None;
@@ -666,6 +724,80 @@ impl Importer {
         Ok(self.b.end_region(&[all]))
     }
 
+    /// Makes columns of the subqueries and of the host's functions in an outer join's condition, each on the side that it reads.
+    fn hoist_into_sides(&mut self, join: &Join, filter: &Expr, left: &mut Rel, right: &mut Rel) -> Result<()> {
+        for subquery in subquery::outermost(filter) {
+            let reads = |schema: &DFSchemaRef| subquery::reads_from(subquery, schema);
+            let (on_left, on_right) = (reads(join.left.schema()), reads(join.right.schema()));
+            let (side, schema) = match (on_left, on_right) {
+                (true, true) => {
+                    return Err(Error::unsupported(
+                        "a subquery or a model in the condition of an outer join that reads both of its sides",
+                    ));
+                }
+                (true, false) => (&mut *left, join.left.schema()),
+                (false, _) => (&mut *right, join.right.schema()),
+            };
+            side.table = self.hoist(side.table, schema, &side.columns, &[subquery])?;
+        }
+        Ok(())
+    }
+
+    /// `EXCEPT ALL` and `INTERSECT ALL`: the n-th of equal rows on the left meets the n-th on the right.
+    fn bag_operation(&mut self, join: &Join, left: &Rel, right: &Rel) -> Result<Rel> {
+        let kind = if join.join_type == JoinType::LeftSemi { JoinKind::Semi } else { JoinKind::Anti };
+        let types: Vec<ScalarType> = left
+            .columns
+            .iter()
+            .zip(&right.columns)
+            .map(|(a, b)| {
+                let (a, b) = (self.column_type_of(*a), self.column_type_of(*b));
+                common_type(a, b).ok_or_else(|| {
+                    Error::meaning(format!(
+                        "columns of {} and {} do not go together",
+                        sql_type_name(a),
+                        sql_type_name(b)
+                    ))
+                })
+            })
+            .collect::<Result<_>>()?;
+        let (left, right) = (self.cast_columns(left, &types)?, self.cast_columns(right, &types)?);
+        let (left_table, left_number) = self.numbered(&left)?;
+        let (right_table, right_number) = self.numbered(&right)?;
+        let tables = vec![self.table_type(left_table), self.table_type(right_table)];
+        self.b.begin_region(&[], tables);
+        let (a, b) = (self.b.col(left_number)?, self.b.col(right_number)?);
+        let mut all = self.op(ScalarOp::Eq, &[a, b])?;
+        for (a, b) in left.columns.iter().zip(&right.columns) {
+            let (a, b) = (self.b.col(*a)?, self.b.col(*b)?);
+            let same = self.compare(ScalarOp::IsNotDistinct, a, b)?;
+            all = self.op(ScalarOp::And, &[all, same])?;
+        }
+        let region = self.b.end_region(&[all]);
+        let table = self.b.rel(RelOp::Join { kind }, &[left_table, right_table], &[region])?;
+        Ok(Rel { table, columns: left.columns })
+    }
+
+    /// The table with the number of each row among the rows that are equal to it.
+    fn numbered(&mut self, rel: &Rel) -> Result<(ValueId, ColumnId)> {
+        let mut partition = vec![];
+        for id in &rel.columns {
+            if !partition.contains(id) {
+                partition.push(*id);
+            }
+        }
+        self.row_numbers(rel.table, partition)
+    }
+
+    /// The table with the rows of each partition numbered from 1.
+    fn row_numbers(&mut self, table: ValueId, partition: Vec<ColumnId>) -> Result<(ValueId, ColumnId)> {
+        let number = self.b.program_mut().new_column("number", ScalarType::I64);
+        let frame = Frame { unit: FrameUnit::Rows, start: FrameBound::Unbounded, end: FrameBound::Unbounded };
+        let columns = vec![WindowColumn { func: WindowFunc::RowNumber, arg: None, frame, out: number }];
+        let table = self.b.rel(RelOp::Window { partition, order: vec![], columns }, &[table], &[])?;
+        Ok((table, number))
+    }
+
     /// A join whose right side may read the left row.
     fn lateral(&mut self, join: &Join, left: Rel) -> Result<Rel> {
         let kind = match join.join_type {
@@ -680,10 +812,30 @@ impl Importer {
         self.outer.pop();
         let right = right?;
         let region = self.b.end_region(&[right.table]);
+        if join.filter.as_ref().is_some_and(has_subquery) {
+            return Err(Error::unsupported("a subquery in the condition of a join with LATERAL"));
+        }
         let predicate = self.join_predicate(join, &left, &right)?;
         let table = self.b.rel(RelOp::DependentJoin { kind }, &[left.table], &[region, predicate])?;
         Ok(Rel { table, columns: left.columns.into_iter().chain(right.columns).collect() })
     }
+}
+
+/// Whether a join's right side is a subquery that may read the left row.
+fn is_lateral(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Subquery(_) => true,
+        LogicalPlan::SubqueryAlias(a) => is_lateral(&a.input),
+        _ => false,
+    }
+}
+
+/// Whether a join stands for `EXCEPT ALL` or `INTERSECT ALL`: without `ALL` its left rows are distinct, and then both mean the
+/// same.
+fn is_bag_operation(join: &Join) -> bool {
+    matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)
+        && join.null_equality == NullEquality::NullEqualsNull
+        && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_))
 }
 
 /// The parts of a conjunction, in order.

@@ -72,22 +72,7 @@ impl Importer {
         exprs: &[&Expr],
     ) -> Result<ValueId> {
         for e in exprs {
-            let mut found = vec![];
-            // The closure never fails.
-            let _ = e.apply(|e| {
-                Ok(match e {
-                    Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
-                        found.push(e);
-                        TreeNodeRecursion::Jump
-                    }
-                    Expr::ScalarFunction(call) if is_row_function(call.func.inner().as_ref()) => {
-                        found.push(e);
-                        TreeNodeRecursion::Jump
-                    }
-                    _ => TreeNodeRecursion::Continue,
-                })
-            });
-            for e in found {
+            for e in outermost(e) {
                 let (next, column) = self.hoist_one(table, schema, columns, e)?;
                 table = next;
                 self.hoisted.insert(std::ptr::from_ref(e) as usize, column);
@@ -255,6 +240,58 @@ pub(crate) fn is_hoisted(e: &Expr) -> bool {
 
 fn is_row_function(implementation: &dyn Any) -> bool {
     implementation.is::<RowStub>()
+}
+
+/// The subqueries and the calls of host functions in an expression that stand in no other.
+pub(crate) fn outermost(e: &Expr) -> Vec<&Expr> {
+    let mut found = vec![];
+    // The closure never fails.
+    let _ = e.apply(|e| {
+        Ok(match e {
+            Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_) => {
+                found.push(e);
+                TreeNodeRecursion::Jump
+            }
+            Expr::ScalarFunction(call) if is_row_function(call.func.inner().as_ref()) => {
+                found.push(e);
+                TreeNodeRecursion::Jump
+            }
+            _ => TreeNodeRecursion::Continue,
+        })
+    });
+    found
+}
+
+/// Whether a subquery, or what it is compared with, or a call of a host function reads a column of this schema.
+pub(crate) fn reads_from(e: &Expr, schema: &DFSchemaRef) -> bool {
+    if matches!(e, Expr::ScalarFunction(_)) {
+        return e.column_refs().iter().any(|c| schema.maybe_index_of_column(c).is_some());
+    }
+    let plan = match e {
+        Expr::Exists(s) => &s.subquery.subquery,
+        Expr::InSubquery(s) => &s.subquery.subquery,
+        Expr::SetComparison(s) => &s.subquery.subquery,
+        Expr::ScalarSubquery(s) => &s.subquery,
+        _ => return false,
+    };
+    let compared = match e {
+        Expr::InSubquery(s) => s.expr.column_refs().iter().any(|c| schema.maybe_index_of_column(c).is_some()),
+        Expr::SetComparison(s) => s.expr.column_refs().iter().any(|c| schema.maybe_index_of_column(c).is_some()),
+        _ => false,
+    };
+    let mut found = compared;
+    // The closures never fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|e| {
+            e.apply(|e| {
+                if let Expr::OuterReferenceColumn(_, column) = e {
+                    found |= schema.maybe_index_of_column(column).is_some();
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    found
 }
 
 /// Whether a plan, or a subquery in it, reads a column of a row outside.

@@ -41,16 +41,16 @@ pub(crate) fn append(b: &mut Builder, array: &dyn Array) -> Result<(), String> {
         DataType::UInt16 => i32s::<UInt16Type>(b, array, i32::from),
         DataType::Date32 => i32s::<Date32Type>(b, array, |v| v),
         DataType::Date64 => try_i32s::<Date64Type>(b, array, |v| i32::try_from(v.div_euclid(DAY_MILLISECONDS)).ok()),
-        DataType::UInt32 => i64s::<UInt32Type>(b, array, |v| Some(v.into())),
-        DataType::Int64 => i64s::<Int64Type>(b, array, Some),
+        DataType::UInt32 => all_i64s::<UInt32Type>(b, array, i64::from),
+        DataType::Int64 => all_i64s::<Int64Type>(b, array, |v| v),
         DataType::UInt64 => i64s::<UInt64Type>(b, array, |v| v.try_into().ok()),
         DataType::Timestamp(TimeUnit::Second, _) => i64s::<TimestampSecondType>(b, array, |v| v.checked_mul(1_000_000)),
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
             i64s::<TimestampMillisecondType>(b, array, |v| v.checked_mul(1000))
         }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => i64s::<TimestampMicrosecondType>(b, array, Some),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => all_i64s::<TimestampMicrosecondType>(b, array, |v| v),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-            i64s::<TimestampNanosecondType>(b, array, |v| Some(v.div_euclid(1000)))
+            all_i64s::<TimestampNanosecondType>(b, array, |v| v.div_euclid(1000))
         }
         DataType::Float16 => f32s::<Float16Type>(b, array, |v| v.to_f32()),
         DataType::Float32 => f32s::<Float32Type>(b, array, |v| v),
@@ -67,6 +67,7 @@ pub(crate) fn append(b: &mut Builder, array: &dyn Array) -> Result<(), String> {
         DataType::Utf8 => texts(b, array.as_string::<i32>().iter()),
         DataType::LargeUtf8 => texts(b, array.as_string::<i64>().iter()),
         DataType::Utf8View => texts(b, array.as_string_view().iter()),
+        DataType::Dictionary(_, value) if from_arrow(value) == Some(ScalarType::Text) => dictionary(b, array),
         DataType::Dictionary(_, value) => {
             let plain = arrow::compute::cast(array, value).map_err(|e| e.to_string())?;
             append(b, plain.as_ref())
@@ -80,22 +81,13 @@ fn mismatch() -> String {
 }
 
 fn validity(b: &mut Builder, array: &dyn Array) {
-    match array.nulls() {
-        Some(nulls) if nulls.null_count() > 0 => {
-            b.nulls += nulls.null_count();
-            b.validity.extend(nulls.iter().map(u8::from));
-        }
-        _ => b.validity.resize(b.validity.len() + array.len(), 1),
-    }
+    let valid = array.nulls().into_iter().flat_map(|nulls| nulls.iter());
+    b.add_validity(array.len(), array.null_count(), valid);
 }
 
-/// Appends the values; 0 in place of NULL.
-fn extend<T: ArrowPrimitiveType, U: Default>(out: &mut Vec<U>, array: &PrimitiveArray<T>, f: impl Fn(T::Native) -> U) {
-    if array.null_count() == 0 {
-        out.extend(array.values().iter().map(|v| f(*v)));
-    } else {
-        out.extend(array.iter().map(|v| v.map_or_else(U::default, &f)));
-    }
+/// Appends the values; anything in place of NULL.
+fn extend<T: ArrowPrimitiveType, U>(out: &mut Vec<U>, array: &PrimitiveArray<T>, f: impl Fn(T::Native) -> U) {
+    out.extend(array.values().iter().map(|v| f(*v)));
 }
 
 /// Appends values of which some may not fit.
@@ -139,6 +131,18 @@ where
     try_extend(out, array, f)
 }
 
+fn all_i64s<T: ArrowPrimitiveType>(
+    b: &mut Builder,
+    array: &dyn Array,
+    f: impl Fn(T::Native) -> i64,
+) -> Result<(), String> {
+    let array = array.as_primitive::<T>();
+    validity(b, array);
+    let Values::I64(out) = &mut b.values else { return Err(mismatch()) };
+    extend(out, array, f);
+    Ok(())
+}
+
 fn i64s<T: ArrowPrimitiveType>(
     b: &mut Builder,
     array: &dyn Array,
@@ -175,6 +179,22 @@ where
     let Values::I128(out) = &mut b.values else { return Err(mismatch()) };
     let limit = 10u128.pow(precision.into());
     try_extend(out, array, |v| Some(f(v)).filter(|v| v.unsigned_abs() < limit))
+}
+
+/// Appends texts that come as keys of a dictionary: each of its texts is looked at once.
+fn dictionary(b: &mut Builder, array: &dyn Array) -> Result<(), String> {
+    let Values::Text(out) = &mut b.values else { return Err(mismatch()) };
+    let array = array.as_any_dictionary();
+    let values = arrow::compute::cast(array.values(), &DataType::Utf8View).map_err(|e| e.to_string())?;
+    let values: Vec<Option<&str>> = values.as_string_view().iter().collect();
+    if values.is_empty() {
+        // There is nothing but NULL.
+        (0..array.len()).for_each(|_| out.push(None));
+        return Ok(());
+    }
+    let keys = array.normalized_keys().into_iter().enumerate();
+    out.push_keys(&values, keys.map(|(row, key)| array.is_valid(row).then_some(key)));
+    Ok(())
 }
 
 fn texts<'a>(b: &mut Builder, values: impl Iterator<Item = Option<&'a str>>) -> Result<(), String> {

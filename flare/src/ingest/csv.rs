@@ -1,9 +1,13 @@
-//! CSV files: a header, then rows; `,` or `;`, tab or `|` between fields (whichever the header has most of); `"` quotes.
+//! CSV files: `,` or `;`, tab or `|` between fields (whichever the first line has most of); `"` quotes.
 //!
 //! The file is cut into fields when it is opened, and the type of a column is the narrowest that all its fields have: boolean,
 //! `i64`, `f64`, date, timestamp, else text. An empty field is NULL. So a value that does not fit its column cannot occur;
 //! a row with too few or too many fields is an error that names its line.
+//!
+//! The first line is a header, unless it reads like the rows below it: some column is not text, and every field of the line has
+//! its column's type. Then the columns are called `column0`, `column1` and so on.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,32 +33,63 @@ pub(crate) struct File {
 
 /// Opens a file: cuts it into fields and infers the types.
 pub(crate) fn open(path: &Path) -> Result<Table> {
-    let bytes = std::fs::read(path).map_err(|e| Error::input(path, e))?;
+    let mut bytes = vec![];
+    super::open_file(path)?.read_to_end(&mut bytes).map_err(|e| Error::input(path, e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let header_end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |i| i + 1);
-    let delimiter = delimiter_of(&bytes[..header_end]);
-    let names = header(path, bytes, delimiter)?;
-    let fields: Vec<Field> = names.iter().map(|n| Field::new(n, DataType::Utf8, true)).collect();
-    let schema = Arc::new(Schema::new(fields));
-    let batches = cut(path, bytes, &schema, delimiter)?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::input(path, "the file is empty"));
+    }
+    let first_end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |i| i + 1);
+    let delimiter = delimiter_of(&bytes[..first_end]);
+    let names = first_line(path, bytes, delimiter)?;
+    let fields: Vec<Field> = (0..names.len()).map(|i| Field::new(format!("column{i}"), DataType::Utf8, true)).collect();
+    let mut batches = cut(path, bytes, &Arc::new(Schema::new(fields)), delimiter)?;
+    let first = match batches.first_mut() {
+        Some(batch) if batch.num_rows() > 0 => {
+            let first = batch.slice(0, 1);
+            *batch = batch.slice(1, batch.num_rows() - 1);
+            first
+        }
+        _ => return Err(Error::input(path, "the file is empty")),
+    };
+    let mut inferred = infer(&batches, names.len())?;
+    let names = if is_header(&first, &inferred) {
+        let name = |(i, name): (usize, String)| if name.is_empty() { format!("column{i}") } else { name };
+        names.into_iter().enumerate().map(name).collect()
+    } else {
+        for (i, inferred) in inferred.iter_mut().enumerate() {
+            *inferred = first.column(i).as_string::<i32>().iter().flatten().fold(*inferred, Inferred::with);
+        }
+        batches.insert(0, first);
+        (0..names.len()).map(|i| format!("column{i}")).collect::<Vec<_>>()
+    };
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
-    let mut columns = vec![];
-    let mut types = vec![];
-    let inferred: Vec<Mutex<Inferred>> = names.iter().map(|_| Mutex::new(Inferred::Nothing)).collect();
-    in_parallel(names.len(), threads(), |i| {
+    let types: Vec<ScalarType> = inferred.iter().map(|i| i.ty()).collect();
+    let columns = names.into_iter().zip(&types).map(|(name, ty)| ColumnDef { name, ty: ty.nullable(true) }).collect();
+    Table::from_source(path, columns, rows, Source::Csv(File { batches, types }))
+}
+
+/// The types of all rows but the first line.
+fn infer(batches: &[RecordBatch], columns: usize) -> Result<Vec<Inferred>> {
+    let inferred: Vec<Mutex<Inferred>> = (0..columns).map(|_| Mutex::new(Inferred::Nothing)).collect();
+    in_parallel(columns, threads(), |i| {
         let mut all = Inferred::Nothing;
-        for batch in &batches {
+        for batch in batches {
             all = batch.column(i).as_string::<i32>().iter().flatten().fold(all, Inferred::with);
         }
         *inferred[i].lock().unwrap_or_else(PoisonError::into_inner) = all;
         Ok(())
     })?;
-    for (name, inferred) in names.into_iter().zip(inferred) {
-        let ty = inferred.into_inner().unwrap_or_else(PoisonError::into_inner).ty();
-        types.push(ty);
-        columns.push(ColumnDef { name, ty: ty.nullable(true) });
-    }
-    Table::from_source(path, columns, rows, Source::Csv(File { batches, types }))
+    Ok(inferred.into_iter().map(|i| i.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+}
+
+/// Whether the first line names the columns: it does unless it reads like the rows below it.
+fn is_header(first: &RecordBatch, below: &[Inferred]) -> bool {
+    let typed = below.iter().any(|i| !matches!(i, Inferred::Nothing | Inferred::Text));
+    let fits = |(i, below): (usize, &Inferred)| {
+        first.column(i).as_string::<i32>().iter().flatten().all(|field| below.with(field) == *below)
+    };
+    !(typed && below.iter().enumerate().all(fits))
 }
 
 fn threads() -> usize {
@@ -72,12 +107,10 @@ fn delimiter_of(header: &[u8]) -> u8 {
     best
 }
 
-fn header(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Vec<String>> {
+/// The fields of the first line.
+fn first_line(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Vec<String>> {
     let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter);
     let (schema, _) = format.infer_schema(bytes, Some(0)).map_err(|e| error(path, 0, &e.to_string()))?;
-    if schema.fields().is_empty() {
-        return Err(Error::input(path, "there is no header"));
-    }
     Ok(schema.fields().iter().map(|f| f.name().trim().to_string()).collect())
 }
 
@@ -98,7 +131,7 @@ fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result
     in_parallel(starts.len(), threads(), |i| {
         let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
         let reader = ReaderBuilder::new(schema.clone())
-            .with_header(i == 0)
+            .with_header(false)
             .with_delimiter(delimiter)
             .with_batch_size(BATCH_ROWS)
             .build_buffered(&bytes[starts[i]..end]);
@@ -186,12 +219,16 @@ impl Inferred {
 }
 
 impl File {
+    /// Bytes of the fields of column `i`.
+    pub(crate) fn bytes(&self, i: usize) -> u64 {
+        self.batches.iter().map(|batch| batch.column(i).as_string::<i32>().values().len() as u64).sum()
+    }
+
     /// Reads the fields of column `i` as values.
     pub(crate) fn read(&self, i: usize, builder: &mut Builder) {
         for batch in &self.batches {
             let fields = batch.column(i).as_string::<i32>();
-            builder.nulls += fields.null_count();
-            builder.validity.extend((0..fields.len()).map(|row| u8::from(fields.is_valid(row))));
+            builder.add_validity(fields.len(), fields.null_count(), (0..fields.len()).map(|row| fields.is_valid(row)));
             // The types were inferred over all fields, so each field parses.
             match &mut builder.values {
                 Values::Bool(out) => out.extend(fields.iter().map(|f| f.and_then(parse_bool).unwrap_or_default())),
@@ -227,7 +264,9 @@ fn parse_i64(field: &str) -> Option<i64> {
 
 fn parse_f64(field: &str) -> Option<f64> {
     let number = field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'));
-    if number { field.parse().ok() } else { None }
+    let unsigned = field.strip_prefix('-').unwrap_or(field);
+    let word = ["nan", "inf", "infinity"].iter().any(|word| unsigned.eq_ignore_ascii_case(word));
+    if number || word { field.parse().ok() } else { None }
 }
 
 /// Days since 1970-01-01 of `YYYY-MM-DD`.
@@ -235,24 +274,29 @@ fn parse_date(field: &str) -> Option<i32> {
     crate::import::expr::parse_date(field)
 }
 
-/// Microseconds since 1970-01-01 of `YYYY-MM-DD HH:MM:SS`, with `T` for the blank, up to 6 digits of a fraction, and `Z`.
+/// Microseconds since 1970-01-01 of `YYYY-MM-DD HH:MM[:SS[.fffffffff]]`, with `T` for the blank, and `Z`;
+/// what is below a microsecond is cut off.
 fn parse_timestamp(field: &str) -> Option<i64> {
     let (date, time) = field.split_once([' ', 'T'])?;
     let days = parse_date(date)?;
     let time = time.strip_suffix('Z').unwrap_or(time);
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
-    let mut parts = clock.split(':');
-    let mut next = |limit: i64| -> Option<i64> {
-        let part = parts.next()?;
-        let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
-        part.parse::<i64>().ok().filter(|v| digits && *v < limit)
+    let (clock, fraction) = time.split_once('.').map_or((time, None), |(clock, fraction)| (clock, Some(fraction)));
+    let part = |text: &str, limit: i64| -> Option<i64> {
+        let digits = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<i64>().ok().filter(|v| digits && *v < limit)
     };
-    let seconds = next(24)? * 3600 + next(60)? * 60 + next(60)?;
-    if parts.next().is_some() || fraction.len() > 6 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+    let parts: Vec<&str> = clock.split(':').collect();
+    let (hours, minutes, seconds) = match parts.as_slice() {
+        [hours, minutes] if fraction.is_none() => (hours, minutes, 0),
+        [hours, minutes, seconds] => (hours, minutes, part(seconds, 60)?),
+        _ => return None,
+    };
+    let seconds = part(hours, 24)? * 3600 + part(minutes, 60)? * 60 + seconds;
+    let fraction = fraction.unwrap_or_default();
+    if fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let micros =
-        if fraction.is_empty() { 0 } else { fraction.parse::<i64>().ok()? * 10i64.pow(6 - fraction.len() as u32) };
+    let micros = fraction.bytes().chain(std::iter::repeat(b'0')).take(6).fold(0, |n, b| n * 10 + i64::from(b - b'0'));
     Some((i64::from(days) * 86_400 + seconds) * 1_000_000 + micros)
 }
 
@@ -293,13 +337,71 @@ mod tests {
         assert_eq!(columns[1].get_i64(1), Some(2));
     }
 
+    fn names(table: &Table) -> Vec<&str> {
+        table.columns().iter().map(|c| c.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_first_line_that_reads_like_the_others_is_no_header() {
+        let table = open(write("1,x\n2,y\n").path()).unwrap();
+        assert_eq!((names(&table), table.rows()), (vec!["column0", "column1"], 2));
+        let columns = table.load(&[0, 1], 1).unwrap();
+        assert_eq!((columns[0].get_i64(0), columns[1].get_text(1)), (Some(1), Some("y")));
+        // Only texts, or nothing below: the first line has the names.
+        let table = open(write("a,b\nx,y\n").path()).unwrap();
+        assert_eq!((names(&table), table.rows()), (vec!["a", "b"], 1));
+        let table = open(write("1,2\n").path()).unwrap();
+        assert_eq!((names(&table), table.rows()), (vec!["1", "2"], 0));
+        // A field that does not have its column's type makes it a header, and one without a name gets one.
+        let table = open(write("2013,,y\n1,2,3\n").path()).unwrap();
+        assert_eq!((names(&table), table.rows()), (vec!["2013", "column1", "y"], 1));
+        let table = open(write("year,2014\n1,2\n").path()).unwrap();
+        assert_eq!((names(&table), table.rows()), (vec!["year", "2014"], 1));
+    }
+
+    #[test]
+    fn fields_of_times_and_special_numbers() {
+        let at = |hours: i64, minutes: i64, micros: i64| Some(((hours * 60 + minutes) * 60) * 1_000_000 + micros);
+        for (field, expected) in [
+            ("1970-01-01 05:06", at(5, 6, 0)),
+            ("1970-01-01T05:06:07Z", at(5, 6, 7_000_000)),
+            ("1970-01-01 05:06:07.5", at(5, 6, 7_500_000)),
+            ("1970-01-01 05:06:07.123456789", at(5, 6, 7_123_456)),
+            ("1970-01-01 05:06:99", None),
+            ("1970-01-01 05:6", None),
+            ("1970-01-01 05:06.5", None),
+            ("1970-01-01 24:00:00", None),
+            ("1970-01-01 05:06:07.1234567890", None),
+            ("1970-01-01", None),
+        ] {
+            assert_eq!(parse_timestamp(field), expected, "{field}");
+        }
+        let table = open(write("x\n1.5\nNaN\n-inf\n").path()).unwrap();
+        let column = table.load(&[0], 1).unwrap().remove(0);
+        assert_eq!(column.get_f64(2), Some(f64::NEG_INFINITY));
+        assert!(column.get_f64(1).unwrap().is_nan());
+        assert_eq!(
+            (parse_f64("information"), parse_f64("0x10"), parse_f64("1_0"), parse_f64("")),
+            (None, None, None, None)
+        );
+    }
+
     #[test]
     fn malformed_files_name_their_line() {
         let file = write("a,b\n1,2\n3\n");
         let Error::Input(e) = open(file.path()).unwrap_err() else { panic!() };
         assert_eq!(e.line, Some(3), "{e}");
-        let file = write("");
-        assert!(open(file.path()).is_err());
+        for (bytes, line) in [(&b"a,b\n1,2\n3,4,5\n"[..], 3), (b"a,b\n1,2\n3,\xff\n", 3)] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            let Error::Input(e) = open(file.path()).unwrap_err() else { panic!() };
+            assert_eq!(e.line, Some(line), "{e}");
+        }
+        for nothing in ["", "\n", "  \r\n"] {
+            assert!(open(write(nothing).path()).unwrap_err().to_string().contains("the file is empty"));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert!(open(folder.path()).unwrap_err().to_string().contains("this is a folder, not a file"));
         let file = write("a,a\n1,2\n");
         assert!(open(file.path()).unwrap_err().to_string().contains("another column of this name"));
         assert!(open(Path::new("/no/such/file.csv")).is_err());

@@ -7,13 +7,14 @@
 //! - Whether NULL occurs is known once a column is loaded: a column without a NULL is not nullable then.
 
 mod arrow;
-pub(crate) mod csv;
-pub(crate) mod parquet;
+mod csv;
+mod parquet;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use ::arrow::record_batch::RecordBatch;
 use ir::types::{RowType, ScalarType};
@@ -38,6 +39,7 @@ pub struct Table {
     rows: usize,
     source: Source,
     loaded: Vec<OnceLock<Arc<Column>>>,
+    opening: Duration,
 }
 
 /// Where columns come from.
@@ -66,7 +68,7 @@ impl Table {
             }
         }
         let loaded = columns.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { origin: origin.to_path_buf(), columns, rows, source, loaded })
+        Ok(Self { origin: origin.to_path_buf(), columns, rows, source, loaded, opening: Duration::ZERO })
     }
 
     /// A table of these columns without rows.
@@ -140,6 +142,11 @@ impl Table {
         }
     }
 
+    /// How long it took to open the table's file.
+    pub(crate) fn opening(&self) -> Duration {
+        self.opening
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -157,6 +164,15 @@ impl Table {
     pub fn load(&self, columns: &[usize], threads: usize) -> Result<Vec<Arc<Column>>> {
         load_all(&[(self, columns)], threads)?;
         columns.iter().map(|i| self.load_one(*i)).collect()
+    }
+
+    /// Bytes that a column takes in its file, uncompressed; a guess at how long it takes to load.
+    fn bytes_to_decode(&self, i: usize) -> u64 {
+        match &self.source {
+            Source::Memory => 0,
+            Source::Parquet(file) => file.bytes(i),
+            Source::Csv(file) => file.bytes(i),
+        }
     }
 
     fn load_one(&self, i: usize) -> Result<Arc<Column>> {
@@ -179,6 +195,29 @@ impl Table {
     }
 }
 
+/// Opens a Parquet file: reads and checks its footer.
+pub(crate) fn open_parquet(path: &Path) -> Result<Table> {
+    let start = Instant::now();
+    let table = parquet::open(path)?;
+    Ok(Table { opening: start.elapsed(), ..table })
+}
+
+/// Opens a CSV file: reads it whole and infers the types.
+pub(crate) fn open_csv(path: &Path) -> Result<Table> {
+    let start = Instant::now();
+    let table = csv::open(path)?;
+    Ok(Table { opening: start.elapsed(), ..table })
+}
+
+/// Opens a file to read.
+pub(crate) fn open_file(path: &Path) -> Result<std::fs::File> {
+    let file = std::fs::File::open(path).map_err(|e| Error::input(path, e))?;
+    match file.metadata() {
+        Ok(data) if data.is_dir() => Err(Error::input(path, "this is a folder, not a file")),
+        _ => Ok(file),
+    }
+}
+
 /// Loads columns of several tables, as many at a time as there are threads.
 pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<()> {
     let mut tasks: Vec<(&Table, usize)> = vec![];
@@ -186,6 +225,8 @@ pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<
         let missing = columns.iter().filter(|i| table.loaded[**i].get().is_none());
         tasks.extend(missing.map(|i| (*table, *i)));
     }
+    // What takes long begins first, so that no thread is left alone with it.
+    tasks.sort_by_key(|(table, i)| std::cmp::Reverse(table.bytes_to_decode(*i)));
     in_parallel(tasks.len(), threads, |i| {
         let (table, column) = tasks[i];
         table.load_one(column).map(|_| ())
@@ -228,8 +269,13 @@ pub(crate) fn in_parallel(n: usize, threads: usize, task: impl Fn(usize) -> Resu
 /// The table in a file that a statement names by its path; `None` where the name does not look like a file's.
 pub(crate) fn open_by_extension(name: &str) -> Option<Result<Table>> {
     match name.rsplit_once('.')?.1.to_lowercase().as_str() {
-        "parquet" => Some(parquet::open(name.as_ref())),
-        "csv" => Some(csv::open(name.as_ref())),
+        "parquet" => Some(open_parquet(name.as_ref())),
+        "csv" | "tsv" => Some(open_csv(name.as_ref())),
+        _ if Path::new(name).is_file() => {
+            let message =
+                "only .parquet, .csv and .tsv are read by their name; read_parquet('…') and read_csv('…') take any";
+            Some(Err(Error::input(name.as_ref(), message)))
+        }
         _ => None,
     }
 }
@@ -268,8 +314,9 @@ pub(crate) fn scalar_type(kind: ColumnKind) -> ScalarType {
 pub(crate) struct Builder {
     ty: ScalarType,
     values: Values,
-    /// 1 for a value, 0 for NULL. The texts keep their own.
+    /// 1 for a value, 0 for NULL; shorter than the column while no NULL has come. The texts keep their own.
     validity: Vec<u8>,
+    rows: usize,
     nulls: usize,
 }
 
@@ -294,12 +341,23 @@ impl Builder {
             ScalarType::Decimal { .. } => Values::I128(vec![]),
             ScalarType::Text => Values::Text(runtime::column::TextBuilder::new()),
         };
-        Self { ty, values, validity: vec![], nulls: 0 }
+        Self { ty, values, validity: vec![], rows: 0, nulls: 0 }
+    }
+
+    /// Says of the next rows which are NULL; `valid` is not asked where none is.
+    pub(crate) fn add_validity(&mut self, rows: usize, nulls: usize, valid: impl Iterator<Item = bool>) {
+        if nulls > 0 {
+            self.validity.resize(self.rows, 1);
+            self.validity.extend(valid.map(u8::from));
+        }
+        self.rows += rows;
+        self.nulls += nulls;
     }
 
     /// The column.
-    pub(crate) fn finish(self) -> Column {
+    pub(crate) fn finish(mut self) -> Column {
         let kind = column_kind(self.ty);
+        self.validity.resize(self.rows, 1);
         let validity = (self.nulls > 0).then_some(self.validity);
         match self.values {
             Values::Bool(v) => Column::from_bool(&v, validity),

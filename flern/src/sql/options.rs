@@ -84,7 +84,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "model_type",
         takes: OptionType::Word(&["dnn_classifier", "dnn_regressor", "linear_reg", "logistic_reg"]),
-        doc: "what is trained",
+        doc: "what is trained: 'dnn_classifier', 'dnn_regressor', 'linear_reg' or 'logistic_reg'",
     },
     OptionSpec {
         name: "input_label_cols",
@@ -95,29 +95,37 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "activation_fn",
         takes: OptionType::Word(&["relu", "tanh", "sigmoid", "gelu"]),
-        doc: "the function behind each hidden layer; 'relu' where it is left out",
+        doc: "the function behind each hidden layer: 'relu', 'tanh', 'sigmoid' or 'gelu'; 'relu' where it is left out",
     },
-    OptionSpec { name: "batch_size", takes: OptionType::Integer { least: 1 }, doc: "rows in one step of training" },
-    OptionSpec { name: "learn_rate", takes: OptionType::Positive { below: None }, doc: "the optimizer's step size" },
+    OptionSpec {
+        name: "batch_size",
+        takes: OptionType::Integer { least: 1 },
+        doc: "rows in one step of training; 1024 where it is left out",
+    },
+    OptionSpec {
+        name: "learn_rate",
+        takes: OptionType::Positive { below: None },
+        doc: "the optimizer's step size; 0.001 for a network and 0.01 for a linear model where it is left out",
+    },
     OptionSpec {
         name: "max_iterations",
         takes: OptionType::Integer { least: 1 },
-        doc: "how often training goes through all rows",
+        doc: "how often training goes through all rows, at most; 20 where it is left out",
     },
     OptionSpec {
         name: "optimizer",
         takes: OptionType::Word(&["adam", "sgd", "momentum"]),
-        doc: "how a gradient moves the weights",
+        doc: "how a gradient moves the weights: 'adam', 'sgd' or 'momentum'; 'adam' where it is left out",
     },
     OptionSpec {
         name: "early_stop",
         takes: OptionType::Bool,
-        doc: "whether training ends when the loss of the held-out rows no longer falls",
+        doc: "whether training ends behind the first pass that lowers the loss of the held-out rows (of the training rows, where none are held out) by no more than 1 %; TRUE where it is left out",
     },
     OptionSpec {
         name: "data_split_method",
         takes: OptionType::Word(&["auto_split", "random", "seq", "custom", "no_split"]),
-        doc: "how the held-out rows are chosen",
+        doc: "how the held-out rows are chosen: 'random', 'seq', 'custom', 'no_split' or 'auto_split' (none below 500 rows, a fifth up to 50,000, 10,000 beyond); 'auto_split' where it is left out",
     },
     OptionSpec {
         name: "data_split_col",
@@ -127,17 +135,17 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "data_split_eval_fraction",
         takes: OptionType::Positive { below: Some(1.0) },
-        doc: "the held-out share for 'random' and 'seq'",
+        doc: "the held-out share for 'random' and 'seq'; 0.2 where it is left out",
     },
     OptionSpec {
         name: "seed",
         takes: OptionType::Integer { least: 0 },
-        doc: "first weights, split and shuffle follow from it",
+        doc: "first weights, split and shuffle follow from it; the setting `seed` where it is left out",
     },
     OptionSpec {
         name: "path",
         takes: OptionType::Text,
-        doc: "a safetensors file or an exported model's folder: the weights are read, nothing is trained",
+        doc: "a safetensors file or an exported model's folder: the weights are read, nothing is trained; without AS and a query the folder gives the whole model",
     },
 ];
 

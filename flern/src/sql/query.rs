@@ -1,7 +1,8 @@
 //! Queries with model functions in them.
 //!
 //! What holds:
-//! - A query is the caller's text with calls of `ML.PREDICT`, `ML.EVALUATE`, `ML.TRAINING_INFO` and `ML.WEIGHTS` cut out of it.
+//! - A query is the caller's text with calls of `ML.PREDICT`, `ML.EVALUATE`, `ML.TRAINING_INFO`, `ML.WEIGHTS` and `predict` cut
+//!   out of it.
 //! - A call inside of another call's input, or of a CTE that it reads, comes before it in the list of calls.
 //! - Every text made from a query knows where each of its bytes came from, so that an error found in it points into the
 //!   caller's text.
@@ -15,7 +16,7 @@ use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Location, Token};
 
 use super::options::read_literal;
-use super::token::{DIALECT, Places, Reader, lower_first};
+use super::token::{DIALECT, Places, Reader, Tok, lower_first};
 use super::transform::{FEATURE_FUNCTIONS, FeatureFunction};
 use super::{Literal, Name, Span, nearest};
 use crate::error::SqlError;
@@ -23,7 +24,7 @@ use crate::error::SqlError;
 /// Parentheses nested deeper than this are refused: the readers recurse.
 pub(crate) const DEEPEST: usize = 120;
 
-/// A function that reads a model and returns a table.
+/// A function that reads a model: it returns a table, or as [`ModelFunction::Value`] one value a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelFunction {
     /// `ML.PREDICT(MODEL m, input)`: the input's columns and the prediction.
@@ -34,10 +35,13 @@ pub enum ModelFunction {
     TrainingInfo,
     /// `ML.WEIGHTS(MODEL m)`: the parameters as rows.
     Weights,
+    /// `predict('m', a, b)` or `predict('m', x => a, y => b)`: the prediction for one row, wherever an expression may stand.
+    Value,
 }
 
 impl ModelFunction {
-    const ALL: [ModelFunction; 4] =
+    /// Those that return tables.
+    const TABLES: [ModelFunction; 4] =
         [ModelFunction::Predict, ModelFunction::Evaluate, ModelFunction::TrainingInfo, ModelFunction::Weights];
 
     /// The name as SQL has it, with its `ML.`.
@@ -47,6 +51,7 @@ impl ModelFunction {
             ModelFunction::Evaluate => "ML.EVALUATE",
             ModelFunction::TrainingInfo => "ML.TRAINING_INFO",
             ModelFunction::Weights => "ML.WEIGHTS",
+            ModelFunction::Value => "predict",
         }
     }
 
@@ -59,6 +64,7 @@ impl ModelFunction {
             }
             ModelFunction::TrainingInfo => "ML.TRAINING_INFO(MODEL m)",
             ModelFunction::Weights => "ML.WEIGHTS(MODEL m)",
+            ModelFunction::Value => "predict('m', a, b) or predict('m', x => a, y => b)",
         }
     }
 }
@@ -66,7 +72,8 @@ impl ModelFunction {
 /// One call of a model function in a query.
 #[derive(Debug, Clone)]
 pub struct ModelCall {
-    /// The table name that stands for the call in [`Sql::text`]; unique in its statement, and readable in errors and plans.
+    /// The name that stands for the call in [`Sql::text`], of a table or of a column; unique in its statement, and readable in
+    /// errors and plans.
     pub table: String,
     pub function: ModelFunction,
     pub model: Name,
@@ -75,9 +82,28 @@ pub struct ModelCall {
     /// The call in the caller's text.
     pub span: Span,
     input: Option<Input>,
+    /// What a [`ModelFunction::Value`] is given.
+    arguments: Vec<CallArgument>,
+    /// Whether the call is an item of a SELECT list by itself, without a name.
+    is_unnamed_item: bool,
+}
+
+/// An argument of `predict`.
+#[derive(Debug, Clone)]
+pub struct CallArgument {
+    /// `x` of `x => a`.
+    pub name: Option<Name>,
+    /// The expression in the caller's text.
+    pub span: Span,
+    fragment: Fragment,
 }
 
 impl ModelCall {
+    /// What a [`ModelFunction::Value`] is given; nothing for the other functions.
+    pub fn arguments(&self) -> &[CallArgument] {
+        &self.arguments
+    }
+
     /// Whether the call names rows to read: always for predictions, at will for evaluations.
     pub fn has_input(&self) -> bool {
         self.input.is_some()
@@ -135,6 +161,17 @@ pub enum Expansion {
     Table(String),
     /// The input (a table's name, or a query in parentheses, with the calls in it expanded) between two pieces of SQL text.
     Around { before: String, after: String },
+    /// A call of one of the engine's functions.
+    Call { function: String, arguments: Vec<Given> },
+}
+
+/// What a function of the engine is given in [`Expansion::Call`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Given {
+    /// The argument of this number, as the caller wrote it.
+    Argument(usize),
+    /// SQL text.
+    Text(String),
 }
 
 /// SQL text that was made from the caller's, and where its bytes came from.
@@ -166,6 +203,14 @@ impl Rendered {
         self.push(&source[span.start..span.end], span, true);
     }
 
+    /// The same text behind another one, which is nobody's.
+    pub(crate) fn behind(&self, text: &str) -> Rendered {
+        let mut out = Rendered::default();
+        out.push(text, Span::at(self.locate(Span::at(0)).start), false);
+        out.append(self);
+        out
+    }
+
     fn append(&mut self, other: &Rendered) {
         let shift = self.text.len();
         self.parts.extend(other.parts.iter().map(|part| Part { start: part.start + shift, ..part.clone() }));
@@ -190,10 +235,22 @@ impl Rendered {
             Some((part, offset)) if part.verbatim => {
                 (part.origin.start + offset + usize::from(span.end > span.start)).min(part.origin.end)
             }
+            // Into text that stands for a call, but not up to its end: what is meant ends before that text.
+            Some((part, offset)) if span.start < part.start && self.ends_inside(part, offset) => {
+                let before = self.origin(part.start - 1).filter(|(before, _)| before.verbatim);
+                before.map_or(part.origin.end, |(before, _)| before.origin.end)
+            }
             Some((part, _)) => part.origin.end,
             None => start,
         };
         Span { start, end: end.max(start) }
+    }
+
+    /// Whether a part goes on behind its byte `offset`.
+    fn ends_inside(&self, part: &Part, offset: usize) -> bool {
+        let next = self.parts.partition_point(|other| other.start <= part.start);
+        let end = self.parts.get(next).map_or(self.text.len(), |next| next.start);
+        part.start + offset + 1 < end
     }
 
     /// The same for a place of this text given by line and column in characters, both from 1: the word or sign there.
@@ -241,7 +298,25 @@ impl Sql {
 
     /// The rows that a call reads, as a query of its own (generated names for the calls in it, the CTEs around it in front of it).
     pub fn input(&self, call: &ModelCall) -> Option<Rendered> {
-        let input = call.input.as_ref()?;
+        // No call is replaced by what can fail.
+        self.input_with(call, &mut |fragment| Ok::<_, SqlError>(self.by_name(fragment))).ok()?
+    }
+
+    /// The same with the calls in it replaced as by [`Sql::expand`].
+    pub fn expand_input<E>(
+        &self,
+        call: &ModelCall,
+        mut replace: impl FnMut(&ModelCall) -> Result<Expansion, E>,
+    ) -> Result<Option<Rendered>, E> {
+        self.input_with(call, &mut |fragment| self.expand_fragment(fragment, &mut replace))
+    }
+
+    fn input_with<E>(
+        &self,
+        call: &ModelCall,
+        render: &mut dyn FnMut(&Fragment) -> Result<Rendered, E>,
+    ) -> Result<Option<Rendered>, E> {
+        let Some(input) = call.input.as_ref() else { return Ok(None) };
         let mut out = Rendered::default();
         let at = Span::at(input.span.start);
         for (level, with) in input.scope.iter().enumerate() {
@@ -254,16 +329,16 @@ impl Sql {
                 if number > 0 {
                     out.push(", ", at, false);
                 }
-                out.append(&self.by_name(table));
+                out.append(&render(table)?);
             }
             out.push(" SELECT * FROM ", at, false);
         }
         if !input.is_query && input.scope.is_empty() {
             out.push("SELECT * FROM ", at, false);
         }
-        out.append(&self.by_name(&input.fragment));
+        out.append(&render(&input.fragment)?);
         out.push(&")".repeat(input.scope.len().saturating_sub(1)), at, false);
-        Some(out)
+        Ok(Some(out))
     }
 
     /// Ordinary SQL in which each call that the statement itself reaches is replaced in place by what `replace` returns for it,
@@ -292,10 +367,39 @@ impl Sql {
                             }
                             out.push(&after, call.span, false);
                         }
+                        Expansion::Call { function, arguments } => {
+                            out.append(&self.call_of(call, &function, &arguments, replace)?);
+                        }
                     }
                 }
             }
         }
+        Ok(out)
+    }
+
+    fn call_of<E>(
+        &self,
+        call: &ModelCall,
+        function: &str,
+        arguments: &[Given],
+        replace: &mut impl FnMut(&ModelCall) -> Result<Expansion, E>,
+    ) -> Result<Rendered, E> {
+        let mut out = Rendered::default();
+        out.push(&format!("{}(", quoted(function)), call.span, false);
+        for (place, argument) in arguments.iter().enumerate() {
+            if place > 0 {
+                out.push(", ", call.span, false);
+            }
+            match argument {
+                Given::Argument(number) => {
+                    if let Some(argument) = call.arguments.get(*number) {
+                        out.append(&self.expand_fragment(&argument.fragment, replace)?);
+                    }
+                }
+                Given::Text(text) => out.push(text, call.span, false),
+            }
+        }
+        out.push(if call.is_unnamed_item { ") AS predict" } else { ")" }, call.span, false);
         Ok(out)
     }
 
@@ -346,8 +450,28 @@ impl Sql {
                 }
                 tables.extend(relations(&statement));
             }
+            for argument in &call.arguments {
+                let at = Span::at(argument.span.start);
+                let mut select = Rendered::default();
+                select.push("SELECT (", at, false);
+                select.append(&self.by_name(&argument.fragment));
+                select.push(")", Span::at(argument.span.end), false);
+                tables.extend(relations(&parse_one(&select)?));
+            }
         }
-        match self.calls.iter().find(|call| !tables.contains(&call.table)) {
+        let is_value = |call: &&ModelCall| call.function == ModelFunction::Value;
+        if let Some(call) = self.calls.iter().filter(is_value).find(|call| tables.contains(&call.table)) {
+            return Err(SqlError::Misplaced {
+                function: call.function.name().to_string(),
+                place: "an expression",
+                span: call.span,
+                help: format!(
+                    "it returns one value; for a table write SELECT * FROM {}",
+                    ModelFunction::Predict.form().replace("MODEL m", &format!("MODEL {}", call.model.value))
+                ),
+            });
+        }
+        match self.calls.iter().find(|call| !is_value(call) && !tables.contains(&call.table)) {
             None => Ok(is_query),
             Some(call) => Err(SqlError::Misplaced {
                 function: call.function.name().to_string(),
@@ -478,11 +602,23 @@ impl<'a> Scanner<'a> {
         let mut out = FragmentBuilder::new(span.start);
         let mut scope = scope.clone();
         let mut reader = reader.clone();
+        // Whether the list of a SELECT is read.
+        let mut in_list = false;
         while let Some(tok) = reader.peek() {
+            if tok.is_word("SELECT") {
+                in_list = true;
+            } else if ["FROM", "WHERE", "GROUP", "HAVING", "QUALIFY", "ORDER", "LIMIT"].iter().any(|w| tok.is_word(w)) {
+                in_list = false;
+            }
             if tok.is_word("WITH") && self.is_with(&reader) {
                 self.with(&mut reader, &mut out, &mut scope, depth)?;
             } else if let Some(function) = ml_function(&reader) {
                 let call = self.call(&mut reader, function, &scope, depth)?;
+                out.call(call, tok.span.start, reader.end());
+            } else if is_value_call(&reader) {
+                let begins = reader.at.checked_sub(1).and_then(|at| reader.tokens.get(at)).is_some_and(begins_item);
+                let call = self.value_call(&mut reader, &scope, depth)?;
+                self.calls[call].is_unnamed_item = in_list && begins && reader.peek().is_none_or(ends_item);
                 out.call(call, tok.span.start, reader.end());
             } else if tok.token == Token::LParen {
                 let inside = reader.expect_group("(")?;
@@ -570,7 +706,7 @@ impl<'a> Scanner<'a> {
         let takes_input = match function {
             ModelFunction::Predict => true,
             ModelFunction::Evaluate => inside.is(&Token::Comma),
-            ModelFunction::TrainingInfo | ModelFunction::Weights => false,
+            ModelFunction::TrainingInfo | ModelFunction::Weights | ModelFunction::Value => false,
         };
         let mut input = None;
         let mut threshold = None;
@@ -587,22 +723,79 @@ impl<'a> Scanner<'a> {
             }
         }
         inside.expect_end("the closing parenthesis").map_err(with_form)?;
-        let index = self.calls.len();
-        let shown = format!("{}({})", function.name(), model.value);
-        let alike =
-            self.calls.iter().filter(|call| call.function == function && call.model.value == model.value).count();
-        self.calls.push(ModelCall {
-            table: match alike {
-                0 => shown,
-                alike => format!("{shown} #{}", alike + 1),
-            },
+        let span = Span { start, end: reader.end() };
+        Ok(self.add(ModelCall {
+            table: String::new(),
             function,
             model,
             threshold,
-            span: Span { start, end: reader.end() },
+            span,
             input,
-        });
-        Ok(index)
+            arguments: Vec::new(),
+            is_unnamed_item: false,
+        }))
+    }
+
+    /// Gives a call its name; returns its index.
+    fn add(&mut self, mut call: ModelCall) -> usize {
+        let index = self.calls.len();
+        let shown = format!("{}({})", call.function.name(), call.model.value);
+        let is_alike = |other: &&ModelCall| other.function == call.function && other.model.value == call.model.value;
+        call.table = match self.calls.iter().filter(is_alike).count() {
+            0 => shown,
+            alike => format!("{shown} #{}", alike + 1),
+        };
+        self.calls.push(call);
+        index
+    }
+
+    /// Reads `predict('m'[, argument …])`, an argument being an expression or `name => expression`.
+    fn value_call(&mut self, reader: &mut Reader<'a>, scope: &Arc<Vec<With>>, depth: usize) -> Result<usize, SqlError> {
+        let start = reader.span().start;
+        reader.at += 1;
+        let inside = reader.expect_group("(")?;
+        let mut parts = inside.split_commas().into_iter();
+        let mut first = parts.next().unwrap_or_else(|| inside.clone());
+        let (value, span) = first.expect_string("the model's name in quotes")?;
+        first.expect_end("a comma or the closing parenthesis")?;
+        let mut arguments: Vec<CallArgument> = Vec::new();
+        for mut part in parts {
+            let name = match part.tokens {
+                [name, arrow, ..] if arrow.token == Token::RArrow => name.name(),
+                _ => None,
+            };
+            if let Some(name) = &name {
+                part = Reader::new(part.text, &part.tokens[2..], part.until);
+                let first = arguments.iter().filter_map(|a| a.name.as_ref()).find(|n| n.value == name.value);
+                if let Some(first) = first {
+                    let what = format!("the argument '{}'", name.value);
+                    return Err(SqlError::Duplicate { what, span: name.span, first: first.span });
+                }
+            }
+            let mixed = arguments.first().is_some_and(|first| first.name.is_some() != name.is_some());
+            if mixed || part.is_done() {
+                let wanted = if mixed { "all arguments with a name, or none" } else { "an expression" };
+                return Err(SqlError::Expected {
+                    wanted: wanted.to_string(),
+                    found: part.found(),
+                    span: part.span(),
+                    help: Some(format!("write {}", ModelFunction::Value.form())),
+                });
+            }
+            let span = part.whole();
+            let fragment = self.fragment(&part, span, scope, depth + 1)?;
+            arguments.push(CallArgument { name, span, fragment });
+        }
+        Ok(self.add(ModelCall {
+            table: String::new(),
+            function: ModelFunction::Value,
+            model: Name { value, span },
+            threshold: None,
+            span: Span { start, end: reader.end() },
+            input: None,
+            arguments,
+            is_unnamed_item: false,
+        }))
     }
 
     /// The function of the three tokens `ML . name`.
@@ -610,7 +803,7 @@ impl<'a> Scanner<'a> {
         let written = &self.text[span.start..span.end];
         let name = written.rsplit('.').next().unwrap_or_default().trim();
         let is_it = |full: &str| full[3..].eq_ignore_ascii_case(name);
-        if let Some(function) = ModelFunction::ALL.into_iter().find(|f| is_it(f.name())) {
+        if let Some(function) = ModelFunction::TABLES.into_iter().find(|f| is_it(f.name())) {
             return Ok(function);
         }
         if let Some(feature) = FEATURE_FUNCTIONS.iter().find(|f| is_it(f)) {
@@ -624,7 +817,7 @@ impl<'a> Scanner<'a> {
                 ),
             });
         }
-        let known: Vec<&'static str> = ModelFunction::ALL.into_iter().map(|f| f.name()).collect();
+        let known: Vec<&'static str> = ModelFunction::TABLES.into_iter().map(|f| f.name()).collect();
         Err(SqlError::Unknown {
             kind: "model function",
             name: format!("ML.{name}"),
@@ -701,6 +894,28 @@ impl<'a> Scanner<'a> {
         }
         Ok(threshold)
     }
+}
+
+/// Whether `predict('` comes next. The name may be any text that a model is called by.
+fn is_value_call(reader: &Reader<'_>) -> bool {
+    match &reader.tokens[reader.at.min(reader.tokens.len())..] {
+        [name, open, text, ..] => {
+            name.is_word("predict") && open.token == Token::LParen && matches!(text.token, Token::SingleQuotedString(_))
+        }
+        _ => false,
+    }
+}
+
+/// Whether an item of a SELECT list may begin behind this token.
+fn begins_item(tok: &Tok) -> bool {
+    tok.token == Token::Comma || ["SELECT", "DISTINCT", "ALL"].iter().any(|word| tok.is_word(word))
+}
+
+/// Whether an item of a SELECT list ends before this token.
+fn ends_item(tok: &Tok) -> bool {
+    const WORDS: [&str; 11] =
+        ["FROM", "WHERE", "GROUP", "HAVING", "QUALIFY", "ORDER", "LIMIT", "OFFSET", "UNION", "INTERSECT", "EXCEPT"];
+    tok.token == Token::Comma || WORDS.iter().any(|word| tok.is_word(word))
 }
 
 /// The bytes of `ML . name` where a call of it comes next.

@@ -98,10 +98,17 @@ fn show_sql(text: &str, sql: &Sql, out: &mut String) {
             call.span.of(text)
         )
         .unwrap();
-        assert_eq!(call.model.span.of(text).to_lowercase().replace(['"', '`'], ""), call.model.value.to_lowercase());
+        assert_eq!(
+            call.model.span.of(text).to_lowercase().replace(['"', '`', '\''], ""),
+            call.model.value.to_lowercase()
+        );
         if let Some(input) = sql.input(call) {
             writeln!(out, "    reads {}", input.text).unwrap();
             check_places(text, &input);
+        }
+        for argument in call.arguments() {
+            let name = argument.name.as_ref().map_or(String::new(), |n| format!("{} => ", n.value));
+            writeln!(out, "    given {name}<{}>", argument.span.of(text)).unwrap();
         }
     }
 }
@@ -454,13 +461,91 @@ fn calls_are_expanded_in_place() {
 }
 
 #[test]
-fn scalar_predictions_are_ordinary_calls() {
+fn scalar_predictions_are_cut_out() {
     check(
-        "SELECT predict('late', a, b) > 0.5 FROM t",
+        "SELECT predict('late', a, f(b, 1)) > 0.5 FROM t",
         expect![[r#"
-        sql SELECT predict('late', a, b) > 0.5 FROM t
+        sql SELECT "predict(late)" > 0.5 FROM t
+          "predict(late)" model=late threshold=None <predict('late', a, f(b, 1))>
+            given <a>
+            given <f(b, 1)>
     "#]],
     );
+    check(
+        "SELECT a, PREDICT('m', y => predict('n', b), x => 1) FROM t GROUP BY predict('m')",
+        expect![[r#"
+        sql SELECT a, "predict(m)" FROM t GROUP BY "predict(m) #2"
+          "predict(n)" model=n threshold=None <predict('n', b)>
+            given <b>
+          "predict(m)" model=m threshold=None <PREDICT('m', y => predict('n', b), x => 1)>
+            given y => <predict('n', b)>
+            given x => <1>
+          "predict(m) #2" model=m threshold=None <predict('m')>
+    "#]],
+    );
+    check(
+        "SELECT predict(a) FROM t",
+        expect![[r#"
+        sql SELECT predict(a) FROM t
+    "#]],
+    );
+    check(
+        "SELECT * FROM predict('m', a)",
+        expect![[r#"
+        error: predict belongs in an expression
+           at: LECT * FROM ⟨predict('m', a)⟩
+         help: it returns one value; for a table write SELECT * FROM ML.PREDICT(MODEL m, TABLE t) or ML.PREDICT(MODEL m, (SELECT …))
+    "#]],
+    );
+    check(
+        "SELECT predict('m', a, x => b)",
+        expect![[r#"
+        error: expected all arguments with a name, or none, found b
+           at: m', a, x => ⟨b⟩)
+         help: write predict('m', a, b) or predict('m', x => a, y => b)
+    "#]],
+    );
+    check(
+        "SELECT predict('m', x => a, x => b)",
+        expect![[r#"
+        error: the argument 'x' is given twice
+           at: m', x => a, ⟨x⟩ => b)
+          and: redict('m', ⟨x⟩ => a, x (first given here)
+         help: remove one of the two
+    "#]],
+    );
+    check(
+        "SELECT predict('m', a b)",
+        expect![[r#"
+        sql SELECT "predict(m)"
+          "predict(m)" model=m threshold=None <predict('m', a b)>
+            given <a b>
+    "#]],
+    );
+    check(
+        "SELECT predict('m' || 'n', a)",
+        expect![[r#"
+        error: expected a comma or the closing parenthesis, found ||
+           at: predict('m' ⟨||⟩ 'n', a)
+    "#]],
+    );
+}
+
+#[test]
+fn an_item_alone_in_its_list_is_named() {
+    let expanded = |text: &str| {
+        let statements = parse(text).unwrap();
+        let StatementKind::Sql(sql) = &statements[0].kind else { panic!("a query") };
+        let call = |call: &ModelCall| {
+            let arguments = (0..call.arguments().len()).map(Given::Argument).collect();
+            Ok::<_, SqlError>(Expansion::Call { function: "f".into(), arguments })
+        };
+        sql.expand(call).unwrap().text
+    };
+    assert_eq!(expanded("SELECT predict('m', a), b FROM t"), "SELECT \"f\"(a) AS predict, b FROM t");
+    assert_eq!(expanded("SELECT b, predict('m', a) p FROM t"), "SELECT b, \"f\"(a) p FROM t");
+    assert_eq!(expanded("SELECT g(b, predict('m', a))"), "SELECT g(b, \"f\"(a))");
+    assert_eq!(expanded("SELECT a FROM t ORDER BY b, predict('m', a)"), "SELECT a FROM t ORDER BY b, \"f\"(a)");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use datafusion_sql::sqlparser::tokenizer::Token;
 
 use super::options::read_literal;
 use super::query::{DEEPEST, Rendered, ml_function, syntax_error};
-use super::token::{DIALECT, Reader, Tok, shorten};
+use super::token::{DIALECT, Reader, Tok, shorten, tokenize};
 use super::{Literal, Name, Span, nearest};
 use crate::error::SqlError;
 
@@ -397,6 +397,21 @@ fn expression_of(text: &str, span: Span, sql: &str) -> Result<ast::Expr, SqlErro
             Err(SqlError::Expected { wanted: "an expression".to_string(), found: shorten(sql), span, help: None })
         }
     }
+}
+
+/// Whether a text is one expression that TRANSFORM could have: nothing but its own row, no window and no ML function.
+///
+/// # Errors
+/// What is wrong with it; the places are bytes of this text.
+pub(crate) fn check_row_expression(text: &str) -> Result<(), SqlError> {
+    let (tokens, error) = tokenize(text);
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let reader = Reader::new(text, &tokens, text.len());
+    check_expression(&reader)?;
+    expression_of(text, reader.whole(), text)?;
+    Ok(())
 }
 
 /// The name that a column has without AS.

@@ -1,13 +1,13 @@
 //! The speed of the matrix products beside the fused multiply-add peak of one core, in GFLOP/s: the best and the median of
 //! repeated runs. `cargo run --release -p flern-runtime --example gemm_peak`
 
-use runtime::gemm::{Element, Epilogue, MatMut, MatRef, PackedB, Rhs, gemm};
+use runtime::gemm::{Element, Epilogue, MatMut, MatRef, PackedB, Rhs, fused_chains, gemm};
 use std::hint::black_box;
 use std::time::Instant;
 
 fn main() {
     println!("{:?}", runtime::simd_level());
-    println!("peak f32 {:7.1}", peak());
+    println!("peak f32 {:7.1}", speed(fused_chains() as f64, || _ = black_box(fused_chains())).0);
     println!("{:>22} {:>5} {:>9} {:>7} {:>7}", "m x n x k", "type", "layout", "best", "median");
     for [m, n, k] in [
         [64, 64, 64],
@@ -87,64 +87,4 @@ fn speed(work: f64, mut run: impl FnMut()) -> (f64, f64) {
         .collect();
     batches.sort_by(f64::total_cmp);
     (batches[batches.len() - 1], batches[batches.len() / 2])
-}
-
-/// Independent chains of fused multiply-adds that stay in registers.
-fn peak() -> f64 {
-    const STEPS: usize = 1 << 16;
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        #[target_feature(enable = "avx512f")]
-        fn avx512() -> f32 {
-            let mut sums = [_mm512_set1_ps(1.0); 24];
-            let (x, y) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(0.001)));
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm512_fmadd_ps(*sum, x, y);
-                }
-            }
-            let mut total = sums[0];
-            for &sum in &sums[1..] {
-                total = _mm512_add_ps(total, sum);
-            }
-            _mm512_reduce_add_ps(total)
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2() -> f32 {
-            let mut sums = [_mm256_set1_ps(1.0); 12];
-            let (x, y) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(0.001)));
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm256_fmadd_ps(*sum, x, y);
-                }
-            }
-            let mut total = sums[0];
-            for &sum in &sums[1..] {
-                total = _mm256_add_ps(total, sum);
-            }
-            _mm256_cvtss_f32(total)
-        }
-        match runtime::simd_level() {
-            runtime::SimdLevel::Avx512 => {
-                // SAFETY: the level says that the machine has AVX-512.
-                return speed((2 * 16 * 24 * STEPS) as f64, || _ = black_box(unsafe { avx512() })).0;
-            }
-            runtime::SimdLevel::Avx2 => {
-                // SAFETY: the level says that the machine has AVX2 and FMA.
-                return speed((2 * 8 * 12 * STEPS) as f64, || _ = black_box(unsafe { avx2() })).0;
-            }
-            runtime::SimdLevel::Portable => {}
-        }
-    }
-    let mut sums = [1f32; 64];
-    speed((2 * 64 * STEPS) as f64, || {
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = sum.mul_add(black_box(0.999), 0.001);
-            }
-        }
-        black_box(&sums);
-    })
-    .0
 }

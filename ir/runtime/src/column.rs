@@ -470,7 +470,7 @@ pub struct Dictionary {
     views: AlignedBytes,
     words: AlignedBytes,
     len: usize,
-    _heap: Arc<TextHeap>,
+    heap: Arc<TextHeap>,
 }
 
 impl Dictionary {
@@ -479,7 +479,7 @@ impl Dictionary {
             views: AlignedBytes::from_iter(views.len(), views.iter().copied()),
             words: AlignedBytes::from_iter(views.len(), views.iter().map(hash::text_word)),
             len: views.len(),
-            _heap: heap,
+            heap,
         }
     }
 
@@ -616,6 +616,70 @@ impl Column {
             builder.push(value);
         }
         builder.finish()
+    }
+
+    /// A text column out of codes of a dictionary; the code of a NULL is not read. Where the column has few values for its rows
+    /// it gets a dictionary of just these, over the same texts, else their views.
+    ///
+    /// # Panics
+    /// A code that the dictionary does not have.
+    pub fn from_codes(dictionary: &Arc<Dictionary>, codes: &[u32], validity: Validity) -> Self {
+        let validity = Nulls::new(validity, codes.len());
+        let mut used = vec![false; dictionary.len()];
+        for (_, &code) in validity.values(codes) {
+            used[code as usize] = true;
+        }
+        let distinct = used.iter().filter(|used| **used).count();
+        let zones = zones_of_text(&validity);
+        let views = dictionary.views();
+        let first = used.iter().position(|used| *used);
+        let last = used.iter().rposition(|used| *used);
+        let mut column = if !few_distinct(distinct, codes.len()) {
+            let elements = validity.lanes(codes.iter().map(|&code| views[code as usize]), TextView::EMPTY);
+            let data = AlignedBytes::from_iter(codes.len(), elements);
+            let stats = (distinct as u64, true);
+            let mut column = Self::assemble(ColumnKind::Text, PhysicalType::Text, data, validity, zones, stats);
+            column.heap = Some(Arc::clone(&dictionary.heap));
+            column
+        } else if distinct == dictionary.len() {
+            let of_row = validity.lanes(codes.iter().copied(), 0);
+            let (physical, data) = narrow_codes(distinct, codes.len(), of_row);
+            Self::coded(physical, data, validity, zones, distinct, Arc::clone(dictionary))
+        } else {
+            // Codes stay in the order of their texts.
+            let mut kept: Vec<TextView> = vec![];
+            let mut new_codes = vec![0u32; dictionary.len()];
+            for (code, _) in used.iter().enumerate().filter(|(_, used)| **used) {
+                new_codes[code] = kept.len() as u32;
+                kept.push(views[code]);
+            }
+            if kept.is_empty() {
+                kept.push(TextView::EMPTY);
+            }
+            let of_row = validity.lanes(codes.iter().map(|&code| new_codes[code as usize]), 0);
+            let (physical, data) = narrow_codes(kept.len(), codes.len(), of_row);
+            let kept = Arc::new(Dictionary::new(&kept, Arc::clone(&dictionary.heap)));
+            Self::coded(physical, data, validity, zones, distinct, kept)
+        };
+        column.stats.min = first.map(|code| text_bound(views[code]));
+        column.stats.max = last.map(|code| text_bound(views[code]));
+        column
+    }
+
+    /// A text column of codes. Its least and greatest text are not known here.
+    fn coded(
+        physical: PhysicalType,
+        data: AlignedBytes,
+        validity: Nulls,
+        zones: Vec<Zone>,
+        distinct: usize,
+        dictionary: Arc<Dictionary>,
+    ) -> Self {
+        let stats = (distinct as u64, true);
+        let mut column = Self::assemble(ColumnKind::Text, physical, data, validity, zones, stats);
+        column.encoding = Encoding::Dictionary;
+        column.dictionary = Some(dictionary);
+        column
     }
 
     /// A field of rows, one value a row.
@@ -833,7 +897,7 @@ impl Column {
     /// Bytes in memory, texts included.
     pub fn bytes(&self) -> usize {
         let heap = |heap: &Arc<TextHeap>| heap.chunks.iter().map(Vec::capacity).sum();
-        let dictionary = |d: &Arc<Dictionary>| d.views.layout.size() + d.words.layout.size() + heap(&d._heap);
+        let dictionary = |d: &Arc<Dictionary>| d.views.layout.size() + d.words.layout.size() + heap(&d.heap);
         self.data.layout.size()
             + self.validity.as_ref().map_or(0, |v| v.layout.size())
             + self.heap.as_ref().map_or(0, heap)
@@ -994,7 +1058,7 @@ impl Column {
             dictionary: None,
             // The views point into the heap of the dictionary, or of the column itself.
             heap: match &self.dictionary {
-                Some(dictionary) => Some(Arc::clone(&dictionary._heap)),
+                Some(dictionary) => Some(Arc::clone(&dictionary.heap)),
                 None => self.heap.clone(),
             },
             stats: self.stats.clone(),
@@ -1265,6 +1329,31 @@ impl TextBuilder {
         }
     }
 
+    /// Appends rows that are given as keys of `values`: a text is searched once, not for each of its rows.
+    ///
+    /// # Panics
+    /// A key that is no index of `values`.
+    pub fn push_keys(&mut self, values: &[Option<&str>], keys: impl Iterator<Item = Option<usize>>) {
+        const UNKNOWN: u32 = u32::MAX;
+        let mut codes = vec![UNKNOWN; values.len()];
+        for key in keys {
+            let value = key.and_then(|key| Some((key, values[key]?)));
+            match value {
+                Some((key, _)) if codes[key] != UNKNOWN && !self.plain => {
+                    self.nulls.push(1);
+                    self.codes.push(codes[key]);
+                }
+                Some((key, text)) => {
+                    self.push(Some(text));
+                    if let Some(code) = self.codes.last() {
+                        codes[key] = *code;
+                    }
+                }
+                None => self.push(None),
+            }
+        }
+    }
+
     fn recent_code_of(&mut self, text: &[u8]) -> u32 {
         let Some(view) = TextView::inline(text) else {
             return self.code_of(text);
@@ -1325,7 +1414,7 @@ impl TextBuilder {
     /// The column.
     pub fn finish(mut self) -> Column {
         let rows = self.nulls.len();
-        let few = self.distinct.len() <= (rows / DICTIONARY_ROWS).max(DICTIONARY_ALWAYS);
+        let few = few_distinct(self.distinct.len(), rows);
         let known = self.distinct.len() as u64;
         let exact = !self.plain;
         if !self.plain && !few {
@@ -1373,24 +1462,26 @@ impl TextBuilder {
         }
         let rows = self.codes.len();
         let codes = self.codes.iter().map(|&old| new_codes.get(old as usize).copied().unwrap_or(0));
-        let (physical, data) = match views.len() {
-            ..=0x100 => {
-                let codes = codes.map(|c| c as u8);
-                (PhysicalType::Code8, AlignedBytes::from_iter(rows, codes))
-            }
-            0x101..=0x1_0000 => {
-                let codes = codes.map(|c| c as u16);
-                (PhysicalType::Code16, AlignedBytes::from_iter(rows, codes))
-            }
-            _ => (PhysicalType::Code32, AlignedBytes::from_iter(rows, codes)),
-        };
-        let stats = (distinct as u64, true);
-        let mut column = Column::assemble(ColumnKind::Text, physical, data, validity, zones, stats);
-        column.encoding = Encoding::Dictionary;
+        let (physical, data) = narrow_codes(views.len(), rows, codes);
+        let dictionary = Arc::new(Dictionary::new(&views, Arc::new(self.heap)));
+        let mut column = Column::coded(physical, data, validity, zones, distinct, dictionary);
         column.stats.min = min;
         column.stats.max = max;
-        column.dictionary = Some(Arc::new(Dictionary::new(&views, Arc::new(self.heap))));
         column
+    }
+}
+
+/// Whether a dictionary pays for so many distinct texts.
+fn few_distinct(distinct: usize, rows: usize) -> bool {
+    distinct <= (rows / DICTIONARY_ROWS).max(DICTIONARY_ALWAYS)
+}
+
+/// Codes of a dictionary of `values` texts, as narrow as they may be.
+fn narrow_codes(values: usize, rows: usize, codes: impl Iterator<Item = u32>) -> (PhysicalType, AlignedBytes) {
+    match values {
+        ..=0x100 => (PhysicalType::Code8, AlignedBytes::from_iter(rows, codes.map(|c| c as u8))),
+        0x101..=0x1_0000 => (PhysicalType::Code16, AlignedBytes::from_iter(rows, codes.map(|c| c as u16))),
+        _ => (PhysicalType::Code32, AlignedBytes::from_iter(rows, codes)),
     }
 }
 
@@ -1625,6 +1716,62 @@ mod tests {
         let spread: Vec<i64> = values.iter().map(|v| v * 1_000_003).collect();
         let distinct = Column::from_i64(ColumnKind::I64, &spread, None).stats().distinct;
         assert!(distinct.abs_diff(150_000) < 7_500, "{distinct}");
+    }
+
+    #[test]
+    fn keys_become_the_columns_of_their_texts() {
+        let texts: Vec<String> = (0..100_000).map(|i| format!("text {i}")).collect();
+        let values: Vec<Option<&str>> = texts.iter().map(|t| Some(t.as_str())).chain([None]).collect();
+        // Few texts; and so many that the dictionary is given up in the middle, in the middle of a call, too.
+        for (distinct, cut) in [(7, 1000), (100_000, 150_000), (100_000, 10)] {
+            let keys: Vec<Option<usize>> = (0..200_000)
+                .map(|i| if i % 11 == 0 { None } else { Some(if i % 13 == 0 { 100_000 } else { i * 7 % distinct }) })
+                .collect();
+            let mut builder = TextBuilder::new();
+            for part in keys.chunks(cut) {
+                builder.push_keys(&values, part.iter().copied());
+            }
+            let made = builder.finish();
+            let expected = Column::from_text(keys.iter().map(|key| values[(*key)?]));
+            assert_eq!((made.encoding(), made.stats()), (expected.encoding(), expected.stats()));
+            assert_eq!(made.zones(), expected.zones());
+            assert!((0..keys.len()).all(|row| made.get_text(row) == expected.get_text(row)));
+        }
+    }
+
+    #[test]
+    fn codes_become_columns() {
+        let texts: Vec<String> = (0..40).map(|i| format!("a text of more than 12 bytes, {i:02}")).collect();
+        let of = |rows: usize| Column::from_text((0..rows).map(|i| Some(texts[i % 40].as_str())));
+        let whole = of(4000);
+        let dictionary = whole.dictionary().expect("few values");
+        let check = |codes: &[u32], nulls: bool| {
+            let valid: Option<Vec<u8>> = nulls.then(|| (0..codes.len()).map(|i| u8::from(i % 3 != 0)).collect());
+            let expected = codes
+                .iter()
+                .enumerate()
+                .map(|(i, code)| valid.as_ref().is_none_or(|v| v[i] != 0).then(|| dictionary.get(*code as usize)));
+            let expected = Column::from_text(expected);
+            let made = Column::from_codes(dictionary, codes, valid);
+            assert_eq!(made.encoding(), expected.encoding());
+            assert_eq!(made.physical(), expected.physical());
+            assert_eq!(made.stats(), expected.stats());
+            assert_eq!(made.zones(), expected.zones());
+            assert_eq!(made.dictionary().map(|d| d.len()), expected.dictionary().map(|d| d.len()));
+            for row in 0..codes.len() {
+                assert_eq!(made.get_text(row), expected.get_text(row), "row {row}");
+            }
+            made
+        };
+        // All values: the dictionary itself. Some of them: one of its own. One for each row: views.
+        let all = check(&(0..400).map(|i| i % 40).collect::<Vec<u32>>(), false);
+        assert!(Arc::ptr_eq(all.dictionary().expect("few values"), dictionary));
+        check(&(0..400).map(|i| 7 + 2 * (i % 5)).collect::<Vec<u32>>(), true);
+        check(&(0..40).collect::<Vec<u32>>(), true);
+        check(&[3], true);
+        check(&[], false);
+        drop(whole);
+        assert_eq!(all.get_text(41), Some(texts[1].as_str()));
     }
 
     #[test]

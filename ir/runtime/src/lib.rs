@@ -17,6 +17,7 @@ pub mod pool;
 pub mod scheduler;
 pub mod sort;
 pub mod stats;
+pub mod tape;
 pub mod tile;
 pub mod trap;
 pub mod window;

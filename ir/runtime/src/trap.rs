@@ -216,7 +216,7 @@ pub const WORKER_HEAD_SLOTS: usize = size_of::<Worker>() / 8;
 const _: () = assert!(WORKER_HEAD_SLOTS == 8);
 
 /// How deep generated functions may call each other when the caller sets no limit.
-pub const DEFAULT_DEPTH_LIMIT: u64 = 10_000;
+pub const DEFAULT_DEPTH_LIMIT: u64 = 4096;
 
 /// An owned worker block with its scratch.
 pub struct WorkerBlock {

@@ -5,8 +5,8 @@
 //!   of a partition with equal order keys.
 //! - Each function writes its field in every row and reads only other fields; partitions are independent, so groups of them are
 //!   tasks of the pool.
-//! - Frames of `ROWS` count rows, frames of `RANGE` reach to the ends of the current row's peers. An empty frame gives NULL, and 0
-//!   for counts.
+//! - Frames of `ROWS` count rows, frames of `GROUPS` peers; frames of `RANGE` reach as far as their order key says, or to the ends
+//!   of the current row's peers. An empty frame gives NULL, and 0 for counts.
 
 use std::cmp::Ordering;
 
@@ -55,6 +55,18 @@ pub enum Reduce {
     Min,
     /// Greatest.
     Max,
+    /// Sample variance, F64 (Welford).
+    VarSample,
+    /// Population variance, F64.
+    VarPopulation,
+    /// Sample standard deviation, F64.
+    StddevSample,
+    /// Population standard deviation, F64.
+    StddevPopulation,
+    /// Whether all are true.
+    BoolAnd,
+    /// Whether one is true.
+    BoolOr,
 }
 
 /// One end of a frame.
@@ -64,15 +76,26 @@ pub enum Bound {
     Unbounded,
     /// The current row, or its peers.
     CurrentRow,
-    /// Rows before (negative) or after the current one.
+    /// Units before (negative) or after the current row.
     Offset(i64),
+}
+
+/// What the ends of a frame count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Rows.
+    Rows,
+    /// The order key, an integer: an end with an offset lies as far from the current row's. NULLs have each other.
+    Range,
+    /// Groups of peers.
+    Groups,
 }
 
 /// A frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// By peers rather than by rows.
-    pub range: bool,
+    /// What the ends count.
+    pub unit: Unit,
     /// First row.
     pub start: Bound,
     /// Last row.
@@ -107,7 +130,8 @@ const TASK_ROWS: usize = 32 << 10;
 /// Evaluates the functions over all partitions.
 ///
 /// # Errors
-/// [`TrapCode::Overflow`] of a sum, [`TrapCode::Cancelled`].
+/// [`TrapCode::Overflow`] of a sum, [`TrapCode::Cancelled`]; [`TrapCode::Internal`] for a range frame with an offset over a key
+/// that is no integer.
 ///
 /// # Safety
 /// The rows are distinct live records that have all fields, sorted by the keys; nobody else uses them; texts are alive.
@@ -136,64 +160,112 @@ pub unsafe fn evaluate(
             first = i + 1;
         }
     }
-    let with_peers = specs.iter().any(WindowSpec::sees_peers);
     let shared = Rows(rows);
     pool.run(tasks.len(), |task, _| {
         let shared = &shared;
         cancel.check()?;
         let (from, to) = tasks[task];
-        let mut peers = Peers::default();
         for p in from..to {
             let end = starts.get(p + 1).copied().unwrap_or(shared.0.len());
             let part = &shared.0[starts[p]..end];
-            peers.find(part, with_peers, |a, b| same(order, a, b));
+            let peers = Peers::new(part, |a, b| same(order, a, b));
             for spec in specs {
                 // SAFETY: promised by the caller; this task alone has the partition.
-                unsafe { function(part, &peers, spec)? };
+                unsafe { function(part, &peers, order, spec)? };
             }
         }
         Ok(())
     })
 }
 
-impl WindowSpec {
-    /// Whether the function, or its frame, asks which rows are equal in the order.
-    fn sees_peers(&self) -> bool {
-        match self.func {
-            Func::Rank | Func::DenseRank | Func::PercentRank | Func::CumeDist => true,
-            Func::RowNumber | Func::Ntile(_) | Func::Lag(_) => false,
-            Func::NthValue(_) | Func::LastValue | Func::Reduce(_) => {
-                self.frame.range && (self.frame.start == Bound::CurrentRow || self.frame.end == Bound::CurrentRow)
-            }
-        }
-    }
-}
-
-/// For each row of a partition the first row of its peers and the row after the last.
-#[derive(Default)]
+/// For each row the first row of its peers and the row after the last.
 struct Peers {
     bounds: Vec<(u32, u32)>,
+    /// For each row the number of its group of peers, from 0.
+    group: Vec<u32>,
+    /// Where each group begins, and the end.
+    starts: Vec<u32>,
 }
 
 impl Peers {
-    /// Fills the bounds for a partition; each row alone where no function sees them.
-    fn find(&mut self, part: &[*mut u8], seen: bool, same: impl Fn(*mut u8, *mut u8) -> bool) {
-        self.bounds.clear();
-        if !seen {
-            self.bounds.extend((0..part.len() as u32).map(|i| (i, i + 1)));
-            return;
-        }
+    fn new(part: &[*mut u8], same: impl Fn(*mut u8, *mut u8) -> bool) -> Self {
+        let mut bounds = vec![(0, 0); part.len()];
+        let mut group = vec![0; part.len()];
+        let mut starts = vec![];
         let mut start = 0;
         for i in 1..=part.len() {
             if i == part.len() || !same(part[i - 1], part[i]) {
-                self.bounds.resize(i, (start, i as u32));
-                start = i as u32;
+                bounds[start..i].fill((start as u32, i as u32));
+                group[start..i].fill(starts.len() as u32);
+                starts.push(start as u32);
+                start = i;
             }
         }
+        starts.push(part.len() as u32);
+        Self { bounds, group, starts }
     }
 }
 
-fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers) -> (usize, usize) {
+/// The order key of a partition's rows, negated where the order descends: it grows from `first` to `end`, outside are NULLs.
+#[derive(Default)]
+struct Keys {
+    values: Vec<i128>,
+    first: usize,
+    end: usize,
+}
+
+impl Keys {
+    /// # Safety
+    /// The rows have the field.
+    unsafe fn new(part: &[*mut u8], order: &[SortKey]) -> Result<Self, Trap> {
+        let [key] = order else {
+            return Err(Trap::with_detail(TrapCode::Internal, "a range frame with an offset has one order key"));
+        };
+        let mut keys = Self { values: vec![0; part.len()], first: 0, end: part.len() };
+        for (i, row) in part.iter().enumerate() {
+            // SAFETY: promised by the caller.
+            let value = unsafe {
+                if key.field.is_null(*row) {
+                    if i == keys.first {
+                        keys.first += 1;
+                    } else {
+                        keys.end = keys.end.min(i);
+                    }
+                    continue;
+                }
+                let at = row.add(key.field.offset as usize);
+                match key.field.kind {
+                    FieldKind::I8 => i128::from(*at.cast::<i8>()),
+                    FieldKind::I32 => i128::from(*at.cast::<i32>()),
+                    FieldKind::I64 => i128::from(*at.cast::<i64>()),
+                    FieldKind::I128 | FieldKind::F32 | FieldKind::F64 | FieldKind::Text => {
+                        return Err(Trap::with_detail(
+                            TrapCode::Internal,
+                            "a range frame over a key that is no integer",
+                        ));
+                    }
+                }
+            };
+            keys.values[i] = if key.descending { -value } else { value };
+        }
+        keys.end = keys.end.max(keys.first);
+        Ok(keys)
+    }
+
+    /// The first row whose key is at least `offset` behind that of row `i` (or the row after the last one up to it).
+    fn reach(&self, i: usize, offset: i64, is_start: bool, peers: &Peers) -> i64 {
+        if !(self.first..self.end).contains(&i) {
+            let (a, b) = peers.bounds[i];
+            return i64::from(if is_start { a } else { b });
+        }
+        let to = self.values[i] + i128::from(offset);
+        let known = &self.values[self.first..self.end];
+        let at = known.partition_point(|k| if is_start { *k < to } else { *k <= to });
+        (self.first + at) as i64
+    }
+}
+
+fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers, keys: &Keys) -> (usize, usize) {
     let at = |b: Bound, is_start: bool| -> i64 {
         match b {
             Bound::Unbounded => {
@@ -203,11 +275,17 @@ fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers) -> (usize, usize) 
                     n as i64
                 }
             }
-            Bound::CurrentRow if frame.range => {
+            Bound::CurrentRow if frame.unit != Unit::Rows => {
                 let (a, b) = peers.bounds[i];
                 i64::from(if is_start { a } else { b })
             }
             Bound::CurrentRow => i as i64 + i64::from(!is_start),
+            Bound::Offset(k) if frame.unit == Unit::Range => keys.reach(i, k, is_start, peers),
+            Bound::Offset(k) if frame.unit == Unit::Groups => {
+                let last = peers.starts.len() as i64 - 1;
+                let group = i64::from(peers.group[i]).saturating_add(k).saturating_add(i64::from(!is_start));
+                i64::from(peers.starts[group.clamp(0, last) as usize])
+            }
             Bound::Offset(k) => (i as i64).saturating_add(k).saturating_add(i64::from(!is_start)),
         }
     };
@@ -217,10 +295,10 @@ fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers) -> (usize, usize) 
 }
 
 unsafe fn write(row: *mut u8, out: &Field, lo: u64, hi: u64, valid: bool) {
-    let words = [lo.to_le(), hi.to_le()];
+    let bytes = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
     // SAFETY: promised by the caller: the row has the field.
     unsafe {
-        std::ptr::copy_nonoverlapping(words.as_ptr().cast(), row.add(out.offset as usize), out.kind.bytes());
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), row.add(out.offset as usize), out.kind.bytes());
         if let Some(at) = out.valid {
             *row.add(at as usize) = u8::from(valid);
         }
@@ -240,8 +318,14 @@ unsafe fn copy(to: *mut u8, out: &Field, from: *mut u8, arg: &Field) {
 
 /// # Safety
 /// As for [`evaluate`].
-unsafe fn function(part: &[*mut u8], peers: &Peers, spec: &WindowSpec) -> Result<(), Trap> {
+unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &WindowSpec) -> Result<(), Trap> {
     let n = part.len();
+    let by_key = |b| spec.frame.unit == Unit::Range && matches!(b, Bound::Offset(_));
+    let keys = match by_key(spec.frame.start) || by_key(spec.frame.end) {
+        // SAFETY: promised by the caller.
+        true => unsafe { Keys::new(part, order)? },
+        false => Keys::default(),
+    };
     let argument =
         || spec.arg.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a window function without argument"));
     let mut dense = 0u64;
@@ -290,7 +374,7 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, spec: &WindowSpec) -> Result
                 }
                 Func::NthValue(_) | Func::LastValue => {
                     let arg = argument()?;
-                    let (start, end) = frame_of(&spec.frame, i, n, peers);
+                    let (start, end) = frame_of(&spec.frame, i, n, peers, &keys);
                     let at = match spec.func {
                         Func::NthValue(k) if k >= 1 => start.checked_add(k as usize - 1).filter(|j| *j < end),
                         Func::LastValue => end.checked_sub(1).filter(|j| *j >= start),
@@ -302,13 +386,13 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, spec: &WindowSpec) -> Result
                     }
                 }
                 Func::Reduce(reduce) => {
-                    let (start, end) = frame_of(&spec.frame, i, n, peers);
+                    let (start, end) = frame_of(&spec.frame, i, n, peers, &keys);
                     if !running || end < added {
                         sum = Accumulator::default();
                         added = start;
                     }
                     for &other in &part[added..end.max(added)] {
-                        sum.add(reduce, other, spec.arg.as_ref());
+                        sum.add(reduce, other, spec.arg.as_ref(), spec.scale);
                     }
                     added = end.max(added);
                     sum.write(reduce, row, spec)?;
@@ -327,12 +411,16 @@ struct Accumulator {
     float: f64,
     single: f32,
     best: Option<*mut u8>,
+    mean: f64,
+    /// The sum of the squared distances from the mean.
+    squares: f64,
+    trues: u64,
 }
 
 impl Accumulator {
     /// # Safety
     /// The row has the field.
-    unsafe fn add(&mut self, reduce: Reduce, row: *mut u8, arg: Option<&Field>) {
+    unsafe fn add(&mut self, reduce: Reduce, row: *mut u8, arg: Option<&Field>, scale: u32) {
         self.rows += 1;
         let Some(arg) = arg else { return };
         // SAFETY: promised by the caller.
@@ -343,6 +431,25 @@ impl Accumulator {
             self.count += 1;
             match reduce {
                 Reduce::CountAll | Reduce::Count => {}
+                Reduce::BoolAnd | Reduce::BoolOr => {
+                    self.trues += u64::from(*row.add(arg.offset as usize) != 0);
+                }
+                Reduce::VarSample | Reduce::VarPopulation | Reduce::StddevSample | Reduce::StddevPopulation => {
+                    let at = row.add(arg.offset as usize);
+                    let x = match arg.kind {
+                        FieldKind::I8 => f64::from(*at.cast::<i8>()),
+                        FieldKind::I32 => f64::from(*at.cast::<i32>()),
+                        FieldKind::I64 => *at.cast::<i64>() as f64,
+                        FieldKind::I128 | FieldKind::Text => {
+                            crate::kernels::decimal::to_f64(at.cast::<i128>().read_unaligned(), scale)
+                        }
+                        FieldKind::F32 => f64::from(*at.cast::<f32>()),
+                        FieldKind::F64 => *at.cast::<f64>(),
+                    };
+                    let delta = x - self.mean;
+                    self.mean += delta / self.count as f64;
+                    self.squares += delta * (x - self.mean);
+                }
                 Reduce::Min | Reduce::Max => {
                     let order = if reduce == Reduce::Min { Ordering::Less } else { Ordering::Greater };
                     if self.best.is_none_or(|b| arg.compare_values(row, b) == order) {
@@ -381,6 +488,16 @@ impl Accumulator {
                     (Some(best), Some(arg)) => copy(row, out, best, arg),
                     _ => write(row, out, 0, 0, false),
                 },
+                (Reduce::BoolAnd, _) => write(row, out, u64::from(self.trues == self.count), 0, some),
+                (Reduce::BoolOr, _) => write(row, out, u64::from(self.trues > 0), 0, some),
+                (Reduce::VarSample | Reduce::VarPopulation | Reduce::StddevSample | Reduce::StddevPopulation, _) => {
+                    let sample = matches!(reduce, Reduce::VarSample | Reduce::StddevSample);
+                    let among = self.count.saturating_sub(u64::from(sample));
+                    let variance = if among > 0 { self.squares / among as f64 } else { 0.0 };
+                    let root = matches!(reduce, Reduce::StddevSample | Reduce::StddevPopulation);
+                    let v = if root { variance.sqrt() } else { variance };
+                    write(row, out, v.to_bits(), 0, among > 0);
+                }
                 (Reduce::Sum, FieldKind::F32) => write(row, out, u64::from(self.single.to_bits()), 0, some),
                 (Reduce::Sum, FieldKind::F64) => write(row, out, self.float.to_bits(), 0, some),
                 (Reduce::Sum, FieldKind::I64) => {
@@ -438,8 +555,8 @@ mod tests {
         }
     }
 
-    const ALL: Frame = Frame { range: true, start: Bound::Unbounded, end: Bound::Unbounded };
-    const RUNNING: Frame = Frame { range: true, start: Bound::Unbounded, end: Bound::CurrentRow };
+    const ALL: Frame = Frame { unit: Unit::Range, start: Bound::Unbounded, end: Bound::Unbounded };
+    const RUNNING: Frame = Frame { unit: Unit::Range, start: Bound::Unbounded, end: Bound::CurrentRow };
 
     #[test]
     fn ranks_and_lags_stay_in_their_partition() {
@@ -459,11 +576,19 @@ mod tests {
         let some = |v: &[i64]| v.iter().map(|x| Some(*x)).collect::<Vec<_>>();
         assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), ALL), some(&[17, 17, 17, 1]));
         assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), RUNNING), some(&[10, 10, 17, 1]));
-        let rows_frame = Frame { range: false, start: Bound::Offset(-1), end: Bound::CurrentRow };
+        let rows_frame = Frame { unit: Unit::Rows, start: Bound::Offset(-1), end: Bound::CurrentRow };
         assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), rows_frame), some(&[5, 10, 12, 1]));
         assert_eq!(run(&rows, Func::Reduce(Reduce::Max), RUNNING), some(&[5, 5, 7, 1]));
-        let ahead = Frame { range: false, start: Bound::Offset(1), end: Bound::Offset(2) };
+        let ahead = Frame { unit: Unit::Rows, start: Bound::Offset(1), end: Bound::Offset(2) };
         assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), ahead), [Some(12), Some(7), None, None]);
         assert_eq!(run(&rows, Func::LastValue, RUNNING), some(&[5, 5, 7, 1]));
+        let near = Frame { unit: Unit::Range, start: Bound::Offset(-2), end: Bound::Offset(1) };
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), near), some(&[10, 10, 17, 1]));
+        let beyond = Frame { unit: Unit::Range, start: Bound::Offset(1), end: Bound::Offset(2) };
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), beyond), [Some(7), Some(7), None, None]);
+        let group_before = Frame { unit: Unit::Groups, start: Bound::Offset(-1), end: Bound::Offset(-1) };
+        assert_eq!(run(&rows, Func::Reduce(Reduce::Sum), group_before), [None, None, Some(10), None]);
+        let two_groups = Frame { unit: Unit::Groups, start: Bound::CurrentRow, end: Bound::Offset(1) };
+        assert_eq!(run(&rows, Func::Reduce(Reduce::CountAll), two_groups), some(&[3, 3, 1, 1]));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use runtime::buffer;
-use runtime::column::{Column, ColumnKind, TextBuilder, TextView};
+use runtime::column::{Column, ColumnKind, TextView};
 use runtime::pool::QueryMemory;
 use runtime::trap::{Trap as RuntimeTrap, TrapCode};
 
@@ -260,13 +260,15 @@ pub(super) fn column_of_rows(
         let dictionary = tables[&input].0[source as usize]
             .dictionary()
             .ok_or_else(|| Error::Bug("codes have a dictionary".into()))?;
-        let mut builder = TextBuilder::new();
+        let mut codes = Vec::with_capacity(rows.len());
+        let mut valid = Vec::with_capacity(rows.len());
         for &row in rows {
             // SAFETY: the rows have this layout, and stand in states of the run.
             let code = unsafe { (!f.is_null(row)).then(|| *row.add(f.offset as usize).cast::<u32>()) };
-            builder.push(code.map(|c| dictionary.get(c as usize)));
+            codes.push(code.unwrap_or(0));
+            valid.push(code.is_some().into());
         }
-        return Ok(builder.finish());
+        return Ok(Column::from_codes(dictionary, &codes, Some(valid)));
     }
     // SAFETY: the rows have this layout, and stand in states of the run.
     Ok(unsafe { Column::from_rows(ColumnKind::from(field.ty.ty), rows, f) })

@@ -23,7 +23,7 @@ use runtime::sort::TopK;
 use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
-use crate::entity::{InputId, NodeId, SymId, ValueId};
+use crate::entity::{ColumnId, InputId, NodeId, SymId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::{InputKind, Op, Program, RelOp};
 use crate::kernel::Module;
@@ -43,6 +43,9 @@ use super::{Bound, BoundInput, Datum, Inputs, Outputs};
 
 /// Rows that a range hands to a function at once: cancellation is looked at in between.
 const MORSEL: i64 = 16 << 10;
+
+/// Results of up to so many rows become columns on the thread that asks for them.
+const FEW_ROWS: usize = 4 << 10;
 
 /// How far a loop over batches has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,12 +107,21 @@ impl Resources {
 }
 
 /// How to compile.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CompileOptions {
     /// Threads that compile.
     pub threads: usize,
     /// Keep the backend's input and the machine code as text.
     pub keep_text: bool,
+    /// Rules of the plan ([`crate::plan::border::RULES`]) that are switched off, by name; other names mean nothing here.
+    pub off: Vec<String>,
+}
+
+impl Default for CompileOptions {
+    /// One thread, no text; off is what `IR_OFF` names.
+    fn default() -> Self {
+        Self { threads: 1, keep_text: false, off: crate::opt::switched_off() }
+    }
 }
 
 /// What a stage took.
@@ -210,7 +222,7 @@ impl Executable {
         let has_tables = p.inputs.iter().any(|i| matches!(i.kind, InputKind::Table(_)));
         let tables = if has_tables { tables_of(&inputs.bind(p)?) } else { HashMap::new() };
         let info = Tables { tables: &tables };
-        let plan = tracing::debug_span!("plan").in_scope(|| split(p, &info))?;
+        let plan = tracing::debug_span!("plan").in_scope(|| split(p, &info, &options.off))?;
         let mut context = Context::default();
         let mut module = Module::new();
         let mut lowered = HashMap::new();
@@ -563,7 +575,12 @@ impl Run<'_> {
                         }
                         WorkerState::Tile { node, size } => {
                             let program = &self.exe.tiles[node];
-                            Part::Tile(Box::new(Tile::new(program, *size as usize, &self.values)))
+                            Part::Tile(Box::new(Tile::new(
+                                program,
+                                *size as usize,
+                                self.exe.plan.tile_rows,
+                                &self.values,
+                            )))
                         }
                     })
                 })
@@ -652,25 +669,28 @@ impl Run<'_> {
                         return Err(Error::Bug(format!("{state} is no result")));
                     };
                     let layout = &self.exe.plan.state(*state).layout;
-                    let mut out = vec![];
-                    let mut labels = vec![];
-                    let made = self.resources.pool.map(columns.len(), |j, _| {
-                        self.resources.cancel.check()?;
-                        let field = layout.fields.iter().find(|f| f.column == Some(columns[j]));
-                        Ok(field.map(|f| {
-                            convert::column_of_rows(rows.rows(), f, &self.exe.tables, self.resources.read_once)
-                        }))
+                    let fields = columns.iter().map(|id| {
+                        let field = layout.fields.iter().find(|f| f.column == Some(*id));
+                        field.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))
                     });
-                    let made = made.map_err(|t| self.trap(t))?;
-                    for ((j, id), column) in columns.iter().enumerate().zip(made) {
-                        let column = column.ok_or_else(|| Error::Bug(format!("{id} is not in {state}")))??;
-                        let name = names.and_then(|n| n.get(j)).cloned();
-                        let name = name.unwrap_or_else(|| p.columns[id.index()].name.clone());
-                        labels.push(name.clone());
-                        out.push((name, Arc::new(column)));
-                    }
-                    let table = Table::new(out, rows.len());
-                    outputs.list.push(super::Output { names: labels, datum: Datum::Table(Arc::new(table)) });
+                    let fields: Vec<_> = fields.collect::<Result<_>>()?;
+                    let read_once = self.resources.read_once;
+                    let column =
+                        |j: usize| convert::column_of_rows(rows.rows(), fields[j], &self.exe.tables, read_once);
+                    let made: Vec<Result<Column>> = if rows.len() <= FEW_ROWS {
+                        (0..fields.len()).map(column).collect()
+                    } else {
+                        let made = self.resources.pool.map(fields.len(), |j, _| Ok(column(j)));
+                        made.map_err(|t| self.trap(t))?
+                    };
+                    let made = made.into_iter().map(|c| c.map(Arc::new)).collect::<Result<Vec<_>>>()?;
+                    outputs.list.push(table_of(p, names, columns, made, rows.len()));
+                }
+                PlanOutput::Columns { input, columns } => {
+                    let (of_input, rows) = &self.exe.tables[input];
+                    let made = columns.iter().map(|(source, _)| Arc::clone(&of_input[*source as usize])).collect();
+                    let ids: Vec<ColumnId> = columns.iter().map(|(_, id)| *id).collect();
+                    outputs.list.push(table_of(p, names, &ids, made, *rows));
                 }
                 PlanOutput::Tensor(v) => {
                     let t = self.values.get(v).ok_or_else(|| Error::Bug(format!("{v} was not made")))?;
@@ -681,6 +701,23 @@ impl Run<'_> {
         }
         Ok(outputs)
     }
+}
+
+/// A result of these columns, under the names that the program gives it.
+fn table_of(
+    p: &Program,
+    names: Option<&Vec<String>>,
+    ids: &[ColumnId],
+    columns: Vec<Arc<Column>>,
+    rows: usize,
+) -> super::Output {
+    let name = |(j, id): (usize, &ColumnId)| {
+        let given = names.and_then(|n| n.get(j)).cloned();
+        given.unwrap_or_else(|| p.columns[id.index()].name.clone())
+    };
+    let names: Vec<String> = ids.iter().enumerate().map(name).collect();
+    let table = Table::new(names.iter().cloned().zip(columns).collect(), rows);
+    super::Output { names, datum: Datum::Table(Arc::new(table)) }
 }
 
 /// Whether no row of a block can pass, by the statistics of the zones that it is in.

@@ -12,7 +12,7 @@ use runtime::window::{self, WindowSpec};
 use super::convert;
 use super::run::{Part, Run, StateData};
 use crate::error::{Error, Result};
-use crate::graph::rel::{Frame, FrameBound, SortKey, WindowFunc};
+use crate::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowFunc};
 use crate::graph::{BridgeOp, Op, RelOp};
 use crate::plan::{KeyWord, Layout, Seal, StateId, StateKind};
 use crate::scalar::reduce::Reducer;
@@ -221,6 +221,12 @@ impl Run<'_> {
                     Reducer::Avg => window::Reduce::Avg,
                     Reducer::Min => window::Reduce::Min,
                     Reducer::Max => window::Reduce::Max,
+                    Reducer::VarSample => window::Reduce::VarSample,
+                    Reducer::VarPopulation => window::Reduce::VarPopulation,
+                    Reducer::StddevSample => window::Reduce::StddevSample,
+                    Reducer::StddevPopulation => window::Reduce::StddevPopulation,
+                    Reducer::BoolAnd => window::Reduce::BoolAnd,
+                    Reducer::BoolOr => window::Reduce::BoolOr,
                     other => return Err(Error::Unsupported(format!("{} over a window", other.name()))),
                 }),
             };
@@ -251,7 +257,12 @@ fn frame(f: &Frame) -> window::Frame {
         FrameBound::CurrentRow => window::Bound::CurrentRow,
         FrameBound::Offset(n) => window::Bound::Offset(n),
     };
-    window::Frame { range: f.range, start: bound(f.start), end: bound(f.end) }
+    let unit = match f.unit {
+        FrameUnit::Rows => window::Unit::Rows,
+        FrameUnit::Range => window::Unit::Range,
+        FrameUnit::Groups => window::Unit::Groups,
+    };
+    window::Frame { unit, start: bound(f.start), end: bound(f.end) }
 }
 
 pub(super) fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<RuntimeKey>> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::entity::ValueId;
-use crate::lower::rel::{TILE_ROWS, tile_slots as tile};
+use crate::lower::rel::tile_slots as tile;
 use crate::lower::tensor::{TileProgram, TileRun};
 use crate::value::TensorValue;
 
@@ -17,17 +17,22 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// A tile for a model; saved records have `size` bytes.
-    pub(super) fn new(program: &TileProgram, size: usize, values: &HashMap<ValueId, Arc<TensorValue>>) -> Self {
+    /// A tile of so many rows for a model; saved records have `size` bytes.
+    pub(super) fn new(
+        program: &TileProgram,
+        size: usize,
+        tile_rows: usize,
+        values: &HashMap<ValueId, Arc<TensorValue>>,
+    ) -> Self {
         let mut buffers: Vec<Vec<u128>> = vec![];
         let mut block = |bytes: usize| -> u64 {
             buffers.push(vec![0u128; bytes.div_ceil(16) + 1]);
             let last = buffers.len() - 1;
             buffers[last].as_mut_ptr().expose_provenance() as u64
         };
-        let rows = block(size * TILE_ROWS);
-        let tensors: Vec<u64> = program.record_bytes().map(|bytes| block(bytes * TILE_ROWS)).collect();
-        let mut run = Box::new(TileRun::new(program, &tensors, values, TILE_ROWS));
+        let rows = block(size * tile_rows);
+        let tensors: Vec<u64> = program.record_bytes().map(|bytes| block(bytes * tile_rows)).collect();
+        let mut run = Box::new(TileRun::new(program, &tensors, values, tile_rows));
         let mut slots = vec![0u64; tile::TENSORS as usize / 8];
         slots[tile::ROWS as usize / 8] = rows;
         slots[tile::CALLBACK as usize / 8] = (TileRun::call as *const u8).expose_provenance() as u64;

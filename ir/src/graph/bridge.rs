@@ -70,7 +70,7 @@ pub enum BridgeOp {
         shuffle: Option<u64>,
         /// Leave out a last batch that is not full.
         drop_last: bool,
-        /// Stop after an epoch whose first metric is not lower than the epoch's before by more than this share of it; the
+        /// Stop after an epoch whose last metric is not lower than the epoch's before by more than this share of it; the
         /// remaining entries of the metrics are NaN.
         early_stop: Option<f64>,
     },

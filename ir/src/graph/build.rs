@@ -130,6 +130,24 @@ impl Builder {
         self.program.region(region).params.clone()
     }
 
+    /// Whether a function is declared and its body not closed yet.
+    pub fn is_declared(&self, f: FuncId) -> bool {
+        self.declared.contains_key(&f)
+    }
+
+    /// Opens a region that was closed: nodes are added at its end. [`Builder::end_region`] closes it again.
+    pub fn reopen_region(&mut self, region: RegionId) {
+        self.frames.push(Frame { region, columns: vec![], seen: HashMap::new() });
+    }
+
+    /// The region that is open, innermost.
+    ///
+    /// # Panics
+    /// None is open.
+    pub fn current_region(&self) -> RegionId {
+        self.frames.last().expect("a region is open").region
+    }
+
     /// Closes the body of a declared function; the results must have the declared types.
     pub fn end_declared(&mut self, f: FuncId, results: &[ValueId]) -> Result<()> {
         self.end_region(results);
@@ -433,7 +451,14 @@ pub fn region_count(op: &Op) -> usize {
         Op::Control(op) => match op {
             ControlOp::If | ControlOp::While => 2,
             ControlOp::For { .. } => 1,
-            ControlOp::Call(_) => 0,
+            ControlOp::Call(_)
+            | ControlOp::TapeNew
+            | ControlOp::Push { .. }
+            | ControlOp::Pop { .. }
+            | ControlOp::AccNew(_)
+            | ControlOp::AccAdd
+            | ControlOp::AccRows
+            | ControlOp::AccRead => 0,
         },
     }
 }
@@ -474,6 +499,11 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             ControlOp::If => exactly(1),
             ControlOp::While | ControlOp::Call(_) => (0, usize::MAX),
             ControlOp::For { state, .. } => (*state, usize::MAX),
+            ControlOp::TapeNew | ControlOp::AccNew(_) => exactly(0),
+            ControlOp::Push { .. } => (1, usize::MAX),
+            ControlOp::Pop { .. } | ControlOp::AccRead => exactly(1),
+            ControlOp::AccAdd => exactly(2),
+            ControlOp::AccRows => exactly(3),
         },
     };
     if operands < least || operands > most {
@@ -529,7 +559,7 @@ pub fn region_entry(
 /// A hash by which equal operations are found; `None` for those that have regions.
 fn share_key(node: &Node) -> Option<u64> {
     use std::hash::{Hash, Hasher};
-    if !node.regions.is_empty() {
+    if !node.regions.is_empty() || matches!(&node.op, Op::Control(op) if op.is_unique()) {
         return None;
     }
     let mut h = std::collections::hash_map::DefaultHasher::new();

@@ -25,13 +25,45 @@ pub enum ControlOp {
     },
     /// (arguments) → the function's results.
     Call(FuncId),
+    /// → an empty tape.
+    TapeNew,
+    /// (tape, tensors…) → the tape with a frame of these tensors on top. The tag says who pushed.
+    Push {
+        /// Tag of the frame.
+        tag: u32,
+    },
+    /// (tape) → the tape without its top frame, then the frame's tensors. A frame of another tag or of other sizes
+    /// raises: who pops knows what was pushed.
+    Pop {
+        /// Tag of the frame.
+        tag: u32,
+        /// The frame's tensors.
+        types: Vec<TensorType>,
+    },
+    /// → a sum of this type, at zero.
+    AccNew(TensorType),
+    /// (acc, tensor) → the sum with the tensor added, in place.
+    AccAdd,
+    /// (acc `[v, …]`, indices: `[…]` of i32 or i64, updates: indices' shape ++ `[…]`) → the sum with the updates added at
+    /// these rows, in place; equal indices add up. An index out of range raises.
+    AccRows,
+    /// (acc) → the sum as a tensor.
+    AccRead,
 }
 
 impl ControlOp {
     /// The types of region `region`'s parameters for these operands.
     pub fn region_params(&self, operands: &[&Type]) -> Result<Vec<Type>> {
         match self {
-            Self::If | Self::Call(_) => Ok(vec![]),
+            Self::If
+            | Self::Call(_)
+            | Self::TapeNew
+            | Self::Push { .. }
+            | Self::Pop { .. }
+            | Self::AccNew(_)
+            | Self::AccAdd
+            | Self::AccRows
+            | Self::AccRead => Ok(vec![]),
             Self::While => Ok(operands.iter().map(|t| (*t).clone()).collect()),
             Self::For { length, state, .. } => {
                 let mut params = vec![Type::Tensor(TensorType { dtype: ScalarType::I64, shape: vec![] })];
@@ -108,6 +140,47 @@ impl ControlOp {
                 }
                 Ok(body.results.iter().map(|v| p.ty(*v).clone()).collect())
             }
+            Self::TapeNew => Ok(vec![Type::Tape]),
+            Self::Push { .. } => match operands.split_first() {
+                Some((Type::Tape, rest)) if rest.iter().all(|t| t.as_tensor().is_some()) => Ok(vec![Type::Tape]),
+                _ => Err(Error::Type("push takes a tape and tensors".into())),
+            },
+            Self::Pop { types, .. } => match operands {
+                [Type::Tape] => {
+                    Ok(std::iter::once(Type::Tape).chain(types.iter().cloned().map(Type::Tensor)).collect())
+                }
+                _ => Err(Error::Type("pop takes a tape".into())),
+            },
+            Self::AccNew(ty) => {
+                if !ty.dtype.is_numeric() {
+                    return Err(Error::Type(format!("a sum of {ty}")));
+                }
+                Ok(vec![Type::Acc(ty.clone())])
+            }
+            Self::AccAdd => match operands {
+                [Type::Acc(sum), Type::Tensor(t)] if sum == t => Ok(vec![Type::Acc(sum.clone())]),
+                _ => Err(Error::Type("acc_add takes a sum and a tensor of its type".into())),
+            },
+            Self::AccRows => match operands {
+                [Type::Acc(sum), Type::Tensor(i), Type::Tensor(t)]
+                    if sum.rank() > 0
+                        && i.dtype.is_integer()
+                        && t.dtype == sum.dtype
+                        && i.shape.iter().chain(&sum.shape[1..]).eq(&t.shape) =>
+                {
+                    Ok(vec![Type::Acc(sum.clone())])
+                }
+                _ => Err(Error::Type("acc_rows takes a sum, indices and rows of the sum for them".into())),
+            },
+            Self::AccRead => match operands {
+                [Type::Acc(sum)] => Ok(vec![Type::Tensor(sum.clone())]),
+                _ => Err(Error::Type("acc_read takes a sum".into())),
+            },
         }
+    }
+
+    /// Whether every such node stands for itself, though it is equal to another one: each begins a tape or a sum of its own.
+    pub fn is_unique(&self) -> bool {
+        matches!(self, Self::TapeNew | Self::AccNew(_))
     }
 }

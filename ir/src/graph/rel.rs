@@ -97,22 +97,34 @@ pub enum WindowFunc {
     Reduce(Reducer),
 }
 
+/// What the ends of a frame count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameUnit {
+    /// Rows.
+    Rows,
+    /// The one order key, which must be an integer, a date (days) or a timestamp (microseconds): an end with an offset is as
+    /// far from the current row's key. Rows whose key is NULL have each other for that end.
+    Range,
+    /// Groups of peers.
+    Groups,
+}
+
 /// One end of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameBound {
     /// The partition's first row (start) or last row (end).
     Unbounded,
-    /// The current row (with its peers, in a range frame).
+    /// The current row (with its peers, unless the frame is of rows).
     CurrentRow,
-    /// Rows before (negative) or after the current row.
+    /// So many units before (negative) or after the current row.
     Offset(i64),
 }
 
 /// Which rows a function over a window sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame {
-    /// By peers of the ordering (`RANGE`) rather than by rows (`ROWS`). Offsets are for rows only.
-    pub range: bool,
+    /// What the ends count.
+    pub unit: FrameUnit,
     /// First row.
     pub start: FrameBound,
     /// Last row.

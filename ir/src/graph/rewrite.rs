@@ -161,8 +161,8 @@ impl Rebuild<'_> {
     fn map_type(&self, ty: &Type) -> Type {
         let mut ty = ty.clone();
         match &mut ty {
-            Type::Scalar(_) => {}
-            Type::Tensor(t) => {
+            Type::Scalar(_) | Type::Tape => {}
+            Type::Tensor(t) | Type::Acc(t) => {
                 map_shape(&mut t.shape, &|s| self.symbols.get(&s).copied().unwrap_or(s));
             }
             Type::Table(t) => t.columns.iter_mut().for_each(|c| c.id = self.column(c.id)),
@@ -510,6 +510,12 @@ macro_rules! for_dims {
                 }
             }
             Op::Control(ControlOp::For { length, .. }) => $f(length),
+            Op::Control(ControlOp::Pop { types, .. }) => {
+                for ty in types {
+                    ($($m)* ty.shape).into_iter().for_each(|d| $f(d));
+                }
+            }
+            Op::Control(ControlOp::AccNew(ty)) => ($($m)* ty.shape).into_iter().for_each(|d| $f(d)),
             Op::Literal(..)
             | Op::Col(_)
             | Op::Scalar(_)

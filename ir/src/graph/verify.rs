@@ -16,7 +16,9 @@
 //!    once.
 //! 7. A symbol is bound before it is used: by an input, by a function's parameters, by a `to_tensor` that stands before, or
 //!    for a region by its owner (`apply`, `for_batches`). Where it is bound, it is not bound again.
-//! 8. With [`Stage::Unnested`], no dependent join is left, and a row region reads `col` of its owner's tables only.
+//! 8. A tape or a sum is used at most once, and not by a map or a loop that it comes from outside of (the branches of an
+//!    `if` are one use).
+//! 9. With [`Stage::Unnested`], no dependent join is left, and a row region reads `col` of its owner's tables only.
 
 use std::collections::{HashMap, HashSet};
 
@@ -57,8 +59,53 @@ pub fn verify_at(p: &Program, stage: Stage) -> Result<()> {
     };
     for i in 0..p.funcs.len() {
         v.func(FuncId(i as u32))?;
+        let f = FuncId(i as u32);
+        linear(p, p.func(f).body, &mut HashSet::new()).map_err(|e| in_func(p, f, e))?;
     }
     Ok(())
+}
+
+/// Point 8. `used` holds what was used up before.
+fn linear(p: &Program, region: RegionId, used: &mut HashSet<ValueId>) -> Result<()> {
+    let take = |v: &ValueId, used: &mut HashSet<ValueId>| {
+        if p.ty(*v).is_linear() && !used.insert(*v) {
+            return wrong(format!("a value of type {} is used twice", p.ty(*v)));
+        }
+        Ok(())
+    };
+    for n in &p.region(region).nodes {
+        let node = p.node(*n);
+        node.operands.iter().try_for_each(|v| take(v, used))?;
+        let before = used.clone();
+        for r in &node.regions {
+            // What one branch uses, another one may use too. The condition of a loop looks on.
+            let mut inside = before.clone();
+            linear(p, *r, &mut inside)?;
+            if inside.len() == before.len() {
+                continue;
+            }
+            let defined = defined_in(p, *r);
+            for v in inside.difference(&before).filter(|v| !defined.contains(*v)) {
+                if !matches!(node.op, Op::Control(ControlOp::If)) {
+                    return wrong(format!(
+                        "a value of type {} is used by a loop that it comes from outside of",
+                        p.ty(*v)
+                    ));
+                }
+                used.insert(*v);
+            }
+        }
+    }
+    p.region(region).results.iter().try_for_each(|v| take(v, used))
+}
+
+fn defined_in(p: &Program, region: RegionId) -> HashSet<ValueId> {
+    let mut out: HashSet<ValueId> = p.region(region).params.iter().copied().collect();
+    crate::graph::rewrite::walk(p, region, &mut |_, node| {
+        out.extend(&node.results);
+        node.regions.iter().for_each(|r| out.extend(&p.region(*r).params));
+    });
+    out
 }
 
 fn wrong<T>(message: impl Into<String>) -> Result<T> {
@@ -152,7 +199,7 @@ fn op_symbols(op: &Op, f: &mut dyn FnMut(SymId)) {
 
 /// Every symbol of a type.
 fn type_symbols(ty: &Type, f: &mut dyn FnMut(SymId)) {
-    if let Type::Tensor(t) = ty {
+    if let Type::Tensor(t) | Type::Acc(t) = ty {
         t.shape.iter().for_each(|d| symbols_of(d, f));
     }
 }
@@ -373,7 +420,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// Point 8.
+    /// Point 9.
     fn stage(&self, op: &Op) -> Result<()> {
         match (self.stage, op) {
             (Stage::Unnested, Op::Rel(RelOp::DependentJoin { .. })) => wrong("a dependent join is left"),

@@ -8,6 +8,7 @@
 //! - While a row region runs, `columns` says for each visible column where its values are and which cursor names the row.
 //! - Symbols have the sizes that the nearest binding gave them.
 
+mod control;
 mod rel;
 mod tensor;
 mod window;
@@ -20,16 +21,19 @@ use crate::entity::{ColumnId, FuncId, NodeId, RegionId, SymId, ValueId};
 use crate::error::{Error, Result, Trap, TrapKind};
 use crate::exec::{Bound, BoundInput, Datum, Inputs, Output, Outputs};
 use crate::graph::bridge::TensorColumns;
-use crate::graph::{BridgeOp, ControlOp, Def, Node, Op, Program};
+use crate::graph::{BridgeOp, Def, Node, Op, Program};
 use crate::scalar::{self, ScalarOp};
-use crate::types::{Dim, ScalarType, TableType, TensorType, Type};
+use crate::stack::StackRoom;
+use crate::types::{Dim, ScalarType, TableType, Type};
 use crate::value::{TensorData, TensorValue, Value};
 use rel::Table;
 
 /// Calls nest no deeper.
-pub const MAX_DEPTH: u32 = 4096;
+pub const MAX_DEPTH: u32 = runtime::trap::DEFAULT_DEPTH_LIMIT as u32;
 /// The interpreter's own stack: a call of the program takes several of ours.
 const STACK: usize = 256 << 20;
+/// What calls of the program may use of it.
+const CALL_STACK: usize = STACK - (32 << 20);
 /// No tensor has more elements.
 const MAX_ELEMENTS: usize = 1 << 28;
 
@@ -55,6 +59,9 @@ enum Item {
     Scalar(Value),
     Tensor(Arc<TensorValue>),
     Table(Arc<Table>),
+    Tape(control::Tape),
+    /// A sum under way.
+    Acc(Arc<TensorValue>),
 }
 
 /// What is looked up once for each node.
@@ -79,6 +86,7 @@ struct Machine<'p> {
     columns: Vec<Option<(Arc<Vec<Value>>, usize)>>,
     cursors: Vec<usize>,
     depth: u32,
+    stack: StackRoom,
 }
 
 fn bug<T>(message: &str) -> Result<T> {
@@ -99,7 +107,20 @@ impl<'p> Machine<'p> {
         let prepared = p.nodes.iter().map(|node| prepare(p, node, &slots)).collect();
         let symbols = inputs.symbols.clone();
         let columns = vec![None; p.columns.len()];
-        Self { p, inputs, prepared, slots, frame_sizes, frame: vec![], symbols, columns, cursors: vec![], depth: 0 }
+        let stack = StackRoom::here(CALL_STACK);
+        Self {
+            p,
+            inputs,
+            prepared,
+            slots,
+            frame_sizes,
+            frame: vec![],
+            symbols,
+            columns,
+            cursors: vec![],
+            depth: 0,
+            stack,
+        }
     }
 
     fn run(mut self) -> Result<Outputs> {
@@ -121,7 +142,7 @@ impl<'p> Machine<'p> {
     }
 
     fn call(&mut self, f: FuncId, arguments: Vec<Item>) -> Result<Vec<Item>> {
-        if self.depth >= MAX_DEPTH {
+        if self.depth >= MAX_DEPTH || self.stack.is_used() {
             return trap(TrapKind::RecursionDepth(MAX_DEPTH));
         }
         self.depth += 1;
@@ -258,82 +279,6 @@ impl<'p> Machine<'p> {
         Ok(shape)
     }
 
-    // Control.
-
-    fn control(&mut self, op: &ControlOp, node: &Node) -> Result<Vec<Item>> {
-        match op {
-            ControlOp::If => {
-                let condition = match self.item(node.operands[0])? {
-                    Item::Scalar(Value::Bool(b)) => *b,
-                    Item::Scalar(Value::Null) => false,
-                    Item::Tensor(t) => is_true(t)?,
-                    _ => return bug("a condition that is not a bool"),
-                };
-                let region = node.regions[usize::from(!condition)];
-                self.run_region(region, vec![])?;
-                self.results(region)
-            }
-            ControlOp::While => {
-                let mut state = self.operands(node)?;
-                loop {
-                    self.run_region(node.regions[0], state.clone())?;
-                    let go_on = self.results(node.regions[0])?;
-                    let [Item::Tensor(t)] = &go_on[..] else { return bug("a condition that is not a bool") };
-                    if !is_true(t)? {
-                        return Ok(state);
-                    }
-                    self.run_region(node.regions[1], state)?;
-                    state = self.results(node.regions[1])?;
-                }
-            }
-            ControlOp::For { length, state, reverse } => self.for_loop(node, length, *state, *reverse),
-            ControlOp::Call(f) => {
-                let arguments = self.operands(node)?;
-                self.call(*f, arguments)
-            }
-        }
-    }
-
-    fn operands(&self, node: &Node) -> Result<Vec<Item>> {
-        node.operands.iter().map(|v| self.item(*v).cloned()).collect()
-    }
-
-    fn for_loop(&mut self, node: &Node, length: &Dim, count: usize, reverse: bool) -> Result<Vec<Item>> {
-        let n = self.size(length)?;
-        let operands = self.operands(node)?;
-        let (mut state, sources) = (operands[..count].to_vec(), &operands[count..]);
-        let body = node.regions[0];
-        let stacked_types: Vec<TensorType> =
-            node.results[count..].iter().filter_map(|v| self.p.ty(*v).as_tensor().cloned()).collect();
-        let mut stacked: Vec<Vec<Option<Arc<TensorValue>>>> = vec![vec![None; n]; stacked_types.len()];
-        for step in 0..n {
-            let i = if reverse { n - 1 - step } else { step };
-            let mut params = vec![Item::Tensor(Arc::new(index(i)))];
-            params.append(&mut state);
-            for source in sources {
-                let Item::Tensor(t) = source else { return bug("a source that is not a tensor") };
-                params.push(Item::Tensor(Arc::new(tensor::rows(t, &[i], true)?)));
-            }
-            self.run_region(body, params)?;
-            let mut results = self.results(body)?;
-            for (list, item) in stacked.iter_mut().zip(results.split_off(count)) {
-                let Item::Tensor(t) = item else { return bug("a stacked value that is not a tensor") };
-                list[i] = Some(t);
-            }
-            state = results;
-        }
-        for (list, ty) in stacked.into_iter().zip(stacked_types) {
-            let slices: Vec<Arc<TensorValue>> = list.into_iter().flatten().collect();
-            let shape = match slices.first() {
-                Some(first) => std::iter::once(n).chain(first.shape.iter().copied()).collect(),
-                None => self.shape(&ty.shape)?,
-            };
-            let data = tensor::concat_data(ty.dtype, slices.iter().map(|t| &t.data));
-            state.push(Item::Tensor(Arc::new(TensorValue { shape, data })));
-        }
-        Ok(state)
-    }
-
     // Bridge.
 
     fn bridge(&mut self, op: &BridgeOp, node: &Node) -> Result<Vec<Item>> {
@@ -459,7 +404,7 @@ impl<'p> Machine<'p> {
             for (list, sum) in metrics.iter_mut().zip(sums) {
                 list[epoch] = sum / seen as f64;
             }
-            if let (Some(share), Some(list), true) = (early_stop, metrics.first(), epoch > 0) {
+            if let (Some(share), Some(list), true) = (early_stop, metrics.last(), epoch > 0) {
                 let (before, now) = (list[epoch - 1], list[epoch]);
                 let improved = before - now > share * before.abs();
                 if !improved {

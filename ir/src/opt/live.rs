@@ -295,7 +295,7 @@ impl Live {
 pub(crate) fn width(p: &Program, v: ValueId) -> usize {
     match p.ty(v) {
         Type::Tensor(TensorType { shape, .. }) => shape.get(1).and_then(|d| d.as_const()).unwrap_or(1),
-        Type::Scalar(_) | Type::Table(_) => 1,
+        Type::Scalar(_) | Type::Table(_) | Type::Tape | Type::Acc(_) => 1,
     }
 }
 

@@ -11,7 +11,12 @@
 //! To add a pass: its file, and one row in [`PASSES`].
 
 mod aggregate;
+mod algebra;
 mod clean;
+mod cross_inline;
+mod cross_late;
+mod cross_onehot;
+mod elementwise;
 mod fold;
 mod guard;
 mod join_order;
@@ -29,6 +34,7 @@ use crate::entity::PlaceId;
 use crate::error::{Error, Result};
 use crate::graph::Program;
 use crate::graph::verify::{Stage, verify_at};
+use crate::plan::border::RULES;
 
 pub use statistics::Statistics;
 
@@ -43,7 +49,8 @@ pub enum Exactness {
 
 /// One row of the list of passes.
 pub struct Pass {
-    /// Its name: what switches, reports and tests call it.
+    /// Its name: what switches, reports and tests call it. That of a rule across the border between a query and a model begins
+    /// with `cross_`.
     pub name: &'static str,
     /// What it does, in a line.
     pub doc: &'static str,
@@ -55,7 +62,25 @@ pub struct Pass {
 }
 
 /// The passes, in the order in which they run. A name may stand more than once.
-pub static PASSES: &[Pass] = &[FOLD, GUARD, SHARE, UNNEST, PUSHDOWN, JOIN_ORDER, AGGREGATE, FOLD, SHARE, CLEAN, REDUCE];
+pub static PASSES: &[Pass] = &[
+    FOLD,
+    GUARD,
+    SHARE,
+    UNNEST,
+    PUSHDOWN,
+    CROSS_LATE,
+    JOIN_ORDER,
+    AGGREGATE,
+    CROSS_INLINE,
+    ALGEBRA,
+    REORDER,
+    ELEMENTWISE,
+    CROSS_ONEHOT,
+    FOLD,
+    SHARE,
+    CLEAN,
+    REDUCE,
+];
 
 const UNNEST: Pass = Pass {
     name: "unnest",
@@ -71,6 +96,22 @@ const PUSHDOWN: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: pushdown::run,
+};
+
+const CROSS_LATE: Pass = Pass {
+    name: "cross_late",
+    doc: "M7: runs models after the conditions, limits and top-k sorts that do not read their answers",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: cross_late::run,
+};
+
+const CROSS_INLINE: Pass = Pass {
+    name: "cross_inline",
+    doc: "M5: computes models of few operations as expressions of their row",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_inline::run,
 };
 
 const AGGREGATE: Pass = Pass {
@@ -95,6 +136,38 @@ const REDUCE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: reduce::run,
+};
+
+const ALGEBRA: Pass = Pass {
+    name: "algebra",
+    doc: "makes chains of views one, takes transposes into products, drops maps that change nothing, and asks a ReLU's result for its argument's sign",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: algebra::run,
+};
+
+const REORDER: Pass = Pass {
+    name: "reorder",
+    doc: "multiplies three matrices in the cheaper order, and drops additions of zero",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: algebra::reorder,
+};
+
+const CROSS_ONEHOT: Pass = Pass {
+    name: "cross_onehot",
+    doc: "makes products with one-hot rows gathers, and those of their gradients scatters, where there are enough categories",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_onehot::run,
+};
+
+const ELEMENTWISE: Pass = Pass {
+    name: "elementwise",
+    doc: "makes maps that read maps one map, so that what is between them is never stored",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: elementwise::run,
 };
 
 const FOLD: Pass = Pass {
@@ -134,7 +207,7 @@ const CLEAN: Pass = Pass {
 pub struct OptOptions {
     /// Only passes that keep every bit.
     pub strict: bool,
-    /// Passes that are switched off, by name.
+    /// Passes that are switched off, by name; the plan's rules ([`crate::plan::border::RULES`]) may stand here too.
     pub off: Vec<String>,
     /// If given, only these passes run, in this order.
     pub only: Option<Vec<String>>,
@@ -149,20 +222,29 @@ pub struct OptOptions {
 }
 
 impl Default for OptOptions {
-    /// Everything on; fuel from `IR_FUEL`, printing from `IR_PRINT` (names, separated by commas), verifying in debug builds.
+    /// Everything on but what `IR_OFF` names; fuel from `IR_FUEL`, printing from `IR_PRINT` (names, separated by commas), verifying in debug builds.
     fn default() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let print = variable("IR_PRINT").unwrap_or_default();
         Self {
             strict: false,
-            off: vec![],
+            off: switched_off(),
             only: None,
             fuel: variable("IR_FUEL").and_then(|n| n.parse().ok()),
-            print: print.split(',').map(str::trim).filter(|n| !n.is_empty()).map(String::from).collect(),
+            print: names(&print),
             verify: cfg!(debug_assertions),
             statistics: Statistics::new(),
         }
     }
+}
+
+/// The passes and rules that the environment switches off: `IR_OFF`, names separated by commas.
+pub fn switched_off() -> Vec<String> {
+    names(&std::env::var("IR_OFF").unwrap_or_default())
+}
+
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|n| !n.is_empty()).map(String::from).collect()
 }
 
 /// What the optimizer did.
@@ -205,6 +287,11 @@ impl OptReport {
     /// All notes, with the names of their passes.
     pub fn notes(&self) -> impl Iterator<Item = (&'static str, &Note)> {
         self.passes.iter().flat_map(|p| p.notes.iter().map(|n| (p.name, n)))
+    }
+
+    /// What passes did at the border of query and model.
+    pub fn border(&self) -> impl Iterator<Item = &str> {
+        self.notes().filter(|(pass, _)| pass.starts_with("cross_")).map(|(_, note)| note.text.as_str())
     }
 
     /// How long all passes took.
@@ -250,9 +337,10 @@ impl Context<'_> {
 /// # Errors
 /// A pass that is named but does not exist; a pass that broke the program (a bug of ours).
 pub fn optimize(program: Program, options: &OptOptions) -> Result<(Program, OptReport)> {
-    let known = |name: &str| PASSES.iter().any(|p| p.name == name);
-    let named = options.off.iter().chain(options.only.iter().flatten());
-    if let Some(name) = named.into_iter().find(|n| !known(n)) {
+    let is_pass = |name: &String| PASSES.iter().any(|p| p.name == name);
+    let is_rule = |name: &String| RULES.iter().any(|r| r.name == name);
+    let off = options.off.iter().find(|n| !is_pass(n) && !is_rule(n));
+    if let Some(name) = off.or(options.only.iter().flatten().find(|n| !is_pass(n))) {
         return Err(Error::Input(format!("there is no pass `{name}`")));
     }
     let list: Vec<&Pass> = match &options.only {

@@ -16,11 +16,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::Context;
 use super::rows::{Condition, Emitter, Part, With, conjuncts, disjuncts, tables_read_once};
+use super::statistics::Estimates;
+use super::{Context, cross_late};
 use crate::entity::{ColumnId, NodeId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::rel::JoinKind;
+use crate::graph::rel::{JoinKind, SortKey};
 use crate::graph::rewrite::{Change, Rebuild, Rewrite, rebuild};
 use crate::graph::{BridgeOp, Def, Node, Op, Program, RelOp};
 use crate::scalar::{self, NullRule, ScalarOp};
@@ -28,14 +29,22 @@ use crate::types::{ScalarType, TableType};
 use crate::value::Value;
 
 pub(super) fn run(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
-    rebuild(p, &mut Pushdown { cx, inner: tables_read_once(p), emitter: Emitter::default() })
+    rebuild(p, &mut Pushdown { cx, inner: tables_read_once(p), emitter: Emitter::default(), models: None })
 }
 
-struct Pushdown<'a, 'b> {
+/// The same, and through models too.
+pub(super) fn run_through_models(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
+    let models = Some(Estimates::new(p, cx.statistics));
+    rebuild(p, &mut Pushdown { cx, inner: tables_read_once(p), emitter: Emitter::default(), models })
+}
+
+struct Pushdown<'a, 'b, 'c> {
     cx: &'a mut Context<'b>,
     /// Tables that are made when their one reader is.
     inner: HashSet<ValueId>,
     emitter: Emitter,
+    /// Given if filters and limits go below models: estimates for the notes.
+    models: Option<Estimates<'c>>,
 }
 
 /// A conjunct on its way down. It cannot raise.
@@ -56,7 +65,7 @@ impl Moving {
     }
 }
 
-impl Rewrite for Pushdown<'_, '_> {
+impl Rewrite for Pushdown<'_, '_, '_> {
     fn node(&mut self, cx: &mut Rebuild<'_>, _: NodeId, node: &Node) -> Result<Change> {
         let is_table = matches!(node.op, Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }));
         if !is_table {
@@ -73,7 +82,7 @@ fn old_type<'a>(cx: &Rebuild<'a>, v: ValueId) -> Result<&'a TableType> {
     cx.old.ty(v).as_table().ok_or_else(|| Error::Bug("a table is expected".into()))
 }
 
-impl Pushdown<'_, '_> {
+impl Pushdown<'_, '_, '_> {
     /// An operand with conjuncts that its rows must fulfil.
     fn operand(&mut self, cx: &mut Rebuild<'_>, v: ValueId, moving: Vec<Moving>) -> Result<ValueId> {
         if self.inner.contains(&v) {
@@ -111,6 +120,14 @@ impl Pushdown<'_, '_> {
         let node = cx.old.node(id);
         match &node.op {
             Op::Rel(op) => self.rel(cx, op, node, moving),
+            Op::Bridge(BridgeOp::Apply { .. }) if self.models.is_some() => {
+                let (down, stay) = self.split(moving, |m| cross_late::may_pass(&node.op, &m.columns));
+                let parts: Vec<Condition> = down.iter().map(|m| m.condition.clone()).collect();
+                self.note_filter(node, &parts);
+                let table = self.operand(cx, node.operands[0], down)?;
+                let table = self.over(cx, node, &[table])?;
+                self.filter(cx, table, stay)
+            }
             _ => {
                 let operands = self.operands(cx, node)?;
                 let table = self.over(cx, node, &operands)?;
@@ -209,12 +226,58 @@ impl Pushdown<'_, '_> {
                 let table = self.limit(cx, op, node)?;
                 self.filter(cx, table, moving)
             }
-            RelOp::Scan { .. } | RelOp::Values { .. } | RelOp::Sort { .. } | RelOp::DependentJoin { .. } => {
+            RelOp::Sort { keys, limit: Some(limit) } => {
+                let table = self.top(cx, node, keys, *limit)?;
+                self.filter(cx, table, moving)
+            }
+            RelOp::Scan { .. } | RelOp::Values { .. } | RelOp::DependentJoin { .. } => {
                 let operands = self.operands(cx, node)?;
                 let table = self.over(cx, node, &operands)?;
                 self.filter(cx, table, moving)
             }
         }
+    }
+
+    fn note_filter(&mut self, node: &Node, parts: &[Condition]) {
+        let Some(estimates) = self.models.as_mut().filter(|_| !parts.is_empty()) else { return };
+        let rows = estimates.rows(node.operands[0]);
+        let left = (rows * estimates.share_of(parts)).max(1.0);
+        let many = if parts.len() == 1 { "a condition goes" } else { "conditions go" };
+        self.cx.note(
+            node.place,
+            format!("M7: {many} before the model, which runs for about {left:.0} rows in place of {rows:.0}"),
+        );
+    }
+
+    fn note_limit(&mut self, chain: &[&Node], rows: u64) {
+        let model = chain.iter().find(|n| matches!(n.op, Op::Bridge(_)));
+        let (Some(node), Some(estimates)) = (model, self.models.as_mut()) else { return };
+        let all = estimates.rows(node.operands[0]);
+        self.cx.note(node.place, format!("M7: the model runs for the {rows} rows that are left, not for {all:.0}"));
+    }
+
+    /// The operations from `v` down that keep rows and their order, none of which makes one of these columns; and what they
+    /// stand on.
+    fn row_by_row<'p>(&self, p: &'p Program, mut v: ValueId, columns: &[ColumnId]) -> (Vec<&'p Node>, ValueId) {
+        let mut chain = Vec::new();
+        while self.inner.contains(&v)
+            && let Some(node) = p.node_of(v)
+        {
+            let makes_none = match &node.op {
+                Op::Rel(RelOp::Extend { columns: made }) => columns.iter().all(|c| !made.contains(c)),
+                Op::Rel(RelOp::Project { .. }) => true,
+                Op::Bridge(BridgeOp::Apply { columns: made, .. }) => {
+                    self.models.is_some() && columns.iter().all(|c| !made.contains(c))
+                }
+                _ => false,
+            };
+            if !makes_none {
+                break;
+            }
+            chain.push(node);
+            v = node.operands[0];
+        }
+        (chain, v)
     }
 
     fn limit(&mut self, cx: &mut Rebuild<'_>, op: &RelOp, node: &Node) -> Result<ValueId> {
@@ -224,27 +287,20 @@ impl Pushdown<'_, '_> {
         };
         let p = cx.old;
         // What stands between the limit and a sort keeps rows and order.
-        let mut between = Vec::new();
-        let mut v = node.operands[0];
-        while self.inner.contains(&v) {
-            let Some(below) = p.node_of(v) else { break };
-            match &below.op {
-                Op::Rel(RelOp::Extend { .. } | RelOp::Project { .. }) | Op::Bridge(BridgeOp::Apply { .. }) => {
-                    between.push(below);
-                    v = below.operands[0];
-                }
-                _ => break,
-            }
-        }
-        let sort = p.node_of(v).filter(|_| self.inner.contains(&v));
+        let (between, v) = self.row_by_row(p, node.operands[0], &[]);
+        let below = p.node_of(v).filter(|_| self.inner.contains(&v));
         let rows = offset.saturating_add(*count);
-        let mut table = match sort.map(|n| (&n.op, n)) {
+        let mut table = match below.map(|n| (&n.op, n)) {
             Some((Op::Rel(RelOp::Sort { keys, limit }), sort)) if self.cx.spend() => {
-                let table = self.operand(cx, sort.operands[0], vec![])?;
-                let limit = Some(limit.map_or(rows, |l| l.min(rows)));
-                let op = cx.map_op(&Op::Rel(RelOp::Sort { keys: keys.clone(), limit }))?;
-                let table = cx.keep_over(&mut self.emitter, op, &[table], sort)?[0];
+                let limit = limit.map_or(rows, |l| l.min(rows));
+                let table = self.top(cx, sort, keys, limit)?;
                 if *offset == 0 { table } else { self.over(cx, node, &[table])? }
+            }
+            Some((Op::Rel(RelOp::Union { .. }), union)) if self.has_models(p, union) && self.cx.spend() => {
+                let tables =
+                    union.operands.iter().map(|v| self.first_rows(cx, *v, rows)).collect::<Result<Vec<_>>>()?;
+                let table = self.over(cx, union, &tables)?;
+                self.over(cx, node, &[table])?
             }
             _ if !between.is_empty() && self.cx.spend() => {
                 let table = self.operand(cx, v, vec![])?;
@@ -255,7 +311,48 @@ impl Pushdown<'_, '_> {
                 return self.over(cx, node, &[table]);
             }
         };
+        self.note_limit(&between, *count);
         for node in between.into_iter().rev() {
+            table = self.over(cx, node, &[table])?;
+        }
+        Ok(table)
+    }
+
+    /// Whether a model, and what keeps rows and their order, makes an operand of a union.
+    fn has_models(&self, p: &Program, union: &Node) -> bool {
+        let is_model = |n: &&Node| matches!(n.op, Op::Bridge(_));
+        union.operands.iter().any(|v| self.row_by_row(p, *v, &[]).0.iter().any(is_model))
+    }
+
+    /// The first rows of an operand, taken before its model if it has one.
+    fn first_rows(&mut self, cx: &mut Rebuild<'_>, v: ValueId, rows: u64) -> Result<ValueId> {
+        let (chain, below) = self.row_by_row(cx.old, v, &[]);
+        if !chain.iter().any(|n| matches!(n.op, Op::Bridge(_))) {
+            return self.operand(cx, v, vec![]);
+        }
+        let table = self.operand(cx, below, vec![])?;
+        let mut table = cx.b.rel(RelOp::Limit { offset: 0, count: Some(rows) }, &[table], &[])?;
+        self.note_limit(&chain, rows);
+        for node in chain.into_iter().rev() {
+            table = self.over(cx, node, &[table])?;
+        }
+        Ok(table)
+    }
+
+    /// A sort of which the first rows are asked for: below models that it does not read.
+    fn top(&mut self, cx: &mut Rebuild<'_>, sort: &Node, keys: &[SortKey], limit: u64) -> Result<ValueId> {
+        let read: Vec<ColumnId> = keys.iter().map(|k| k.column).collect();
+        let (chain, v) = self.row_by_row(cx.old, sort.operands[0], &read);
+        let is_model = |n: &&Node| matches!(n.op, Op::Bridge(_));
+        let (chain, v) = match chain.iter().any(is_model) && self.cx.spend() {
+            true => (chain, v),
+            false => (vec![], sort.operands[0]),
+        };
+        let table = self.operand(cx, v, vec![])?;
+        let op = cx.map_op(&Op::Rel(RelOp::Sort { keys: keys.to_vec(), limit: Some(limit) }))?;
+        let mut table = cx.keep_over(&mut self.emitter, op, &[table], sort)?[0];
+        self.note_limit(&chain, limit);
+        for node in chain.into_iter().rev() {
             table = self.over(cx, node, &[table])?;
         }
         Ok(table)

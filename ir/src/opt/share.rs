@@ -34,7 +34,7 @@ struct Share<'a, 'b> {
 
 impl Rewrite for Share<'_, '_> {
     fn node(&mut self, cx: &mut Rebuild<'_>, _: NodeId, node: &Node) -> Result<Change> {
-        let mut makes = bound_symbol(&node.op).is_some();
+        let mut makes = bound_symbol(&node.op).is_some() || matches!(&node.op, Op::Control(op) if op.is_unique());
         defined_columns(&node.op, &mut |_| makes = true);
         if makes || node.results.is_empty() {
             return Ok(Change::Keep);

@@ -227,6 +227,19 @@ impl<'a> Estimates<'a> {
         share
     }
 
+    /// The share of a table's rows that fulfil all of these.
+    pub(super) fn share_of(&self, conditions: &[Condition]) -> f64 {
+        let parts: Vec<Part> = conditions
+            .iter()
+            .filter_map(|c| match c {
+                Condition::Part(part) => Some(part.clone()),
+                _ => None,
+            })
+            .collect();
+        let others = conditions.iter().filter(|c| !matches!(c, Condition::Part(_)));
+        others.fold(self.share_of_all(&parts), |share, c| share * self.share_of_condition(c))
+    }
+
     fn share_of_condition(&self, c: &Condition) -> f64 {
         match c {
             Condition::Part(part) => self.share(part.value),

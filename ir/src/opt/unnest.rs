@@ -19,7 +19,7 @@ use super::Context;
 use super::rows::{Condition, Emitter, Part, conjuncts, copy_column, fill_zeros, may_raise, type_of};
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{Aggregate, Frame, FrameBound, FrameUnit, JoinKind, SortKey, WindowColumn, WindowFunc};
 use crate::graph::rewrite::{Change, Rebuild, Rewrite, bound_symbol, captures, reachable_nodes, rebuild, walk};
 use crate::graph::{BridgeOp, Def, Node, Op, Program, Region, RelOp};
 use crate::scalar::ScalarOp;
@@ -559,7 +559,7 @@ impl Join<'_> {
     ) -> Result<Side> {
         let (side, partition) = self.keyed(cx, side)?;
         let number = cx.b.program_mut().new_column("number", ScalarType::I64);
-        let whole = Frame { range: false, start: FrameBound::Unbounded, end: FrameBound::Unbounded };
+        let whole = Frame { unit: FrameUnit::Rows, start: FrameBound::Unbounded, end: FrameBound::Unbounded };
         let column = WindowColumn { func: WindowFunc::RowNumber, arg: None, frame: whole, out: number };
         let op = RelOp::Window { partition, order: order.to_vec(), columns: vec![column] };
         let table = cx.b.rel(op, &[side.table], &[])?;

@@ -11,6 +11,7 @@
 //!   joins, layouts of rows, and the choice of what is materialized.
 //! - The columns that a step can read are those of the source and of the steps before it.
 
+pub mod border;
 pub(crate) mod bounds;
 pub mod split;
 
@@ -403,6 +404,13 @@ pub enum Output {
         /// The columns.
         columns: Vec<ColumnId>,
     },
+    /// Columns of an input as they are: nothing runs for them.
+    Columns {
+        /// The input, a table.
+        input: InputId,
+        /// By column: its number in the input, and its id.
+        columns: Vec<(u32, ColumnId)>,
+    },
     /// A tensor.
     Tensor(ValueId),
 }
@@ -419,6 +427,10 @@ pub struct Plan {
     pub states: Vec<State>,
     /// Results, in the order of the program's.
     pub outputs: Vec<Output>,
+    /// Rows of the tiles that models run over.
+    pub tile_rows: usize,
+    /// What was done at the border of query and model, for EXPLAIN.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
@@ -564,9 +576,12 @@ impl fmt::Display for Plan {
         for o in &self.outputs {
             match o {
                 Output::Rows { state, columns } => writeln!(f, "result: rows of {state} ({})", list(columns))?,
+                Output::Columns { input, columns } => {
+                    writeln!(f, "result: columns of {input} ({})", list(columns.iter().map(|c| c.1)))?;
+                }
                 Output::Tensor(v) => writeln!(f, "result: {v}")?,
             }
         }
-        Ok(())
+        self.notes.iter().try_for_each(|n| writeln!(f, "-- {n}"))
     }
 }

@@ -11,6 +11,7 @@ use super::bounds::Bounds;
 use super::*;
 use crate::entity::RegionId;
 use crate::error::{Error, Result};
+use crate::graph::bridge::TensorColumns;
 use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
 use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
 use crate::scalar::ScalarOp;
@@ -30,13 +31,16 @@ pub trait InputInfo {
     fn stats(&self, input: InputId, source: u32) -> Option<&ColumnStats>;
 }
 
-/// Splits a program's entry function. Dependent joins must have been unnested.
-pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo) -> Result<Plan> {
+/// Splits a program's entry function, without the rules of [`border::RULES`] that are `off`. Dependent joins must have been
+/// unnested.
+pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo, off: &[String]) -> Result<Plan> {
     let entry = p.entry_region().ok_or_else(|| Error::Type("the program has no entry function".into()))?;
+    let tile_rows = if border::is_off(off, &border::TILE) { border::WHOLE_ROWS } else { border::TILE_ROWS };
     let mut s = Splitter {
         p,
         bounds: Bounds::new(p, info),
-        plan: Plan::default(),
+        plan: Plan { tile_rows, ..Plan::default() },
+        writes_batches: !border::is_off(off, &border::BATCH),
         uses: count_uses(p, &entry.nodes, &entry.results),
         codes: dictionary_columns(p, info),
         stored: HashMap::new(),
@@ -51,22 +55,44 @@ pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo) -> Result<Plan> {
             Op::Bridge(BridgeOp::ToTensor { .. }) => s.store_tensors(n, node)?,
             Op::Literal(..) => {}
             _ if node.results.iter().all(|v| matches!(p.ty(*v), Type::Scalar(_))) => {}
-            _ => s.pending.push(n),
+            _ => {
+                s.plan.notes.extend(border::shuffle_note(p, node));
+                s.pending.push(n);
+            }
         }
     }
     s.flush_tensors(&entry.results)?;
     for &v in &entry.results {
         let output = match p.ty(v) {
-            Type::Table(t) => {
-                let state = s.materialize(v, &BTreeSet::new())?;
-                Output::Rows { state, columns: t.columns.iter().map(|c| c.id).collect() }
-            }
+            Type::Table(t) => match columns_of_input(p, v) {
+                Some((input, sources)) => {
+                    let columns = t.columns.iter().map(|c| sources.get(&c.id).map(|source| (*source, c.id)));
+                    let columns: Option<_> = columns.collect();
+                    let columns = columns.ok_or_else(|| Error::Bug(format!("{v} has columns that no scan gives")))?;
+                    Output::Columns { input, columns }
+                }
+                None => {
+                    let state = s.materialize(v, &BTreeSet::new())?;
+                    Output::Rows { state, columns: t.columns.iter().map(|c| c.id).collect() }
+                }
+            },
             Type::Tensor(_) => Output::Tensor(v),
             Type::Scalar(_) => return Err(Error::Unsupported("a scalar as the result of a program".into())),
+            Type::Tape | Type::Acc(_) => return Err(Error::Unsupported("a tape as the result of a program".into())),
         };
         s.plan.outputs.push(output);
     }
     Ok(s.plan)
+}
+
+/// The input of a table that is only scanned and projected, and the number there of each scanned column.
+fn columns_of_input(p: &Program, table: ValueId) -> Option<(InputId, HashMap<ColumnId, u32>)> {
+    let node = p.node_of(table)?;
+    match &node.op {
+        Op::Rel(RelOp::Scan { input, columns }) => Some((*input, columns.iter().map(|c| (c.id, c.source)).collect())),
+        Op::Rel(RelOp::Project { .. }) => columns_of_input(p, node.operands[0]),
+        _ => None,
+    }
 }
 
 /// The columns that are scanned from dictionaries; ids are unique, so they stay codes wherever they go.
@@ -93,12 +119,15 @@ fn count_uses(p: &Program, nodes: &[NodeId], results: &[ValueId]) -> HashMap<Val
     for &n in nodes.iter().rev() {
         let node = p.node(n);
         if node.results.iter().any(|v| uses.contains_key(v)) {
-            for v in node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(p, *r))) {
-                *uses.entry(v).or_default() += 1;
-            }
+            reads(p, node).for_each(|v| *uses.entry(v).or_default() += 1);
         }
     }
     uses
+}
+
+/// What a node reads: its operands, and what its regions read from outside of them.
+fn reads<'a>(p: &'a Program, node: &'a Node) -> impl Iterator<Item = ValueId> + 'a {
+    node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(p, *r)))
 }
 
 /// Values that a region reads and does not define, each once.
@@ -200,6 +229,8 @@ struct Splitter<'a> {
     p: &'a Program,
     bounds: Bounds<'a>,
     plan: Plan,
+    /// Whether pipelines write the tensors that a model reads.
+    writes_batches: bool,
     uses: HashMap<ValueId, usize>,
     codes: HashMap<ColumnId, (InputId, u32)>,
     stored: HashMap<ValueId, StateId>,
@@ -493,6 +524,7 @@ impl<'a> Splitter<'a> {
                 let saved: Vec<(ColumnId, RowType)> =
                     source.columns.iter().filter(|c| saved.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
                 let saved = self.rows_layout(&saved, &BTreeSet::new());
+                self.plan.notes.push(border::tile_note(inputs, self.plan.tile_rows));
                 s.steps.push(Step::Apply { node: n, saved });
                 Ok(s)
             }
@@ -692,6 +724,31 @@ impl<'a> Splitter<'a> {
         Ok(state)
     }
 
+    /// The rows that become tensors: as they stream, or from a table that is stored first.
+    fn batch_stream(&mut self, v: ValueId, groups: &[TensorColumns], need: &BTreeSet<ColumnId>) -> Result<Stream> {
+        let ty = self.table(v)?;
+        let mut row = LayoutBuilder::new(false);
+        for c in ty.columns.iter().filter(|c| need.contains(&c.id)) {
+            row.add(Some(c.id), self.kind(c.id, false), c.ty);
+        }
+        let layout = border::layout_note(groups, ty);
+        let stream = if self.writes_batches {
+            let stream = self.stream(v, need)?;
+            // Rows that were stored anyway save nothing.
+            if !matches!(stream.source, Source::State(_)) || !stream.steps.is_empty() {
+                self.plan.notes.push(border::batch_note(groups, Some(row.finish().size)));
+            }
+            stream
+        } else {
+            self.plan.notes.push(border::batch_note(groups, None));
+            let state = self.append(v, need, &BTreeSet::new())?;
+            self.seal(state, Seal::Collect);
+            Stream { source: Source::State(state), steps: vec![] }
+        };
+        self.plan.notes.push(layout);
+        Ok(stream)
+    }
+
     fn store_tensors(&mut self, n: NodeId, node: &Node) -> Result<()> {
         let Op::Bridge(BridgeOp::ToTensor { groups, .. }) = &node.op else {
             return Err(Error::Bug("not a to_tensor node".into()));
@@ -700,7 +757,8 @@ impl<'a> Splitter<'a> {
             return Ok(());
         }
         let columns: Vec<ColumnId> = groups.iter().flat_map(|g| g.columns.iter().copied()).collect();
-        let stream = self.stream(node.operands[0], &columns.iter().copied().collect())?;
+        let need: BTreeSet<ColumnId> = columns.iter().copied().collect();
+        let stream = self.batch_stream(node.operands[0], groups, &need)?;
         let state = self.state(StateKind::Tensors { node: n }, Layout::default());
         self.pipeline(stream, Sink::Append { state, columns: columns.into_iter().map(Some).collect() });
         self.seal(state, Seal::Tensors);
@@ -724,17 +782,23 @@ impl<'a> Splitter<'a> {
             {
                 return Err(Error::Unsupported("a function that returns a table".into()));
             }
-            let reads = node.operands.iter().copied().chain(node.regions.iter().flat_map(|r| free_values(self.p, *r)));
-            for v in reads {
+            for v in reads(self.p, node) {
                 if !made_here.contains(&v) && !inputs.contains(&v) {
                     inputs.push(v);
                 }
             }
         }
+        // What nodes of this stage alone read stays inside of it.
+        let mut inside: HashMap<ValueId, usize> = HashMap::new();
+        for node in nodes.iter().map(|n| self.p.node(*n)) {
+            if node.results.iter().any(|v| self.uses.contains_key(v)) {
+                reads(self.p, node).for_each(|v| *inside.entry(v).or_default() += 1);
+            }
+        }
         let outputs: Vec<ValueId> = nodes
             .iter()
             .flat_map(|n| self.p.node(*n).results.iter().copied())
-            .filter(|v| self.uses.contains_key(v))
+            .filter(|v| self.uses.get(v).is_some_and(|n| inside.get(v).is_none_or(|m| n > m)))
             .collect();
         self.made.extend(&outputs);
         self.plan.stages.push(Stage::Tensor { nodes, inputs, outputs });

@@ -507,8 +507,192 @@ operations! {
         eval: text::replace,
         ..STRICT
     },
+    /// Without the characters of the second operand at both ends.
+    TrimAny: ScalarDef {
+        name: "trim_any",
+        example: "trim_any('xyaxy', 'yx') = 'a'",
+        ty: text2,
+        eval: text::trim_any,
+        ..STRICT
+    },
+    /// Without the characters of the second operand at the beginning.
+    TrimAnyStart: ScalarDef {
+        name: "trim_any_start",
+        example: "trim_any_start('xyaxy', 'yx') = 'axy'",
+        ty: text2,
+        eval: text::trim_any,
+        ..STRICT
+    },
+    /// Without the characters of the second operand at the end.
+    TrimAnyEnd: ScalarDef {
+        name: "trim_any_end",
+        example: "trim_any_end('xyaxy', 'yx') = 'xya'",
+        ty: text2,
+        eval: text::trim_any,
+        ..STRICT
+    },
+    /// `pad_start(text, length: i64, fill)`: so many characters, filled up or cut; raises where it is too long.
+    PadStart: ScalarDef {
+        name: "pad_start",
+        example: "pad_start('ab', 5, 'xy') = 'xyxab'",
+        ty: pad_type,
+        raises: always_raises,
+        eval: text::pad,
+        ..STRICT
+    },
+    /// `pad_end(text, length: i64, fill)`: so many characters, filled up or cut; raises where it is too long.
+    PadEnd: ScalarDef {
+        name: "pad_end",
+        example: "pad_end('ab', 5, 'xy') = 'abxyx'",
+        ty: pad_type,
+        raises: always_raises,
+        eval: text::pad,
+        ..STRICT
+    },
+    /// `repeat(text, times: i64)`; raises where it is too long.
+    Repeat: ScalarDef {
+        name: "repeat",
+        example: "repeat('ab', 2) = 'abab'",
+        ty: repeat_type,
+        raises: always_raises,
+        eval: text::repeat,
+        ..STRICT
+    },
+    /// The characters from the last to the first.
+    Reverse: ScalarDef { name: "reverse", example: "reverse('abc') = 'cba'", ty: text1, eval: text::reverse, ..STRICT },
+    /// Each word with a capital letter first and small ones behind; words are letters and digits.
+    Capitalize: ScalarDef {
+        name: "capitalize",
+        example: "capitalize('hello wOrld') = 'Hello World'",
+        ty: text1,
+        eval: text::capitalize,
+        ..STRICT
+    },
+    /// `split_part(text, separator, n: i64)`: the n-th part, from the end for a negative n; empty where there is none, and raises
+    /// for 0.
+    SplitPart: ScalarDef {
+        name: "split_part",
+        example: "split_part('a,b,c', ',', 2) = 'b'",
+        ty: split_type,
+        raises: always_raises,
+        eval: text::split_part,
+        ..STRICT
+    },
+    /// `translate(text, from, to)`: each character of `from` becomes the one of `to` at its place, or goes.
+    Translate: ScalarDef {
+        name: "translate",
+        example: "translate('abcabc', 'ab', 'x') = 'xcxc'",
+        ty: text3,
+        eval: text::translate,
+        ..STRICT
+    },
+    /// The first character's number in Unicode, `i64`; 0 for no text.
+    CharCode: ScalarDef {
+        name: "char_code",
+        example: "char_code('A') = 65",
+        ty: text_number,
+        eval: text::char_code,
+        ..STRICT
+    },
+    /// The character with this number in Unicode (`i64`); raises where there is none.
+    FromCharCode: ScalarDef {
+        name: "from_char_code",
+        example: "from_char_code(955) = 'λ'",
+        ty: from_code_type,
+        raises: always_raises,
+        eval: text::from_char_code,
+        ..STRICT
+    },
+    /// Bytes of the text in UTF-8, `i64`.
+    ByteLength: ScalarDef {
+        name: "byte_length",
+        example: "byte_length('ß') = 2",
+        ty: text_number,
+        eval: text::byte_length,
+        ..STRICT
+    },
+    /// Whether the text ends with the second operand.
+    EndsWith: ScalarDef {
+        name: "ends_with",
+        example: "ends_with('hello', 'lo') = true",
+        ty: text_test,
+        eval: text::search,
+        ..STRICT
+    },
+    /// `regex_replace(text, pattern, replacement)`: the first match; `\1` in the replacement is the first group.
+    RegexReplace: ScalarDef {
+        name: "regex_replace",
+        example: "regex_replace('abcabc', 'b', 'X') = 'aXcabc'",
+        ty: text3,
+        raises: always_raises,
+        eval: text::regex_replace,
+        ..STRICT
+    },
+    /// `regex_replace` of every match.
+    RegexReplaceAll: ScalarDef {
+        name: "regex_replace_all",
+        example: "regex_replace_all('abcabc', 'b', 'X') = 'aXcaXc'",
+        ty: text3,
+        raises: always_raises,
+        eval: text::regex_replace,
+        ..STRICT
+    },
+
+    // Integers.
+    /// Greatest common divisor, not negative; raises where the type does not hold it.
+    Gcd: ScalarDef {
+        name: "gcd",
+        example: "gcd(12, -18) = 6",
+        ty: integers2,
+        raises: always_raises,
+        eval: number::gcd,
+        ..STRICT
+    },
+    /// Both bits.
+    BitAnd: ScalarDef { name: "bit_and", example: "bit_and(12, 10) = 8", ty: integers2, eval: number::bits, ..STRICT },
+    /// Either bit.
+    BitOr: ScalarDef { name: "bit_or", example: "bit_or(12, 10) = 14", ty: integers2, eval: number::bits, ..STRICT },
+    /// One bit of two.
+    BitXor: ScalarDef { name: "bit_xor", example: "bit_xor(12, 10) = 6", ty: integers2, eval: number::bits, ..STRICT },
+    /// The first operand's bits moved up by the second, 0 to 63 (31); raises for any other.
+    ShiftLeft: ScalarDef {
+        name: "shift_left",
+        example: "shift_left(1, 4) = 16",
+        ty: integers2,
+        raises: always_raises,
+        eval: number::bits,
+        ..STRICT
+    },
+    /// The first operand's bits moved down by the second, 0 to 63 (31), the sign kept; raises for any other.
+    ShiftRight: ScalarDef {
+        name: "shift_right",
+        example: "shift_right(256, 2) = 64",
+        ty: integers2,
+        raises: always_raises,
+        eval: number::bits,
+        ..STRICT
+    },
 
     // Dates and timestamps.
+    /// `make_date(year, month, day)`, of `i64`; raises where there is no such day.
+    MakeDate: ScalarDef {
+        name: "make_date",
+        example: "make_date(2024, 2, 29) = date '2024-02-29'",
+        ty: make_date_type,
+        raises: always_raises,
+        eval: time::make_date,
+        ..STRICT
+    },
+    /// `format_time(time, pattern)`: `strftime`'s `%Y %y %m %d %H %I %M %S %f %p %A %a %B %b %j %%`, English names; raises for
+    /// another.
+    FormatTime: ScalarDef {
+        name: "format_time",
+        example: "format_time(date '2024-02-29', '%d.%m.%Y') = '29.02.2024'",
+        ty: format_time_type,
+        raises: always_raises,
+        eval: time::format,
+        ..STRICT
+    },
     /// A field, as `i64`.
     Extract(DateField = DateField::Year): ScalarDef {
         name: "extract",
@@ -746,6 +930,30 @@ fn text_test(_: ScalarOp, t: &[S]) -> Option<S> {
 }
 fn text_position(_: ScalarOp, t: &[S]) -> Option<S> {
     matches!(t, [S::Text, S::Text]).then_some(S::I64)
+}
+fn pad_type(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::Text, S::I64, S::Text]).then_some(S::Text)
+}
+fn repeat_type(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::Text, S::I64]).then_some(S::Text)
+}
+fn split_type(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::Text, S::Text, S::I64]).then_some(S::Text)
+}
+fn text_number(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::Text]).then_some(S::I64)
+}
+fn from_code_type(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::I64]).then_some(S::Text)
+}
+fn integers2(_: ScalarOp, t: &[S]) -> Option<S> {
+    if let [a @ (S::I32 | S::I64), b] = *t { (a == b).then_some(a) } else { None }
+}
+fn make_date_type(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::I64, S::I64, S::I64]).then_some(S::Date)
+}
+fn format_time_type(_: ScalarOp, t: &[S]) -> Option<S> {
+    matches!(t, [S::Date | S::Timestamp, S::Text]).then_some(S::Text)
 }
 fn extract_type(_: ScalarOp, t: &[S]) -> Option<S> {
     matches!(t, [S::Date | S::Timestamp]).then_some(S::I64)

@@ -12,7 +12,9 @@ use crate::entity::{ColumnId, FuncId, InputId, PlaceId, RegionId, SymId, ValueId
 use crate::error::{Error, Result};
 use crate::exec::{Datum, Inputs, column_of_values};
 use crate::graph::bridge::TensorColumns;
-use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{
+    Aggregate, Frame, FrameBound, FrameUnit, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc,
+};
 use crate::graph::tensor::{ContractSpec, Distribution, Move};
 use crate::graph::{
     BridgeOp, Builder, ColumnInfo, ControlOp, InputColumn, InputKind, Op, Place, Program, RelOp, TensorOp,
@@ -408,12 +410,26 @@ impl Parser {
         if self.eat_word("table") {
             return Ok(Type::Table(self.table_type()?));
         }
+        if self.eat_word("tape") {
+            return Ok(Type::Tape);
+        }
+        if self.eat_word("acc") {
+            self.punct('<')?;
+            let ty = self.tensor_type()?;
+            self.punct('>')?;
+            return Ok(Type::Acc(ty));
+        }
         let dtype = self.scalar_type()?;
         if self.is('[') {
             let shape = self.shape()?;
             return Ok(Type::Tensor(TensorType { dtype, shape }));
         }
         Ok(Type::Scalar(RowType { ty: dtype, nullable: self.eat('?') }))
+    }
+
+    fn tensor_type(&mut self) -> Result<TensorType> {
+        let dtype = self.scalar_type()?;
+        Ok(TensorType { dtype, shape: self.shape()? })
     }
 
     // Values.
@@ -593,6 +609,9 @@ impl Parser {
                         Type::Scalar(t) => InputKind::Scalar(t),
                         Type::Tensor(t) => InputKind::Tensor(t),
                         Type::Table(_) => return self.fail_at(line, "an input's columns have names"),
+                        Type::Tape | Type::Acc(_) => {
+                            return self.fail_at(line, "an input is a table, a tensor or a scalar");
+                        }
                     }
                 };
                 self.b.program_mut().new_input(name, kind);
@@ -939,6 +958,18 @@ impl Parser {
                 };
                 return Ok((Op::Control(ControlOp::Call(f)), self.operands()?));
             }
+            "tape_new" => (Op::Control(ControlOp::TapeNew), vec![]),
+            "acc_new" => (Op::Control(ControlOp::AccNew(self.tensor_type()?)), vec![]),
+            "push" => {
+                let tag = self.variant(|p| p.number("a tag"))?;
+                return Ok((Op::Control(ControlOp::Push { tag }), self.operands()?));
+            }
+            "pop" => {
+                let tag = self.variant(|p| p.number("a tag"))?;
+                let operands = self.operands()?;
+                let types = self.list('(', ')', Self::tensor_type)?;
+                return Ok((Op::Control(ControlOp::Pop { tag, types }), operands));
+            }
             _ => self.operands_first(line, name)?,
         };
         Ok(op)
@@ -955,6 +986,9 @@ impl Parser {
             "row_count" => Some(Op::Bridge(BridgeOp::RowCount)),
             "if" => Some(Op::Control(ControlOp::If)),
             "while" => Some(Op::Control(ControlOp::While)),
+            "acc_add" => Some(Op::Control(ControlOp::AccAdd)),
+            "acc_rows" => Some(Op::Control(ControlOp::AccRows)),
+            "acc_read" => Some(Op::Control(ControlOp::AccRead)),
             _ => None,
         };
         if let Some(op) = simple {
@@ -1153,14 +1187,18 @@ impl Parser {
             },
         };
         self.punct(')')?;
-        let range = self.eat_word("range");
-        if !range {
+        let unit = if self.eat_word("range") {
+            FrameUnit::Range
+        } else if self.eat_word("groups") {
+            FrameUnit::Groups
+        } else {
             self.keyword("rows")?;
-        }
+            FrameUnit::Rows
+        };
         let start = self.frame_bound()?;
         self.keyword("to")?;
         let end = self.frame_bound()?;
-        Ok(WindowColumn { func, arg, frame: Frame { range, start, end }, out })
+        Ok(WindowColumn { func, arg, frame: Frame { unit, start, end }, out })
     }
 
     fn frame_bound(&mut self) -> Result<FrameBound> {

@@ -7,7 +7,7 @@ use super::names;
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
 use crate::exec::{Datum, Outputs, column_value};
 use crate::graph::bridge::TensorColumns;
-use crate::graph::rel::{Aggregate, Frame, FrameBound, JoinKind, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{Aggregate, Frame, FrameBound, FrameUnit, JoinKind, SortKey, WindowColumn, WindowFunc};
 use crate::graph::tensor::{Distribution, Move};
 use crate::graph::{BridgeOp, ControlOp, InputKind, Node, Op, Program, RelOp, TensorOp};
 use crate::types::{Dim, RowType, ScalarType, Type};
@@ -226,7 +226,12 @@ fn frame(f: &Frame) -> String {
         FrameBound::CurrentRow => "current".to_string(),
         FrameBound::Offset(n) => n.to_string(),
     };
-    format!("{} {} to {}", if f.range { "range" } else { "rows" }, bound(f.start), bound(f.end))
+    let unit = match f.unit {
+        FrameUnit::Rows => "rows",
+        FrameUnit::Range => "range",
+        FrameUnit::Groups => "groups",
+    };
+    format!("{unit} {} to {}", bound(f.start), bound(f.end))
 }
 
 fn view_move(m: &Move) -> String {
@@ -277,7 +282,7 @@ impl<'a> Printer<'a> {
     fn ty(&self, ty: &Type) -> String {
         match ty {
             Type::Table(_) if !self.options.table_types => "table(…)".into(),
-            Type::Scalar(_) | Type::Tensor(_) | Type::Table(_) => ty.to_string(),
+            Type::Scalar(_) | Type::Tensor(_) | Type::Table(_) | Type::Tape | Type::Acc(_) => ty.to_string(),
         }
     }
 
@@ -507,6 +512,13 @@ impl<'a> Printer<'a> {
                 ("for".into(), format!("length {length} state {state}{reverse}"))
             }
             ControlOp::Call(f) => (format!("call<{}>", func_name(&self.p.func(*f).name)), String::new()),
+            ControlOp::TapeNew => ("tape_new".into(), String::new()),
+            ControlOp::Push { tag } => (format!("push<{tag}>"), String::new()),
+            ControlOp::Pop { tag, types } => (format!("pop<{tag}>"), format!("({})", list(types, |t| t.to_string()))),
+            ControlOp::AccNew(ty) => ("acc_new".into(), ty.to_string()),
+            ControlOp::AccAdd => ("acc_add".into(), String::new()),
+            ControlOp::AccRows => ("acc_rows".into(), String::new()),
+            ControlOp::AccRead => ("acc_read".into(), String::new()),
         }
     }
 }

@@ -1,92 +1,132 @@
-//! Branches, calls and loops.
+//! Branches, calls and loops, backwards.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use ir::entity::{FuncId, NodeId, RegionId, ValueId};
-use ir::graph::{ControlOp, Def, Node, Op, Program, TensorOp, ValueData};
-use ir::types::{Dim, TensorType, Type};
-use smallvec::{SmallVec, smallvec};
+use ir::entity::{NodeId, RegionId, ValueId};
+use ir::graph::{ControlOp, Node, Op, TensorOp};
+use ir::scalar::ScalarOp;
+use ir::types::{Dim, ScalarType, Type};
+use ir::value::Value;
 
-use super::copy::Copy;
-use super::{Reverse, captures, is_float, local_adjoints, missing, reads, varied, zero};
+use super::tape::{Keep, Residuals, new_sum, pop_frame, push_frame, read_sum, step};
+use super::{Reverse, captures, is_float, varied, zero};
 use crate::error::Result;
 
-/// The branch that ran is run again, then backwards; each branch gives an adjoint for everything that either of them reads.
+/// What a body with adjoints to hand out reads from outside of it, and how these adjoints get there.
+struct Captured {
+    /// All that are varied.
+    all: Vec<ValueId>,
+}
+
+impl Captured {
+    fn of(r: &Reverse<'_>, node: &Node) -> Self {
+        let p = r.b.program();
+        Self { all: captures(p, node).into_iter().filter(|v| r.is_varied(*v) && !p.ty(*v).is_linear()).collect() }
+    }
+
+    /// A sum for each, which a loop carries: the one that runs already, or a new one.
+    fn sums(&self, r: &mut Reverse<'_>) -> Result<Vec<ValueId>> {
+        let sum = |v: &ValueId| r.level.sums.get(v).copied().map_or_else(|| new_sum(r.b, *v), Ok);
+        self.all.iter().map(sum).collect()
+    }
+
+    /// The sums behind a loop: those that run go on, new ones are read. First of all: what else is handed out may be added to
+    /// one of them.
+    fn hand_out(&self, r: &mut Reverse<'_>, sums: impl Iterator<Item = ValueId>) -> Result<()> {
+        for (v, sum) in self.all.iter().zip(sums) {
+            if r.level.sums.contains_key(v) {
+                r.level.sums.insert(*v, sum);
+            } else {
+                let d = read_sum(r.b, sum)?;
+                r.add(*v, d)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A loop's body: what is varied in it, and which of its state has adjoints.
+struct Varied {
+    inside: HashSet<ValueId>,
+    active: Vec<usize>,
+    slices: Vec<usize>,
+}
+
+/// `params` are the state's and the slices', for `operands`; varied is what comes in so, until nothing more comes around.
+fn varied_in(r: &Reverse<'_>, body: RegionId, params: &[ValueId], operands: &[ValueId], states: usize) -> Varied {
+    let p = r.b.program();
+    let region = p.region(body);
+    let mut from: HashSet<ValueId> = r.outer_varied(body);
+    from.extend(params.iter().zip(operands).filter(|(_, o)| r.is_varied(**o)).map(|(p, _)| *p));
+    let inside = loop {
+        let inside = varied(p, &region.nodes, from.clone());
+        let more: Vec<ValueId> = (0..states)
+            .filter(|j| inside.contains(&region.results[*j]) && !from.contains(&params[*j]))
+            .map(|j| params[j])
+            .collect();
+        if more.is_empty() {
+            break inside;
+        }
+        from.extend(more);
+    };
+    // Another gradient's tape has no adjoint.
+    let active = (0..states).filter(|j| from.contains(&params[*j]) && is_float(p, params[*j])).collect();
+    let slices = (states..params.len()).filter(|j| from.contains(&params[*j])).map(|j| j - states).collect();
+    Varied { inside, active, slices }
+}
+
+/// The reverse of the branch that ran: each branch leaves a frame, and its reverse gives an adjoint for everything that
+/// either of them reads.
 pub(crate) fn branch(r: &mut Reverse<'_>, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
-    let outer = captures(r.b.program(), node);
-    let wanted: Vec<ValueId> = outer.iter().copied().filter(|v| r.is_varied(*v)).collect();
-    let boundary: HashSet<ValueId> = outer.into_iter().collect();
+    let tape = r.tape_here(node)?;
+    let captured = Captured::of(r, node);
+    let (summed, plain): (Vec<ValueId>, Vec<ValueId>) =
+        captured.all.iter().partition(|v| r.level.sums.contains_key(*v));
+    let at = node.results.len() - 1;
     let mut regions = vec![];
-    for old in &node.regions {
+    for body in &node.regions {
+        let region = r.b.program().region(*body).clone();
+        let inside = varied(r.b.program(), &region.nodes, r.outer_varied(*body));
+        let sums = summed.iter().map(|v| (*v, r.level.sums[v])).collect();
+        let outer = r.enter(inside);
+        let forward_tape = r.thread(*body, &region.nodes, region.results[at])?;
         r.b.begin_region(&[], vec![]);
-        let made = (|| -> Result<Vec<ValueId>> {
-            let mut copy = Copy::new(None);
-            let results = copy.region(r.b, *old)?;
-            let seeds = seeds(r, &results, outs);
-            let found = local_adjoints(r.b, &seeds, &boundary, &wanted)?;
-            found.into_iter().zip(&wanted).map(|(d, v)| d.map_or_else(|| zero(r.b, *v), Ok)).collect()
+        let made = (|| {
+            let (pop, below) = pop_frame(r.b, *body, tape)?;
+            r.level.tape = Some(below);
+            r.level.sums = sums;
+            for (v, d) in region.results.iter().zip(outs) {
+                if let Some(d) = d {
+                    r.add(*v, *d)?;
+                }
+            }
+            r.run(&region.nodes)?;
+            let mut yields = vec![];
+            for v in &plain {
+                yields.push(r.adjoint_or_zero(*v)?);
+            }
+            yields.extend(summed.iter().map(|v| r.level.sums[v]));
+            yields.push(r.end_tape()?);
+            Ok((pop, yields))
         })();
-        let yields = made.as_deref().unwrap_or(&[]);
-        regions.push(r.b.end_region(yields));
-        made?;
+        let made: Result<(NodeId, Vec<ValueId>)> = made;
+        let reverse = r.b.end_region(made.as_ref().map_or(&[], |m| &m.1));
+        let (pop, _) = made?;
+        r.leave(outer);
+        regions.push(reverse);
+        let kept = Residuals::new(r.b.program(), Keep::Frame { pop }, *body, reverse).lift(r.b)?;
+        push_frame(r.b, *body, at, forward_tape, &kept)?;
     }
-    let found = r.b.push(Op::Control(ControlOp::If), &node.operands, &regions)?;
-    wanted.iter().zip(found).try_for_each(|(v, d)| r.add(*v, d))
+    let mut found = r.b.push(Op::Control(ControlOp::If), &node.operands, &regions)?;
+    r.level.tape = found.pop();
+    let sums = found.split_off(plain.len());
+    r.level.sums.extend(summed.into_iter().zip(sums));
+    plain.iter().zip(found).try_for_each(|(v, d)| r.add(*v, d))
 }
 
-/// The function's body is written once more, then backwards. A function that calls itself has no derivative yet.
-pub(crate) fn call(r: &mut Reverse<'_>, f: FuncId, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
-    let name = r.b.program().func(f).name.clone();
-    if calls(r.b.program(), f, &mut vec![]) {
-        return Err(missing(format!("call of {name}"), "it calls itself"));
-    }
-    let body = r.b.program().func(f).body;
-    let params = r.b.program().region(body).params.clone();
-    // Arguments are told apart by a name each: one value may be given twice, or be computed from another.
-    let mut copy = Copy::new(None);
-    copy.values.extend(params.iter().copied().zip(node.operands.iter().copied()));
-    let results = copy.region(r.b, body)?;
-    let seeds = seeds(r, &results, outs);
-    let mut wanted: Vec<ValueId> = vec![];
-    node.operands.iter().for_each(|v| {
-        if r.is_varied(*v) && !wanted.contains(v) {
-            wanted.push(*v);
-        }
-    });
-    let boundary: HashSet<ValueId> = node.operands.iter().copied().collect();
-    let found = local_adjoints(r.b, &seeds, &boundary, &wanted)?;
-    for (v, d) in wanted.iter().zip(found) {
-        if let Some(d) = d {
-            r.add(*v, d)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a function reaches itself by calls.
-fn calls(p: &Program, f: FuncId, path: &mut Vec<FuncId>) -> bool {
-    if path.contains(&f) {
-        return true;
-    }
-    path.push(f);
-    let mut found = false;
-    ir::graph::rewrite::walk(p, p.func(f).body, &mut |_, node| {
-        if let Op::Control(ControlOp::Call(g)) = node.op {
-            found = found || calls(p, g, path);
-        }
-    });
-    path.pop();
-    found
-}
-
-fn seeds(r: &Reverse<'_>, results: &[ValueId], outs: &[Option<ValueId>]) -> Vec<(ValueId, ValueId)> {
-    let float = |v: &ValueId| is_float(r.b.program(), *v);
-    results.iter().zip(outs).filter(|(v, _)| float(v)).filter_map(|(v, d)| d.map(|d| (*v, d))).collect()
-}
-
-/// The loop that runs the other way. Its state: adjoints of the state, and running adjoints of what the body captures. Its
-/// slices: adjoints of the stacked results, then the values of the forward body that it reads. It yields, stacked, adjoints of
-/// the forward slices.
+/// The loop that runs the other way. Its state: adjoints of the state, sums for what the body captures, the tape. Its slices:
+/// adjoints of the stacked results, then the values of the forward body that it reads. It yields, stacked, adjoints of the
+/// forward slices.
 pub(crate) fn for_loop(
     r: &mut Reverse<'_>,
     id: NodeId,
@@ -94,31 +134,15 @@ pub(crate) fn for_loop(
     outs: &[Option<ValueId>],
     (length, states, backwards): (&Dim, usize, bool),
 ) -> Result<()> {
-    let p = r.b.program();
     let body = node.regions[0];
-    let region = p.region(body).clone();
+    let region = r.b.program().region(body).clone();
     let (state_params, slice_params) = region.params[1..].split_at(states);
     let (state_operands, slice_operands) = node.operands.split_at(states);
-    let captured: Vec<ValueId> = captures(p, node).into_iter().filter(|v| r.is_varied(*v)).collect();
-
-    // What is varied inside, until nothing more comes around.
-    let mut from: HashSet<ValueId> = captured.iter().copied().collect();
-    from.extend(region.params[1..].iter().zip(&node.operands).filter(|(_, o)| r.is_varied(**o)).map(|(p, _)| *p));
-    let inside = loop {
-        let inside = varied(p, &region.nodes, from.clone());
-        let more: Vec<ValueId> = (0..states)
-            .filter(|j| inside.contains(&region.results[*j]) && !from.contains(&state_params[*j]))
-            .map(|j| state_params[j])
-            .collect();
-        if more.is_empty() {
-            break inside;
-        }
-        from.extend(more);
-    };
-    let active: Vec<usize> = (0..states).filter(|j| from.contains(&state_params[*j])).collect();
-    let slices: Vec<usize> = (0..slice_params.len()).filter(|j| from.contains(&slice_params[*j])).collect();
+    let captured = Captured::of(r, node);
+    let Varied { inside, active, slices } = varied_in(r, body, &region.params[1..], &node.operands, states);
     let seeded: Vec<usize> =
         (states..region.results.len()).filter(|j| outs[*j].is_some() && inside.contains(&region.results[*j])).collect();
+    let tape = if r.level.taped.contains(&id) { Some(r.tape_here(node)?) } else { None };
 
     let mut operands = vec![];
     for j in &active {
@@ -127,183 +151,188 @@ pub(crate) fn for_loop(
             None => zero(r.b, state_operands[*j])?,
         });
     }
-    for v in &captured {
-        operands.push(zero(r.b, *v)?);
-    }
+    operands.extend(captured.sums(r)?);
+    operands.extend(tape);
+    let state = operands.len();
     operands.extend(seeded.iter().filter_map(|j| outs[*j]));
-    let op = Op::Control(ControlOp::For {
-        length: length.clone(),
-        state: active.len() + captured.len(),
-        reverse: !backwards,
-    });
+    let op = Op::Control(ControlOp::For { length: length.clone(), state, reverse: !backwards });
 
+    let outer = r.enter(inside);
+    if tape.is_some() {
+        let behind = r.thread(body, &region.nodes, state_params[states - 1])?;
+        r.b.program_mut().regions[body.index()].results[states - 1] = behind;
+    }
     let (types, columns) = r.b.region_entry(&op, &operands, &[])?;
     let params = r.b.begin_region(&types, columns);
     let made = (|| -> Result<Vec<ValueId>> {
-        let mut inner = Reverse::new(r.b, inside);
-        for (j, d) in active.iter().zip(&params[1..]) {
-            inner.add(region.results[*j], *d)?;
+        let (adjoints, rest) = params[1..].split_at(active.len());
+        let (sums, rest) = rest.split_at(captured.all.len());
+        r.level.sums = captured.all.iter().copied().zip(sums.iter().copied()).collect();
+        let rest = match tape {
+            Some(_) => {
+                r.level.tape = Some(rest[0]);
+                &rest[1..]
+            }
+            None => rest,
+        };
+        for (j, d) in active.iter().zip(adjoints).chain(seeded.iter().zip(rest)) {
+            r.add(region.results[*j], *d)?;
         }
-        for (j, d) in seeded.iter().zip(&params[1 + active.len() + captured.len()..]) {
-            inner.add(region.results[*j], *d)?;
-        }
-        inner.run(&region.nodes)?;
+        r.run(&region.nodes)?;
         let mut yields = vec![];
         for j in &active {
-            yields.push(inner.adjoint(state_params[*j]).map_or_else(|| zero(inner.b, state_params[*j]), Ok)?);
+            yields.push(r.adjoint_or_zero(state_params[*j])?);
         }
-        for (v, sum) in captured.iter().zip(&params[1 + active.len()..]) {
-            yields.push(match inner.adjoint(*v) {
-                Some(d) => inner.plus(*sum, d)?,
-                None => *sum,
-            });
+        yields.extend(captured.all.iter().map(|v| r.level.sums[v]));
+        if tape.is_some() {
+            yields.push(r.end_tape()?);
         }
         for j in &slices {
-            yields.push(inner.adjoint(slice_params[*j]).map_or_else(|| zero(inner.b, slice_params[*j]), Ok)?);
+            yields.push(r.adjoint_or_zero(slice_params[*j])?);
         }
         Ok(yields)
     })();
-    let new_body = r.b.end_region(made.as_deref().unwrap_or(&[]));
+    let reverse = r.b.end_region(made.as_deref().unwrap_or(&[]));
     made?;
+    r.leave(outer);
 
-    let mut residuals = Residuals { forward: id, body, slice_operands, length, new_body, known: HashMap::new() };
+    let keep = Keep::Stack { forward: id, states, slices: slice_operands, length };
+    let mut residuals = Residuals::new(r.b.program(), keep, body, reverse);
     residuals.known.insert(region.params[0], params[0]);
-    operands.extend(residuals.lift(r)?);
-    let found = r.b.push(op, &operands, &[new_body])?;
-    let mut found = found.into_iter();
-    for j in &active {
-        let d = found.next().unwrap_or(node.operands[*j]);
+    operands.extend(residuals.lift(r.b)?);
+    let mut found = r.b.push(op, &operands, &[reverse])?.into_iter();
+    let adjoints: Vec<ValueId> = found.by_ref().take(active.len()).collect();
+    captured.hand_out(r, found.by_ref().take(captured.all.len()))?;
+    for (j, d) in active.iter().zip(adjoints) {
         r.add(state_operands[*j], d)?;
     }
-    for v in &captured {
-        let d = found.next().unwrap_or(*v);
-        r.add(*v, d)?;
+    if tape.is_some() {
+        r.level.tape = found.next();
     }
-    for j in &slices {
-        let d = found.next().unwrap_or(slice_operands[*j]);
+    for (j, d) in slices.iter().zip(found) {
         r.add(slice_operands[*j], d)?;
     }
     Ok(())
 }
 
-/// What the loop that runs the other way reads of the forward loop's body.
-struct Residuals<'a> {
-    forward: NodeId,
-    body: RegionId,
-    slice_operands: &'a [ValueId],
-    length: &'a Dim,
-    new_body: RegionId,
-    /// Values of the forward body, and what stands for them in the new one.
-    known: HashMap<ValueId, ValueId>,
+/// As many steps back as the loop took forward, each from the frame that the step left. The state: the steps to go, adjoints
+/// of the state, sums for what the body captures, the tape.
+pub(crate) fn while_loop(r: &mut Reverse<'_>, id: NodeId, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
+    let body = node.regions[1];
+    let region = r.b.program().region(body).clone();
+    let states = region.params.len();
+    if !r.level.taped.contains(&id) {
+        return Err(ir::Error::Bug("a loop without a tape".into()).into());
+    }
+    let tape = r.tape_here(node)?;
+    let captured = Captured::of(r, node);
+    let Varied { inside, active, .. } = varied_in(r, body, &region.params, &node.operands, states);
+
+    let mut operands = vec![node.results[states - 2]];
+    for j in &active {
+        operands.push(match outs[*j] {
+            Some(d) => d,
+            None => zero(r.b, node.operands[*j])?,
+        });
+    }
+    operands.extend(captured.sums(r)?);
+    operands.push(tape);
+    let types: Vec<Type> = operands.iter().map(|v| r.b.ty(*v).clone()).collect();
+
+    let params = r.b.begin_region(&types, vec![]);
+    let more = r.b.map(&params[..1], |b, v| {
+        let zero = b.literal(Value::I64(0), ScalarType::I64)?;
+        Ok(vec![b.scalar(ScalarOp::Gt, &[v[0], zero])?])
+    });
+    let go_on = r.b.end_region(more.as_deref().unwrap_or(&[]));
+    more?;
+
+    let outer = r.enter(inside);
+    let forward_tape = r.thread(body, &region.nodes, region.params[states - 1])?;
+    let params = r.b.begin_region(&types, vec![]);
+    let made = (|| -> Result<(NodeId, Vec<ValueId>)> {
+        let (pop, below) = pop_frame(r.b, body, params[params.len() - 1])?;
+        r.level.tape = Some(below);
+        let (adjoints, rest) = params[1..].split_at(active.len());
+        r.level.sums = captured.all.iter().copied().zip(rest.iter().copied()).collect();
+        for (j, d) in active.iter().zip(adjoints) {
+            r.add(region.results[*j], *d)?;
+        }
+        r.run(&region.nodes)?;
+        let mut yields = vec![step(r.b, params[0], -1)?];
+        for j in &active {
+            yields.push(r.adjoint_or_zero(region.params[*j])?);
+        }
+        yields.extend(captured.all.iter().map(|v| r.level.sums[v]));
+        yields.push(r.end_tape()?);
+        Ok((pop, yields))
+    })();
+    let reverse = r.b.end_region(made.as_ref().map_or(&[], |m| &m.1));
+    let (pop, _) = made?;
+    r.leave(outer);
+    let kept = Residuals::new(r.b.program(), Keep::Frame { pop }, body, reverse).lift(r.b)?;
+    push_frame(r.b, body, states - 1, forward_tape, &kept)?;
+
+    let mut found = r.b.push(Op::Control(ControlOp::While), &operands, &[go_on, reverse])?.into_iter().skip(1);
+    let adjoints: Vec<ValueId> = found.by_ref().take(active.len()).collect();
+    captured.hand_out(r, found.by_ref().take(captured.all.len()))?;
+    for (j, d) in active.iter().zip(adjoints) {
+        r.add(node.operands[*j], d)?;
+    }
+    r.level.tape = found.next();
+    Ok(())
 }
 
-impl Residuals<'_> {
-    /// Gives the new body parameters for what it reads of the forward body; the operands for them. A slice is read again,
-    /// a view or a constant made again; all else is stacked by the forward loop.
-    fn lift(&mut self, r: &mut Reverse<'_>) -> Result<Vec<ValueId>> {
-        let p = r.b.program();
-        let (mut defined, mut read) = (HashSet::new(), vec![]);
-        reads(p, self.new_body, &mut defined, &mut read);
-        let mut operands = vec![];
-        let mut again = vec![];
-        for v in read {
-            if !defined.contains(&v) && self.is_forward(r.b.program(), v) {
-                self.resolve(r, v, &mut operands, &mut again)?;
-            }
-        }
-        let p = r.b.program_mut();
-        again.append(&mut p.regions[self.new_body.index()].nodes);
-        p.regions[self.new_body.index()].nodes = again;
-        replace(p, self.new_body, &self.known);
-        Ok(operands)
-    }
-
-    /// Whether a value is defined in the forward body itself.
-    fn is_forward(&self, p: &Program, v: ValueId) -> bool {
-        match p.values[v.index()].def {
-            Def::Param(region, _) => region == self.body,
-            Def::Result(n, _) => p.region(self.body).nodes.contains(&n),
+/// A call of the function's reverse.
+pub(crate) fn call(r: &mut Reverse<'_>, id: NodeId, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
+    let found = r.pairs.calls.get(&id).and_then(|key| Some((key.1.clone(), *r.pairs.list.get(key)?)));
+    let Some((mask, pair)) = found else { return Err(ir::Error::Bug("a call without a reverse".into()).into()) };
+    let tape = r.tape_here(node)?;
+    let arguments = &node.operands[..mask.len()];
+    let mut operands = vec![];
+    for (v, d) in node.results.iter().zip(outs) {
+        if is_float(r.b.program(), *v) {
+            operands.push(d.map_or_else(|| zero(r.b, *v), Ok)?);
         }
     }
-
-    fn resolve(
-        &mut self,
-        r: &mut Reverse<'_>,
-        v: ValueId,
-        operands: &mut Vec<ValueId>,
-        again: &mut Vec<NodeId>,
-    ) -> Result<ValueId> {
-        let p = r.b.program();
-        if let Some(new) = self.known.get(&v) {
-            return Ok(*new);
-        }
-        if !self.is_forward(p, v) {
-            return Ok(v);
-        }
-        if let Some(node) = p.node_of(v).filter(|n| is_cheap(&n.op)).cloned() {
-            let mut inputs: SmallVec<[ValueId; 3]> = smallvec![];
-            for o in &node.operands {
-                inputs.push(self.resolve(r, *o, operands, again)?);
-            }
-            let p = r.b.program_mut();
-            let id = NodeId(p.nodes.len() as u32);
-            let new = ValueId(p.values.len() as u32);
-            let ty = p.ty(v).clone();
-            p.values.push(ValueData { ty, def: Def::Result(id, 0) });
-            p.nodes.push(Node { operands: inputs, results: smallvec![new], ..node });
-            again.push(id);
-            self.known.insert(v, new);
-            return Ok(new);
-        }
-        let Type::Tensor(ty) = p.ty(v).clone() else {
-            return Err(missing("for", format!("its body computes with {}, which cannot be stacked", p.ty(v))));
-        };
-        let states = p.node(self.forward).operands.len() - self.slice_operands.len();
-        let operand = match p.values[v.index()].def {
-            Def::Param(_, i) if i as usize > states => self.slice_operands[i as usize - 1 - states],
-            _ => self.stacked(r, v, &ty, states),
-        };
-        let p = r.b.program_mut();
-        let new = ValueId(p.values.len() as u32);
-        let index = p.region(self.new_body).params.len() as u32;
-        p.values.push(ValueData { ty: Type::Tensor(ty), def: Def::Param(self.new_body, index) });
-        p.regions[self.new_body.index()].params.push(new);
-        operands.push(operand);
-        self.known.insert(v, new);
-        Ok(new)
+    // A sum that runs goes in, once.
+    let mut sums: Vec<(ValueId, bool)> = vec![];
+    for v in arguments.iter().zip(&mask).filter(|(_, m)| **m).map(|(v, _)| *v) {
+        let runs = r.level.sums.contains_key(&v) && !sums.contains(&(v, true));
+        operands.push(if runs { r.level.sums[&v] } else { new_sum(r.b, v)? });
+        sums.push((v, runs));
     }
-
-    /// The result of the forward loop that stacks a value of its body; added where there is none yet.
-    fn stacked(&self, r: &mut Reverse<'_>, v: ValueId, ty: &TensorType, states: usize) -> ValueId {
-        let p = r.b.program_mut();
-        let results = &p.region(self.body).results;
-        if let Some(i) = results[states..].iter().position(|x| *x == v) {
-            return p.node(self.forward).results[states + i];
+    operands.extend(arguments.iter().filter(|v| !r.b.ty(**v).is_linear()));
+    operands.push(tape);
+    let mut found = r.b.push(Op::Control(ControlOp::Call(pair.reverse)), &operands, &[])?;
+    r.level.tape = found.pop();
+    for ((v, runs), sum) in sums.iter().zip(&found) {
+        if *runs {
+            r.level.sums.insert(*v, *sum);
         }
-        let index = results.len() as u32;
-        let shape = std::iter::once(self.length.clone()).chain(ty.shape.iter().cloned());
-        let ty = Type::Tensor(TensorType::new(ty.dtype, shape));
-        let new = ValueId(p.values.len() as u32);
-        p.values.push(ValueData { ty, def: Def::Result(self.forward, index) });
-        p.regions[self.body.index()].results.push(v);
-        p.nodes[self.forward.index()].results.push(new);
-        new
     }
+    for ((v, runs), sum) in sums.into_iter().zip(found) {
+        if !runs {
+            let d = read_sum(r.b, sum)?;
+            r.add(v, d)?;
+        }
+    }
+    Ok(())
 }
 
-/// Whether a value is better made again than kept.
-fn is_cheap(op: &Op) -> bool {
-    matches!(op, Op::Tensor(TensorOp::View(_) | TensorOp::Const(_) | TensorOp::Iota { .. }) | Op::Literal(..))
+/// What is added to a sum, and the sum before, have the adjoint of the sum behind.
+pub(crate) fn acc_add(r: &mut Reverse<'_>, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
+    let Some(d) = outs[0] else { return Ok(()) };
+    node.operands.iter().try_for_each(|v| r.add(*v, d))
 }
 
-/// Reads other values in a region and those inside.
-fn replace(p: &mut Program, region: RegionId, by: &HashMap<ValueId, ValueId>) {
-    let new = |v: &mut ValueId| *v = by.get(v).copied().unwrap_or(*v);
-    p.regions[region.index()].results.iter_mut().for_each(new);
-    for n in p.region(region).nodes.clone() {
-        p.nodes[n.index()].operands.iter_mut().for_each(new);
-        for inner in p.node(n).regions.clone() {
-            replace(p, inner, by);
-        }
+/// As [`acc_add`], for rows.
+pub(crate) fn acc_rows(r: &mut Reverse<'_>, node: &Node, outs: &[Option<ValueId>]) -> Result<()> {
+    let Some(d) = outs[0] else { return Ok(()) };
+    r.add(node.operands[0], d)?;
+    if r.is_varied(node.operands[2]) {
+        let rows = r.b.tensor(TensorOp::Gather, &[d, node.operands[1]])?;
+        r.add(node.operands[2], rows)?;
     }
+    Ok(())
 }

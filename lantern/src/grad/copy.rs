@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use ir::entity::{NodeId, RegionId, SymId, ValueId};
+use ir::entity::{FuncId, NodeId, RegionId, SymId, ValueId};
 use ir::graph::rewrite::{bound_symbol, dims_of_mut};
 use ir::graph::{BridgeOp, Builder, ControlOp, InputKind, Node, Op, Program};
-use ir::types::{Dim, TensorType};
+use ir::types::{Dim, TensorType, Type};
 use ir::{Error, Result};
 
 /// A copy under way.
@@ -15,11 +15,13 @@ pub(crate) struct Copy<'a> {
     /// What values become; a value of the builder's own program that is not here stays.
     pub(crate) values: HashMap<ValueId, ValueId>,
     symbols: HashMap<SymId, Dim>,
+    /// Functions of the program that is read.
+    funcs: HashMap<FuncId, FuncId>,
 }
 
 impl<'a> Copy<'a> {
     pub(crate) fn new(from: Option<&'a Program>) -> Self {
-        Self { from, values: HashMap::new(), symbols: HashMap::new() }
+        Self { from, values: HashMap::new(), symbols: HashMap::new(), funcs: HashMap::new() }
     }
 
     fn source<'b>(&'b self, b: &'b Builder) -> &'b Program {
@@ -76,10 +78,43 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
+    /// A function of the program that is read.
+    fn func(&mut self, b: &mut Builder, from: &'a Program, f: FuncId) -> Result<FuncId> {
+        if let Some(new) = self.funcs.get(&f) {
+            return Ok(*new);
+        }
+        let func = from.func(f);
+        let region = from.region(func.body);
+        let types = |values: &[ValueId]| values.iter().map(|v| self.ty(from.ty(*v))).collect::<Vec<_>>();
+        let (params, results) = (types(&region.params), types(&region.results));
+        let name = unique_name(b.program(), &func.name);
+        let new = b.declare_func(name, &params, &results);
+        self.funcs.insert(f, new);
+        let given = b.begin_declared(new);
+        self.values.extend(region.params.iter().copied().zip(given));
+        match self.region(b, func.body) {
+            Ok(results) => b.end_declared(new, &results)?,
+            Err(e) => {
+                b.end_region(&[]);
+                return Err(e);
+            }
+        }
+        Ok(new)
+    }
+
+    fn ty(&self, ty: &Type) -> Type {
+        let tensor = |t: &TensorType| TensorType::new(t.dtype, t.shape.iter().map(|d| self.dim(d)));
+        match ty {
+            Type::Tensor(t) => Type::Tensor(tensor(t)),
+            Type::Acc(t) => Type::Acc(tensor(t)),
+            Type::Scalar(_) | Type::Table(_) | Type::Tape => ty.clone(),
+        }
+    }
+
     fn op(&mut self, b: &mut Builder, op: &Op) -> Result<Op> {
         let mut op = op.clone();
-        if self.from.is_some() && matches!(op, Op::Control(ControlOp::Call(_))) {
-            return Err(Error::Unsupported("a function that calls another one, inside of a program".into()));
+        if let (Some(from), Op::Control(ControlOp::Call(f))) = (self.from, &mut op) {
+            *f = self.func(b, from, *f)?;
         }
         if let Some(old) = bound_symbol(&op) {
             let name = self.source(b).symbols[old.index()].clone();
@@ -145,4 +180,11 @@ pub(crate) fn call(b: &mut Builder, program: &Program, args: &[ValueId]) -> Resu
         }
     }
     copy.region(b, body)
+}
+
+/// A name that no function of a program has: this one, or with a number.
+pub(crate) fn unique_name(p: &Program, name: &str) -> String {
+    let is_free = |name: &str| p.funcs.iter().all(|f| f.name != name);
+    let numbered = || (2..).map(|i| format!("{name}.{i}")).find(|n| is_free(n));
+    if is_free(name) { name.into() } else { numbered().unwrap_or_default() }
 }

@@ -6,8 +6,9 @@
 //!   its regions capture, if that value depends on what is differentiated for (it is *varied*).
 //! - A missing rule is an error. A zero stands only for what does not depend, or depends through whole numbers, conditions and
 //!   steps.
-//! - A loop's derivative is a loop that runs the other way. Values of the loop's body that it reads come in stacked, by results
-//!   that are added to the loop ([`control`]).
+//! - A loop's derivative is a loop that runs the other way, a function's is another function ([`control`]). What they read of
+//!   the forward pass comes in stacked, or on a tape ([`tape`]).
+//! - Adjoints of what a loop or a function reads again in each step add up in place, in a sum that is carried along.
 //!
 //! Derivatives are taken from the graph that was recorded, before any pass.
 
@@ -16,6 +17,7 @@ pub(crate) mod check;
 mod control;
 pub(crate) mod copy;
 mod scalar;
+mod tape;
 mod tensor;
 
 use std::collections::{HashMap, HashSet};
@@ -121,21 +123,17 @@ fn adjoints(b: &mut Builder, seeds: &[(ValueId, ValueId)], wrt: &[ValueId]) -> R
             return Err(missing("grad", format!("with respect to {}", b.ty(*v))));
         }
     }
-    let found = local_adjoints(b, seeds, &HashSet::new(), wrt)?;
+    let found = local_adjoints(b, seeds, wrt)?;
     found.into_iter().zip(wrt).map(|(d, v)| d.map_or_else(|| zero(b, *v), Ok)).collect()
 }
 
-/// Adjoints of `wrt` through the nodes between them and the seeds (value, adjoint); nodes that make `boundary` are not visited.
-fn local_adjoints(
-    b: &mut Builder,
-    seeds: &[(ValueId, ValueId)],
-    boundary: &HashSet<ValueId>,
-    wrt: &[ValueId],
-) -> Result<Vec<Option<ValueId>>> {
+/// Adjoints of `wrt` through the nodes between them and the seeds (value, adjoint).
+fn local_adjoints(b: &mut Builder, seeds: &[(ValueId, ValueId)], wrt: &[ValueId]) -> Result<Vec<Option<ValueId>>> {
     let outs: Vec<ValueId> = seeds.iter().map(|s| s.0).collect();
-    let nodes = nodes_before(b.program(), &outs, boundary);
+    let nodes = nodes_before(b.program(), &outs);
     let varied = varied(b.program(), &nodes, wrt.iter().copied().collect());
     let mut reverse = Reverse::new(b, varied);
+    reverse.begin_tape(&nodes)?;
     for (v, d) in seeds {
         reverse.add(*v, *d)?;
     }
@@ -151,30 +149,39 @@ pub(crate) fn missing(op: impl Into<String>, message: impl Into<String>) -> Erro
 fn is_float(p: &Program, v: ValueId) -> bool {
     match p.ty(v) {
         Type::Scalar(t) => t.ty.is_float(),
-        Type::Tensor(t) => t.dtype.is_float(),
-        Type::Table(_) => false,
+        Type::Tensor(t) | Type::Acc(t) => t.dtype.is_float(),
+        Type::Table(_) | Type::Tape => false,
+    }
+}
+
+/// The type of a value's adjoint: its own, or that of what a sum adds up.
+fn adjoint_type(ty: &Type) -> Type {
+    match ty {
+        Type::Acc(t) => Type::Tensor(t.clone()),
+        ty => ty.clone(),
     }
 }
 
 /// Zero of a value's type.
 fn zero(b: &mut Builder, of: ValueId) -> Result<ValueId> {
     match b.ty(of).clone() {
-        Type::Tensor(t) => Ok(filled(b, &t, 0.0)?),
+        Type::Tensor(t) | Type::Acc(t) => Ok(filled(b, &t, 0.0)?),
         Type::Scalar(t) => match crate::tensor::number(b, 0.0, t.ty) {
             Ok(v) => Ok(v),
             Err(_) => Err(missing("a scalar", format!("of {t}"))),
         },
         Type::Table(_) => Err(missing("a table", "a table has no adjoint")),
+        Type::Tape => Err(missing("a tape", "a tape has no adjoint")),
     }
 }
 
-/// The nodes on which values depend, in order; those that make a value of `boundary` are left out, with all before them.
-fn nodes_before(p: &Program, outs: &[ValueId], boundary: &HashSet<ValueId>) -> Vec<NodeId> {
+/// The nodes on which values depend, in order.
+fn nodes_before(p: &Program, outs: &[ValueId]) -> Vec<NodeId> {
     let mut found = HashSet::new();
     let mut open: Vec<ValueId> = outs.to_vec();
     while let Some(v) = open.pop() {
         let ir::graph::Def::Result(n, _) = p.values[v.index()].def else { continue };
-        if !boundary.contains(&v) && found.insert(n) {
+        if found.insert(n) {
             open.extend(p.node(n).operands.iter().copied());
             open.extend(captures(p, p.node(n)));
         }
@@ -219,7 +226,7 @@ fn varied(p: &Program, nodes: &[NodeId], from: HashSet<ValueId>) -> HashSet<Valu
         let reads_varied = node.operands.iter().any(|v| varied.contains(v))
             || (!node.regions.is_empty() && captures(p, node).iter().any(|v| varied.contains(v)));
         if reads_varied {
-            varied.extend(node.results.iter().filter(|v| is_float(p, **v)));
+            varied.extend(node.results.iter().filter(|v| is_float(p, **v) || *p.ty(**v) == Type::Tape));
         }
     }
     varied
@@ -233,22 +240,66 @@ fn is_detached(op: &Op) -> bool {
 /// A walk backwards.
 pub(crate) struct Reverse<'a> {
     pub(crate) b: &'a mut Builder,
+    pairs: tape::Pairs,
+    level: Level,
+}
+
+/// Where a walk stands in one region.
+#[derive(Default)]
+struct Level {
     varied: HashSet<ValueId>,
     adjoints: HashMap<ValueId, ValueId>,
+    /// Values whose adjoints add up in place, and the sum as it is now.
+    sums: HashMap<ValueId, ValueId>,
+    /// The tape as it is now.
+    tape: Option<ValueId>,
+    /// Operations through which it was threaded.
+    taped: HashSet<NodeId>,
 }
 
 impl<'a> Reverse<'a> {
     fn new(b: &'a mut Builder, varied: HashSet<ValueId>) -> Self {
-        Self { b, varied, adjoints: HashMap::new() }
+        Self { b, pairs: tape::Pairs::default(), level: Level { varied, ..Level::default() } }
+    }
+
+    /// Begins the walk of an inner region; [`Reverse::leave`] ends it.
+    fn enter(&mut self, varied: HashSet<ValueId>) -> Level {
+        std::mem::replace(&mut self.level, Level { varied, ..Level::default() })
+    }
+
+    fn leave(&mut self, outer: Level) {
+        self.level = outer;
     }
 
     /// The sum of the adjoints handed to a value so far.
     fn adjoint(&self, v: ValueId) -> Option<ValueId> {
-        self.adjoints.get(&v).copied()
+        self.level.adjoints.get(&v).copied()
+    }
+
+    fn adjoint_or_zero(&mut self, v: ValueId) -> Result<ValueId> {
+        self.adjoint(v).map_or_else(|| zero(self.b, v), Ok)
     }
 
     fn is_varied(&self, v: ValueId) -> bool {
-        self.varied.contains(&v)
+        self.level.varied.contains(&v)
+    }
+
+    /// The varied values that a region reads from outside of it.
+    fn outer_varied(&self, region: RegionId) -> HashSet<ValueId> {
+        let (mut defined, mut read) = (HashSet::new(), vec![]);
+        reads(self.b.program(), region, &mut defined, &mut read);
+        read.into_iter().filter(|v| !defined.contains(v) && self.is_varied(*v)).collect()
+    }
+
+    /// The tape before the reverse of a node, which is the tape behind the node.
+    fn tape_here(&mut self, node: &Node) -> Result<ValueId> {
+        let bug = || ir::Error::Bug(format!("no tape at {}", tape::name_of(&node.op)));
+        Ok(self.level.tape.take().ok_or_else(bug)?)
+    }
+
+    /// The tape at the end of a body's reverse.
+    fn end_tape(&mut self) -> Result<ValueId> {
+        Ok(self.level.tape.take().ok_or_else(|| ir::Error::Bug("the tape was lost".into()))?)
     }
 
     /// Hands an adjoint to a value.
@@ -256,16 +307,37 @@ impl<'a> Reverse<'a> {
         if !self.is_varied(v) {
             return Ok(());
         }
-        if self.b.ty(v) != self.b.ty(d) {
+        if adjoint_type(self.b.ty(v)) != *self.b.ty(d) {
             let (v, d) = (self.b.ty(v), self.b.ty(d));
             return Err(ir::Error::Bug(format!("an adjoint of {v} is {d}")).into());
+        }
+        if let Some(sum) = self.level.sums.get(&v).copied() {
+            let sum = self.b.push1(Op::Control(ControlOp::AccAdd), &[sum, d], &[])?;
+            self.level.sums.insert(v, sum);
+            return Ok(());
         }
         let sum = match self.adjoint(v) {
             None => d,
             Some(old) => self.plus(old, d)?,
         };
-        self.adjoints.insert(v, sum);
+        self.level.adjoints.insert(v, sum);
         Ok(())
+    }
+
+    /// Hands an adjoint to rows of a value, chosen by indices.
+    fn add_rows(&mut self, v: ValueId, indices: ValueId, d: ValueId) -> Result<()> {
+        match self.level.sums.get(&v).copied() {
+            Some(sum) => {
+                let sum = self.b.push1(Op::Control(ControlOp::AccRows), &[sum, indices, d], &[])?;
+                self.level.sums.insert(v, sum);
+                Ok(())
+            }
+            None => {
+                let zeros = zero(self.b, v)?;
+                let dx = self.b.tensor(TensorOp::ScatterAdd, &[zeros, indices, d])?;
+                self.add(v, dx)
+            }
+        }
     }
 
     fn plus(&mut self, x: ValueId, y: ValueId) -> Result<ValueId> {
@@ -280,7 +352,7 @@ impl<'a> Reverse<'a> {
         for n in nodes.iter().rev() {
             let node = self.b.program().node(*n).clone();
             let outs: Vec<Option<ValueId>> = node.results.iter().map(|v| self.adjoint(*v)).collect();
-            if outs.iter().any(Option::is_some) {
+            if outs.iter().any(Option::is_some) || self.level.taped.contains(n) {
                 self.visit(*n, &node, &outs)?;
             }
         }
@@ -314,11 +386,20 @@ impl<'a> Reverse<'a> {
             },
             Op::Control(op) => match op {
                 ControlOp::If => control::branch(self, node, outs),
+                ControlOp::While => control::while_loop(self, id, node, outs),
                 ControlOp::For { length, state, reverse } => {
                     control::for_loop(self, id, node, outs, (length, *state, *reverse))
                 }
-                ControlOp::Call(f) => control::call(self, *f, node, outs),
-                ControlOp::While => Err(missing("while", "its number of steps is not known; use scan")),
+                ControlOp::Call(_) => control::call(self, id, node, outs),
+                // Another gradient's: its frames hold values, and what is pushed has no adjoint but by a pop.
+                ControlOp::TapeNew | ControlOp::Push { .. } | ControlOp::AccNew(_) => Ok(()),
+                ControlOp::Pop { .. } => Err(missing(
+                    "a derivative",
+                    "of an if, a while or a call: derivatives of those are first ones only",
+                )),
+                ControlOp::AccAdd => control::acc_add(self, node, outs),
+                ControlOp::AccRows => control::acc_rows(self, node, outs),
+                ControlOp::AccRead => control::acc_add(self, node, outs),
             },
             Op::Bridge(op) => Err(bridge::missing_rule(op)),
             Op::Rel(op) => Err(missing(format!("{op:?}"), "derivatives do not pass through tables yet")),

@@ -51,7 +51,7 @@ pub(crate) fn map(reverse: &mut Reverse<'_>, node: &Node, outs: &[Option<ValueId
         results.iter().zip(yielded).filter(|(v, _)| is_dear(apart.program(), **v)).map(|(v, y)| (*v, *y)).collect();
     let wanted: Vec<usize> = (0..node.operands.len()).filter(|i| reverse.is_varied(node.operands[*i])).collect();
     let from: HashSet<ValueId> = wanted.iter().map(|i| params[*i]).collect();
-    let nodes = nodes_before(apart.program(), &results, &HashSet::new());
+    let nodes = nodes_before(apart.program(), &results);
     let varied = varied(apart.program(), &nodes, from);
     let mut inner = Reverse::new(&mut apart, varied);
     let seeds = &params[params.len() - seeded.len()..];

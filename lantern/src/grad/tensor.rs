@@ -39,9 +39,7 @@ pub(crate) fn reverse(r: &mut Reverse<'_>, op: &TensorOp, node: &Node, d: ValueI
         }
         TensorOp::Gather => {
             if r.is_varied(arg(0)) {
-                let zeros = r.zeros(arg(0))?;
-                let dx = r.b.tensor(TensorOp::ScatterAdd, &[zeros, arg(1), d])?;
-                r.add(arg(0), dx)?;
+                r.add_rows(arg(0), arg(1), d)?;
             }
             Ok(())
         }
@@ -77,11 +75,6 @@ impl Reverse<'_> {
 
     fn view(&mut self, v: ValueId, moves: Vec<Move>) -> Result<ValueId> {
         Ok(if moves.is_empty() { v } else { self.b.tensor(TensorOp::View(moves), &[v])? })
-    }
-
-    fn zeros(&mut self, like: ValueId) -> Result<ValueId> {
-        let ty = self.tensor_type(like)?;
-        Ok(filled(self.b, &ty, 0.0)?)
     }
 
     fn map2(&mut self, op: ScalarOp, x: ValueId, y: ValueId) -> Result<ValueId> {

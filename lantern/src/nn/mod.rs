@@ -2,7 +2,9 @@
 //!
 //! Weights of linear layers are `[out, in]`, those of embeddings `[rows, width]`.
 
+mod attention;
 mod loss;
+mod recurrent;
 
 use std::panic::Location;
 
@@ -14,7 +16,9 @@ use crate::error::Fault;
 use crate::stage::Scope;
 use crate::tensor::Tensor;
 
+pub use attention::{Transformer, attention};
 pub use loss::{binary_cross_entropy, cross_entropy, mae, mse};
+pub use recurrent::{Lstm, Tree, TreeLstm, lstm, lstm_cell, tree_lstm};
 
 /// What stands between the layers of an [`mlp`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

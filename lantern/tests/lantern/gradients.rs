@@ -10,7 +10,7 @@ use ndarray::{Array, ArrayD, IxDyn};
 use crate::both;
 
 /// Numbers without ties or kinks nearby, in about ±1.7.
-fn numbers(shape: &[usize], seed: u64) -> TensorValue {
+pub(crate) fn numbers(shape: &[usize], seed: u64) -> TensorValue {
     let n: usize = shape.iter().product();
     let number = |i: usize| {
         let k = (i as u64 * 2 + 1)
@@ -29,12 +29,12 @@ fn positive(shape: &[usize], seed: u64) -> TensorValue {
     value(v.mapv(|x| x.abs() + 0.2))
 }
 
-fn indices(v: &[i64]) -> TensorValue {
+pub(crate) fn indices(v: &[i64]) -> TensorValue {
     value(Array::from(v.to_vec()))
 }
 
 /// Weights each element differently before the sum, so that no error cancels.
-fn weigh(y: &Tensor) -> Tensor {
+pub(crate) fn weigh(y: &Tensor) -> Tensor {
     let sizes: Vec<usize> = y.shape().iter().map(|d| d.as_const().unwrap_or(1)).collect();
     if y.shape().iter().any(|d| d.as_const().is_none()) {
         // A symbolic size: weights by position along the first axis.
@@ -45,7 +45,7 @@ fn weigh(y: &Tensor) -> Tensor {
 }
 
 #[track_caller]
-fn check(specs: &[&str], inputs: &[TensorValue], f: impl Fn(&[Tensor]) -> Tensor) {
+pub(crate) fn check(specs: &[&str], inputs: &[TensorValue], f: impl Fn(&[Tensor]) -> Tensor) {
     let specs: Vec<Spec> = specs.iter().map(|s| (*s).into()).collect();
     if let Err(e) = check_gradients(&specs, |t| weigh(&f(t)), inputs, 1e-6) {
         panic!("{e}");

@@ -1,5 +1,6 @@
 //! Tests of Lantern through its public functions.
 
+mod control;
 mod golden;
 mod gradients;
 mod random;

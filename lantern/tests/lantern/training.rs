@@ -107,6 +107,53 @@ fn a_loop_over_batches_is_its_steps() {
     assert!(losses[3] < losses[0], "{losses:?}");
 }
 
+/// Rows that are watched are not trained on: their loss behind an epoch is that of the parameters which the epoch left.
+#[test]
+fn the_loss_of_watched_rows_is_taken_behind_each_epoch() {
+    let loss = |batch: &[lantern::Tensor], p: &[lantern::Tensor]| {
+        nn::mse(&nn::linear(&batch[0], &p[0], Some(&p[1])), &batch[1])
+    };
+    let x = value(ndarray::array![[0.0], [1.0], [2.0], [3.0], [4.0]]);
+    let y = value(ndarray::array![[1.0], [3.0], [5.0], [7.0], [9.0]]);
+    let held = [value(ndarray::array![[10.0], [20.0]]), value(ndarray::array![[-21.0], [-41.0]])];
+    let specs = ["x: f64[n, 1]", "y: f64[n, 1]", "hx: f64[m, 1]", "hy: f64[m, 1]", "w: f64[1, 1]", "b: f64[1]"];
+    let run = |epochs: usize, early_stop: Option<f64>, drop_last: bool| {
+        let batches = Batches { early_stop, drop_last, ..Batches::new(2, epochs) };
+        let fit = Fit { batches, optimizer: Optimizer::sgd(0.01) };
+        let f = stage("fit", specs, |t| {
+            let trained = t[0].scope().fit_watching(&fit, &t[..2], &t[2..4], &t[4..], loss);
+            let after = loss(&t[2..4], &trained.params);
+            (trained.params, (trained.losses, trained.watched.unwrap()), after)
+        })
+        .unwrap();
+        let weights = [value(ndarray::array![[0.0]]), value(ndarray::array![0.0])];
+        let inputs: Vec<TensorValue> = [x.clone(), y.clone()].into_iter().chain(held.clone()).chain(weights).collect();
+        both(&f, &inputs).unwrap()
+    };
+    for drop_last in [false, true] {
+        let out = run(3, None, drop_last);
+        let watched = doubles(&out[3]);
+        assert_eq!(watched.len(), 3);
+        assert!((watched[2] - doubles(&out[4])[0]).abs() < 1e-9 * watched[2], "{watched:?}, {:?}", out[4]);
+        let shorter = doubles(&run(2, None, drop_last)[4])[0];
+        assert!((watched[1] - shorter).abs() < 1e-9 * shorter, "{watched:?}, {shorter}");
+    }
+    // The loss of the rows that are trained on falls all the time, that of the watched ones rises from the start.
+    let out = run(5, Some(0.01), false);
+    assert!(doubles(&out[2])[1] < doubles(&out[2])[0]);
+    assert!(doubles(&out[3])[1] > doubles(&out[3])[0] && doubles(&out[3])[2..].iter().all(|l| l.is_nan()), "{out:?}");
+}
+
+#[test]
+fn a_function_reads_its_own_text() {
+    let f = stage("f", ["x: f32[n, 2]", "w: f32[2]"], |t| (&t[0] * &t[1]).sum(1)).unwrap();
+    let again = lantern::Function::parse(&f.to_string()).unwrap();
+    let inputs = [value(ndarray::array![[1f32, 2.0], [3.0, 4.0]]), value(ndarray::array![10f32, 100.0])];
+    assert_eq!(both(&f, &inputs).unwrap(), both(&again, &inputs).unwrap());
+    assert_eq!(again.inputs().collect::<Vec<_>>(), ["x", "w"]);
+    assert!(lantern::Function::parse("func nothing").is_err());
+}
+
 #[test]
 fn errors_name_the_operation_the_shapes_and_the_place() {
     let e = stage("f", ["x: f32[2, 3]", "y: f32[2, 4]"], |t| &t[0] + &t[1]).unwrap_err().to_string();

@@ -39,7 +39,7 @@ impl Host for Engine {
             watch(Step { epoch, epochs, rows, total_rows, loss });
         };
         let ran = self.session.run(statement, &watch)?;
-        self.stats.compile = ran.compile;
+        self.stats = Stats { compile: ran.costs.total(), border: ran.costs.border };
         Ok(match ran.answer {
             Returned::Rows(rows) => Answer::Rows(Rows {
                 schema: rows.schema().clone(),

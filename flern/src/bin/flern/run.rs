@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use arrow::record_batch::RecordBatch;
 use flern::sql::{self, Statement};
 
-use crate::host::{Answer, Failure, Host, Stats};
+use crate::host::{Answer, Failure, Host, Rows, Stats};
 use crate::interrupt;
 use crate::output::{self, Format, Stop};
 use crate::progress::Progress;
@@ -53,7 +54,7 @@ impl<H: Host> Runner<H> {
             if self.timer {
                 writeln!(
                     self.out,
-                    "time: {}, of which compilation {}",
+                    "time: {}, of which planning and compilation {}",
                     seconds(took.time),
                     seconds(took.stats.compile)
                 )?;
@@ -70,6 +71,17 @@ impl<H: Host> Runner<H> {
 
     /// Runs one statement and prints what it returns.
     pub(crate) fn statement(&mut self, name: &str, script: &str, statement: &Statement) -> Result<Took, Ended> {
+        self.statement_seen(name, script, statement, &mut |_| {})
+    }
+
+    /// As [`Runner::statement`], and shows `see` the rows that are printed.
+    pub(crate) fn statement_seen(
+        &mut self,
+        name: &str,
+        script: &str,
+        statement: &Statement,
+        see: &mut dyn FnMut(&RecordBatch),
+    ) -> Result<Took, Ended> {
         let progress = Progress::new();
         let watch = |step| progress.step(step);
         let start = Instant::now();
@@ -78,7 +90,14 @@ impl<H: Host> Runner<H> {
             let answer = self.host.run(script, statement, &watch);
             progress.clear();
             match answer {
-                Ok(Answer::Rows(rows)) => output::rows(&mut *self.out, rows, self.format, self.width),
+                Ok(Answer::Rows(Rows { schema, batches })) => {
+                    let batches = Box::new(batches.inspect(|batch| {
+                        if let Ok(batch) = batch {
+                            see(batch);
+                        }
+                    }));
+                    output::rows(&mut *self.out, Rows { schema, batches }, self.format, self.width)
+                }
                 Ok(Answer::Text(text)) => writeln!(self.out, "{}", text.trim_end()).map_err(Stop::from),
                 // Programs that read results are not told what was done.
                 Ok(Answer::Done(_)) if self.format != Format::Table => Ok(()),

@@ -38,15 +38,30 @@ enum Next {
     Leave,
 }
 
+/// Where the shell's input comes from.
+trait Editor {
+    fn read(&mut self) -> std::io::Result<Signal>;
+}
+
+impl Editor for Reedline {
+    fn read(&mut self) -> std::io::Result<Signal> {
+        self.read_line(&SqlPrompt)
+    }
+}
+
 /// Reads and runs until the end of the input.
 pub(crate) fn interact<H: Host>(runner: &mut Runner<H>) -> Result<(), Ended> {
     let names = SharedNames::default();
     let mut editor = editor(names.clone());
+    interact_with(runner, &mut editor, &names)
+}
+
+fn interact_with<H: Host>(runner: &mut Runner<H>, editor: &mut dyn Editor, names: &SharedNames) -> Result<(), Ended> {
     writeln!(runner.out, "flern {}: .help for help, .quit to leave", env!("CARGO_PKG_VERSION"))?;
     runner.out.flush()?;
     loop {
         *names.lock().unwrap_or_else(PoisonError::into_inner) = names_of(&runner.host);
-        match editor.read_line(&SqlPrompt)? {
+        match editor.read()? {
             Signal::Success(text) => match input(runner, &text) {
                 Ok(Next::Line) | Err(Ended::Failed) => {}
                 Ok(Next::Leave) => return Ok(()),
@@ -252,6 +267,41 @@ mod tests {
         assert_eq!(run(".timer on"), "");
         assert_eq!(run("SELECT * FROM nowhere;"), "failed");
         assert_eq!(run(".quit"), "leaves");
+    }
+
+    /// Input that was written before.
+    struct Script(std::vec::IntoIter<Signal>);
+
+    impl Editor for Script {
+        fn read(&mut self) -> std::io::Result<Signal> {
+            self.0.next().ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    #[test]
+    fn the_shell_goes_on_behind_errors_and_dropped_lines() {
+        let enter = |text: &str| Signal::Success(text.to_string());
+        let (mut runner, out, err) = runner(Format::Csv);
+        let names = SharedNames::default();
+        let lines = vec![
+            enter("SELECT * FROM nowhere;"),
+            Signal::CtrlC,
+            enter(""),
+            enter("SELECT\n1;"),
+            Signal::CtrlD,
+            enter(""),
+        ];
+        let mut script = Script(lines.into_iter());
+        interact_with(&mut runner, &mut script, &names).unwrap();
+        assert_eq!(runner.host.ran, ["SELECT * FROM nowhere", "SELECT\n1"]);
+        assert!(err.take().contains("no table 'nowhere'"));
+        assert!(out.take().ends_with("\nn\n1\n2\n3\n"));
+        assert_eq!(names.lock().unwrap().tables, ["numbers"], "for completion");
+        assert_eq!(script.0.len(), 1, "Ctrl-D leaves");
+        let mut script = Script(vec![enter(".quit"), enter("SELECT 1;")].into_iter());
+        interact_with(&mut runner, &mut script, &names).unwrap();
+        assert_eq!(script.0.len(), 1, ".quit leaves");
+        assert!(matches!(interact_with(&mut runner, &mut Script(vec![].into_iter()), &names), Err(Ended::Output(_))));
     }
 
     #[test]

@@ -11,7 +11,8 @@ pub(super) const ROWS: usize = 6;
 /// Elements of the largest tile.
 pub(super) const MAX_TILE: usize = ROWS * 64;
 
-/// One call of a micro-kernel: `C = relu(alpha A B + beta C + bias)` over `k` steps.
+/// One call of a micro-kernel: `C = gated(relu(alpha A B + beta C + bias))` over `k` steps; what is gated is 0 where the gate's
+/// element is at most 0.
 pub(super) struct Tile<T> {
     pub(super) k: usize,
     pub(super) a: *const T,
@@ -26,6 +27,10 @@ pub(super) struct Tile<T> {
     /// Of the tile's first column; null for none.
     pub(super) bias: *const T,
     pub(super) relu: bool,
+    /// Of the tile's first element; null for none.
+    pub(super) gate: *const T,
+    /// How far apart the gate's rows are.
+    pub(super) gate_stride: usize,
 }
 
 type Run<T> = unsafe fn(&Tile<T>);
@@ -107,7 +112,7 @@ implement!(f32, avx512_f32, avx2_f32, portable_f32);
 implement!(f64, avx512_f64, avx2_f64, portable_f64);
 
 /// The kernel over the vector operations in scope: `V`, `Mask`, `LANES`, `zero`, `splat`, `load`, `load_masked`,
-/// `store_masked`, `fused`, `add`, `multiply`, `relu`, `mask`.
+/// `store_masked`, `fused`, `add`, `multiply`, `gated`, `mask`.
 macro_rules! kernel {
     ($t:ident, [$($feature:meta)?], $masks_loads:literal, $group:literal, [$($vectors:literal),*]) => {
         pub(super) static KERNELS: Kernels<$t> = Kernels {
@@ -175,7 +180,8 @@ macro_rules! kernel {
         }
 
         /// # Safety
-        /// The machine has this module's instructions. `a` has R × k elements by its strides; `b` has k rows of N vectors (the
+        /// The machine has this module's instructions. `a` has R × k elements by its strides, and `gate`, if not null, R rows of
+        /// `columns`; `b` has k rows of N vectors (the
         /// last one's lanes beyond `columns` need not exist where loads are masked); `c` has R rows of `columns` elements, and
         /// `bias`, if not null, has `columns` elements; (N - 1) LANES < columns <= N LANES.
         $(#[$feature])?
@@ -231,7 +237,16 @@ macro_rules! kernel {
                 if tile.relu {
                     for i in 0..R {
                         for j in 0..N {
-                            sums[i][j] = relu(sums[i][j]);
+                            sums[i][j] = gated(sums[i][j], sums[i][j]);
+                        }
+                    }
+                }
+                if !tile.gate.is_null() {
+                    for i in 0..R {
+                        for j in 0..N {
+                            let gate = tile.gate.wrapping_add(i * tile.gate_stride + j * LANES);
+                            let gate = if j == N - 1 { load_masked(gate, mask) } else { load(gate) };
+                            sums[i][j] = gated(gate, sums[i][j]);
                         }
                     }
                 }
@@ -254,7 +269,7 @@ macro_rules! kernel {
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86 {
     ($module:ident, $t:ident, $feature:literal, $v:ident, $mask:ident, $lanes:literal, $masks_loads:literal, $group:literal, $vectors:tt,
-     $zero:ident, $splat:ident, $load:ident, $store:ident, $fused:ident, $add:ident, $multiply:ident, $max:ident,
+     $zero:ident, $splat:ident, $load:ident, $store:ident, $fused:ident, $add:ident, $multiply:ident, $gated:expr,
      $load_masked:expr, $store_masked:expr, $make_mask:expr) => {
         mod $module {
             use super::{Kernels, Tile};
@@ -322,11 +337,11 @@ macro_rules! x86 {
                 $multiply(x, y)
             }
 
-            /// The second operand is the result where either is NaN.
+            /// `x` where `gate` is greater than 0 or NaN, else 0.
             #[inline]
             #[target_feature(enable = $feature)]
-            fn relu(x: V) -> V {
-                $max($zero(), x)
+            fn gated(gate: V, x: V) -> V {
+                $gated(gate, x)
             }
 
             /// The first `lanes` lanes.
@@ -359,7 +374,7 @@ x86!(
     _mm512_fmadd_ps,
     _mm512_add_ps,
     _mm512_mul_ps,
-    _mm512_max_ps,
+    |gate, x| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(gate, _mm512_setzero_ps()), x),
     |from, mask| _mm512_maskz_loadu_ps(mask, from),
     |to, mask, x| _mm512_mask_storeu_ps(to, mask, x),
     |lanes: usize| (u32::MAX >> (32 - lanes)) as __mmask16
@@ -382,7 +397,7 @@ x86!(
     _mm512_fmadd_pd,
     _mm512_add_pd,
     _mm512_mul_pd,
-    _mm512_max_pd,
+    |gate, x| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_NLE_UQ>(gate, _mm512_setzero_pd()), x),
     |from, mask| _mm512_maskz_loadu_pd(mask, from),
     |to, mask, x| _mm512_mask_storeu_pd(to, mask, x),
     |lanes: usize| (u32::MAX >> (32 - lanes)) as __mmask8
@@ -405,7 +420,7 @@ x86!(
     _mm256_fmadd_ps,
     _mm256_add_ps,
     _mm256_mul_ps,
-    _mm256_max_ps,
+    |gate, x| _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(gate, _mm256_setzero_ps()), x),
     |from, mask| _mm256_maskload_ps(from, mask),
     |to, mask, x| _mm256_maskstore_ps(to, mask, x),
     |lanes: usize| _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
@@ -428,7 +443,7 @@ x86!(
     _mm256_fmadd_pd,
     _mm256_add_pd,
     _mm256_mul_pd,
-    _mm256_max_pd,
+    |gate, x| _mm256_and_pd(_mm256_cmp_pd::<_CMP_NLE_UQ>(gate, _mm256_setzero_pd()), x),
     |from, mask| _mm256_maskload_pd(from, mask),
     |to, mask, x| _mm256_maskstore_pd(to, mask, x),
     |lanes: usize| _mm256_cmpgt_epi64(_mm256_set1_epi64x(lanes as i64), _mm256_setr_epi64x(0, 1, 2, 3))
@@ -499,8 +514,8 @@ macro_rules! portable {
             }
 
             #[inline(always)]
-            fn relu(x: V) -> V {
-                x.map(|x| if x < 0.0 { 0.0 } else { x })
+            fn gated(gate: V, x: V) -> V {
+                std::array::from_fn(|i| if gate[i] <= 0.0 { 0.0 } else { x[i] })
             }
 
             #[inline(always)]

@@ -15,12 +15,14 @@
 
 mod kernel;
 mod pack;
+mod peak;
 mod vector;
 
 use crate::cpu::simd_level;
 use kernel::{Kernels, MAX_TILE, ROWS, Tile};
 pub use pack::PackedB;
 use pack::{Scratch, pack_a, pack_b};
+pub use peak::fused_chains;
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -64,6 +66,12 @@ impl<'a, T> MatRef<'a, T> {
             column_stride: self.row_stride,
             ..self
         }
+    }
+}
+
+impl<T: Copy> MatRef<'_, T> {
+    fn at(self, [row, column]: [usize; 2]) -> T {
+        self.data[row * self.row_stride + column * self.column_stride]
     }
 }
 
@@ -117,14 +125,29 @@ pub enum Rhs<'a, T> {
 #[derive(Clone, Copy, Debug)]
 pub enum Epilogue<'a, T> {
     None,
-    /// The larger of the value and 0; NaN stays.
+    /// The larger of the value and 0; NaN stays, and -0 becomes 0.
     Relu,
     /// Adds `bias[column]`.
     Bias(&'a [T]),
     /// Adds `bias[column]`, then [`Epilogue::Relu`].
     BiasRelu(&'a [T]),
+    /// 0 where this matrix, of C's shape, has an element that is at most 0: the derivative of [`Epilogue::Relu`], by its result.
+    Gate(MatRef<'a, T>),
     /// Calls a function for each finished block of C.
     Call(Callback),
+}
+
+impl<'a, T> Epilogue<'a, T> {
+    /// What is added, whether negative values become 0, and by what the values are gated.
+    fn parts(self) -> (Option<&'a [T]>, bool, Option<MatRef<'a, T>>) {
+        match self {
+            Epilogue::None | Epilogue::Call(_) => (None, false, None),
+            Epilogue::Relu => (None, true, None),
+            Epilogue::Bias(bias) => (Some(bias), false, None),
+            Epilogue::BiasRelu(bias) => (Some(bias), true, None),
+            Epilogue::Gate(gate) => (None, false, Some(gate)),
+        }
+    }
 }
 
 /// A function that is called once for each block of C when its elements are final, in an unspecified order of blocks.
@@ -184,6 +207,9 @@ pub fn gemm_rows<T: Element>(
     if let Epilogue::Bias(bias) | Epilogue::BiasRelu(bias) = epilogue {
         assert_eq!(bias.len(), n, "the length of the bias");
     }
+    if let Epilogue::Gate(gate) = epilogue {
+        assert_eq!((gate.rows, gate.columns), (a.rows, n), "the shape of the gate");
+    }
     let problem = Problem {
         m: a.rows,
         n,
@@ -237,7 +263,8 @@ pub enum RawRhs<'a, T> {
 ///
 /// # Safety
 /// Every element of A (of the rows), B and C (of the rows) is at a valid address by its strides; C's may be written, are
-/// aliased by neither A, B nor the bias, and nobody else accesses them meanwhile. A packed B is k × n and a bias has n elements.
+/// aliased by neither A, B, the bias nor the gate, and nobody else accesses them meanwhile. A packed B is k × n, a bias has n elements
+/// and a gate m × n.
 pub unsafe fn gemm_raw<T: Element>(problem: &Problem<T>, rows: Range<usize>) {
     let p = *problem;
     if rows.is_empty() || p.n == 0 {
@@ -414,6 +441,8 @@ impl<'a, T: Element> Blocked<'a, T> {
                         beta: if first { self.p.beta } else { T::ONE },
                         bias: std::ptr::null(),
                         relu: false,
+                        gate: std::ptr::null(),
+                        gate_stride: 0,
                     };
                     // SAFETY: the tile is a part of the problem.
                     unsafe { self.tile(tile, row, tile_rows, column, last) };
@@ -441,17 +470,20 @@ impl<'a, T: Element> Blocked<'a, T> {
         let [row_stride, column_stride] = self.p.c_strides;
         let c = self.p.c.wrapping_add(row * row_stride + column * column_stride);
         let run = self.kernels.tile(rows, tile.columns);
-        let (bias, relu) = match self.p.epilogue {
-            Epilogue::None | Epilogue::Call(_) => (None, false),
-            Epilogue::Relu => (None, last),
-            Epilogue::Bias(bias) => (last.then_some(bias), false),
-            Epilogue::BiasRelu(bias) => (last.then_some(bias), last),
-        };
-        if column_stride == 1 && (!self.flipped || bias.is_none()) {
+        let (mut bias, mut relu, mut gate) = self.p.epilogue.parts();
+        if !last {
+            (bias, relu, gate) = (None, false, None);
+        }
+        let along_rows = bias.is_none() && gate.is_none() || !self.flipped;
+        if column_stride == 1 && along_rows && gate.is_none_or(|gate| gate.column_stride == 1) {
             tile.c = c;
             tile.c_stride = row_stride;
             tile.bias = bias.map_or(std::ptr::null(), |bias| bias[column..].as_ptr());
             tile.relu = relu;
+            if let Some(gate) = gate {
+                tile.gate = gate.data.as_ptr().wrapping_add(row * gate.row_stride + column);
+                tile.gate_stride = gate.row_stride;
+            }
             // SAFETY: operands and C are in bounds by the caller's promise; the kernel is one that this machine runs.
             unsafe { run(&tile) };
             return;
@@ -466,21 +498,22 @@ impl<'a, T: Element> Blocked<'a, T> {
         for i in 0..rows {
             for j in 0..columns {
                 let value = buffer[i * self.kernels.width() + j];
-                let bias = bias.map(|bias| bias[if self.flipped { row + i } else { column + j }]);
+                let at = if self.flipped { [column + j, row + i] } else { [row + i, column + j] };
+                let (bias, gate) = (bias.map(|bias| bias[at[1]]), gate.map(|gate| gate.at(at)));
                 let to = c.wrapping_add(i * row_stride + j * column_stride);
                 // SAFETY: an element of C within the problem's ranges.
-                unsafe { finish(value, beta, to, bias, relu) };
+                unsafe { finish(value, beta, to, bias, relu, gate) };
             }
         }
     }
 }
 
-/// Stores one element: `relu(value + beta C + bias)`.
+/// Stores one element: `gated(relu(value + beta C + bias))`.
 ///
 /// # Safety
 /// `c` may be written, and read where beta is not 0.
 #[inline(always)]
-unsafe fn finish<T: Element>(value: T, beta: T, c: *mut T, bias: Option<T>, relu: bool) {
+unsafe fn finish<T: Element>(value: T, beta: T, c: *mut T, bias: Option<T>, relu: bool, gate: Option<T>) {
     let value = if beta == T::ZERO {
         value
     } else {
@@ -488,7 +521,8 @@ unsafe fn finish<T: Element>(value: T, beta: T, c: *mut T, bias: Option<T>, relu
         beta.fused(unsafe { *c }, value)
     };
     let value = bias.map_or(value, |bias| value + bias);
-    let value = if relu && value < T::ZERO { T::ZERO } else { value };
+    let value = if relu && value <= T::ZERO { T::ZERO } else { value };
+    let value = if gate.is_some_and(|gate| gate <= T::ZERO) { T::ZERO } else { value };
     // SAFETY: the caller's promise.
     unsafe { *c = value };
 }

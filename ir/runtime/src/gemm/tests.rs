@@ -104,6 +104,25 @@ impl<T: Float> Case<T> {
         c
     }
 
+    /// A gated product is the plain one where the gate is positive or NaN, and 0 elsewhere: the same bits.
+    fn check_gate(&self, what: &str) {
+        let [m, n, _] = self.shape;
+        for [row, column] in layouts(m, n) {
+            let mut gate = T::random(5, len(m, n, [row, column]));
+            gate.iter_mut().step_by(7).for_each(|x| *x = T::of(-0.0));
+            gate.iter_mut().step_by(11).for_each(|x| *x = T::of(f64::NAN));
+            let view = MatRef::new(&gate, m, n, row, column);
+            let plain = self.run(Rhs::Plain(self.b()), Epilogue::None);
+            let gated = self.run(Rhs::Plain(self.b()), Epilogue::Gate(view));
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let at = i * self.strides[2][0] + j * self.strides[2][1];
+                let closed = gate[i * row + j * column] <= T::ZERO;
+                let want = if closed { T::ZERO } else { plain[at] };
+                assert_eq!(gated[at].bits(), want.bits(), "{what} {:?} {:?} at ({i}, {j})", self.shape, self.strides);
+            }
+        }
+    }
+
     /// The triple loop in double precision.
     fn expected(&self, i: usize, j: usize) -> f64 {
         let [a, b, c] = self.strides;
@@ -191,6 +210,9 @@ fn every_shape_and_layout<T: Float>() {
                                 false,
                                 &format!("{level:?} bias"),
                             );
+                        }
+                        if third < 2 {
+                            case.check_gate(&format!("{level:?} gate"));
                         }
                         let packed = PackedB::new(case.b());
                         let got = case.run(Rhs::Packed(&packed), Epilogue::Bias(&case.bias));
@@ -348,6 +370,19 @@ fn nan_passes_through() {
         assert_eq!(c[..2], [1.0, 2.0]);
         assert!(c[2].is_nan() && c[3].is_nan());
     }
+}
+
+#[test]
+fn a_negative_zero_becomes_zero() {
+    at_every_level(|_| {
+        let (a, mut c) = ([-0.0f32; 70], [1.0f32; 70]);
+        let one = [1.0f32];
+        let (a, b) = (MatRef::row_major(&a, 70, 1), MatRef::row_major(&one, 1, 1));
+        gemm(1.0, a, Rhs::Plain(b), 0.0, MatMut::row_major(&mut c, 70, 1), Epilogue::Relu);
+        assert!(c.iter().all(|x| x.to_bits() == 0));
+        gemm(1.0, b, Rhs::Plain(a.transposed()), 0.0, MatMut::row_major(&mut c, 1, 70), Epilogue::Relu);
+        assert!(c.iter().all(|x| x.to_bits() == 0));
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! order of k, as in the blocked product.
 
 use super::pack::Scratch;
-use super::{Callback, Element, Epilogue, Problem, finish};
+use super::{Element, Epilogue, Problem, finish};
 use crate::cpu::simd_level;
 use std::ops::Range;
 
@@ -22,11 +22,12 @@ pub(super) fn is_suited(strides: [usize; 2]) -> bool {
 /// # Safety
 /// As for `gemm_raw`; `x` has k elements `x_stride` apart. A's strides are suited, or A is read column by column at any stride.
 pub(super) unsafe fn matrix_vector<T: Element>(p: &Problem<T>, x: *const T, x_stride: usize, rows: Range<usize>) {
-    let (bias, relu, call) = parts(&p.epilogue);
+    let (bias, relu, gate) = p.epilogue.parts();
     let bias = bias.map(|bias| bias[0]);
+    let gate = |row| gate.map(|gate| gate.at([row, 0]));
     // SAFETY: the caller's promise.
-    unsafe { product(p, x, x_stride, rows.clone(), |_| bias, relu) };
-    if let Some(call) = call {
+    unsafe { product(p, x, x_stride, rows.clone(), |row| (bias, gate(row)), relu) };
+    if let Epilogue::Call(call) = p.epilogue {
         call.call(rows, 0..1);
     }
 }
@@ -36,21 +37,12 @@ pub(super) unsafe fn matrix_vector<T: Element>(p: &Problem<T>, x: *const T, x_st
 /// # Safety
 /// As for [`matrix_vector`].
 pub(super) unsafe fn vector_matrix<T: Element>(flipped: &Problem<T>, x: *const T, x_stride: usize) {
-    let (bias, relu, call) = parts(&flipped.epilogue);
+    let (bias, relu, gate) = flipped.epilogue.parts();
+    let extras = |row: usize| (bias.map(|bias| bias[row]), gate.map(|gate| gate.at([0, row])));
     // SAFETY: the caller's promise.
-    unsafe { product(flipped, x, x_stride, 0..flipped.m, |row| bias.map(|bias| bias[row]), relu) };
-    if let Some(call) = call {
+    unsafe { product(flipped, x, x_stride, 0..flipped.m, extras, relu) };
+    if let Epilogue::Call(call) = flipped.epilogue {
         call.call(0..1, 0..flipped.m);
-    }
-}
-
-fn parts<'a, T: Element>(epilogue: &Epilogue<'a, T>) -> (Option<&'a [T]>, bool, Option<Callback>) {
-    match *epilogue {
-        Epilogue::None => (None, false, None),
-        Epilogue::Relu => (None, true, None),
-        Epilogue::Bias(bias) => (Some(bias), false, None),
-        Epilogue::BiasRelu(bias) => (Some(bias), true, None),
-        Epilogue::Call(call) => (None, false, Some(call)),
     }
 }
 
@@ -61,7 +53,7 @@ unsafe fn product<T: Element>(
     x: *const T,
     x_stride: usize,
     rows: Range<usize>,
-    bias: impl Fn(usize) -> Option<T>,
+    extras: impl Fn(usize) -> (Option<T>, Option<T>),
     relu: bool,
 ) {
     Scratch::with(|scratch| {
@@ -92,8 +84,9 @@ unsafe fn product<T: Element>(
             for (i, &sum) in sums.iter().enumerate() {
                 let row = first + i;
                 let c = p.c.wrapping_add(row * p.c_strides[0]);
+                let (bias, gate) = extras(row);
                 // SAFETY: the row's element of C.
-                unsafe { finish(p.alpha * sum, p.beta, c, bias(row), relu) };
+                unsafe { finish(p.alpha * sum, p.beta, c, bias, relu, gate) };
             }
             first += sums.len();
         }

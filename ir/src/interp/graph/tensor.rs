@@ -263,6 +263,26 @@ pub(super) fn permutation(seed: u64, epoch: u64, rows: usize) -> Result<Vec<usiz
     Ok(Philox::new(seed, epoch).permutation(n).into_iter().map(|i| i as usize).collect())
 }
 
+/// A tensor's worth of zeros.
+pub(super) fn zeros(dtype: ScalarType, n: usize) -> Result<TensorData> {
+    match from_values(dtype, vec![identity(Reducer::Sum, dtype)?; n]) {
+        Some(data) => Ok(data),
+        None => bug("a sum of what is no number"),
+    }
+}
+
+/// The sum of two tensors of one shape.
+pub(super) fn plus(a: &TensorValue, b: &TensorValue) -> Result<TensorValue> {
+    if a.shape != b.shape {
+        return bug("a sum of tensors of two shapes");
+    }
+    let sums = (0..a.data.len()).map(|i| combine(Reducer::Sum, &a.data.get(i), &b.data.get(i)));
+    match from_values(a.data.dtype(), sums.collect::<Result<_>>()?) {
+        Some(data) => Ok(TensorValue { shape: a.shape.clone(), data }),
+        None => bug("a sum of what is no number"),
+    }
+}
+
 fn iota(dtype: ScalarType, shape: Vec<usize>, dim: usize) -> Result<TensorValue> {
     let mut counts = Vec::with_capacity(elements(&shape)?);
     each_index(&shape, |i| counts.push(i[dim]));
@@ -490,7 +510,7 @@ fn row_indices(indices: &TensorValue, rows: usize) -> Result<Vec<usize>> {
     Ok(out)
 }
 
-fn scatter_add(base: &TensorValue, indices: &TensorValue, updates: &TensorValue) -> Result<TensorValue> {
+pub(super) fn scatter_add(base: &TensorValue, indices: &TensorValue, updates: &TensorValue) -> Result<TensorValue> {
     let chosen = row_indices(indices, base.shape[0])?;
     let width: usize = base.shape[1..].iter().product();
     let mut values: Vec<Value> = (0..base.data.len()).map(|i| base.data.get(i)).collect();

@@ -7,7 +7,7 @@ use super::rel::{Table, groups, row_order, sort_columns};
 use super::{Machine, bug, trap};
 use crate::entity::ColumnId;
 use crate::error::{Error, Result, TrapKind};
-use crate::graph::rel::{Frame, FrameBound, SortKey, WindowColumn, WindowFunc};
+use crate::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowColumn, WindowFunc};
 use crate::scalar::reduce::Evaluator;
 use crate::types::ScalarType;
 use crate::value::Value;
@@ -34,6 +34,18 @@ impl Machine<'_> {
         for mut part in groups(table, partition)? {
             part.sort_by(|a, b| row_order(&keys, *a, *b));
             let shape = Partition::new(part.len(), |a, b| row_order(&keys, part[a], part[b]) == Ordering::Equal);
+            let by_key = |c: &WindowColumn| {
+                let offset = |b| matches!(b, FrameBound::Offset(_));
+                c.frame.unit == FrameUnit::Range && (offset(c.frame.start) || offset(c.frame.end))
+            };
+            let key = match order {
+                _ if !columns.iter().any(by_key) => None,
+                [one] => {
+                    let Some(values) = table.column(one.column) else { return bug("a column that the table has not") };
+                    Some(Key::new(part.iter().map(|r| values[*r].clone()), one.descending)?)
+                }
+                _ => return bug("a range frame with an offset has one order key"),
+            };
             for (out, c) in added.iter_mut().zip(columns) {
                 let arg: Option<Vec<Value>> = match c.arg {
                     Some(id) => match table.column(id) {
@@ -43,7 +55,7 @@ impl Machine<'_> {
                     None => None,
                 };
                 let ty = c.arg.map(|id| self.p.columns[id.index()].ty);
-                out.extend(shape.column(c, arg.as_deref(), ty)?);
+                out.extend(shape.column(c, arg.as_deref(), ty, key.as_ref())?);
             }
             rows.extend(part);
         }
@@ -72,7 +84,13 @@ impl Partition {
         Self { peers, rank }
     }
 
-    fn column(&self, c: &WindowColumn, arg: Option<&[Value]>, ty: Option<ScalarType>) -> Result<Vec<Value>> {
+    fn column(
+        &self,
+        c: &WindowColumn,
+        arg: Option<&[Value]>,
+        ty: Option<ScalarType>,
+        key: Option<&Key>,
+    ) -> Result<Vec<Value>> {
         let rows = self.peers.len();
         let need = || arg.ok_or_else(|| Error::Bug("a window function lacks its argument".into()));
         let each = |f: &dyn Fn(usize) -> Result<Value>| (0..rows).map(f).collect::<Result<Vec<_>>>();
@@ -113,14 +131,14 @@ impl Partition {
                     ));
                 };
                 each(&|i| {
-                    let (start, end) = self.frame(&c.frame, i)?;
+                    let (start, end) = self.frame(&c.frame, i, key)?;
                     Ok(if n <= end - start { values[start + n - 1].clone() } else { Value::Null })
                 })
             }
             WindowFunc::LastValue => {
                 let values = need()?;
                 each(&|i| {
-                    let (start, end) = self.frame(&c.frame, i)?;
+                    let (start, end) = self.frame(&c.frame, i, key)?;
                     Ok(if start < end { values[end - 1].clone() } else { Value::Null })
                 })
             }
@@ -130,7 +148,7 @@ impl Partition {
                 let mut state = reducer.init();
                 let (mut from, mut to) = (0, 0);
                 for i in 0..rows {
-                    let (start, end) = self.frame(&c.frame, i)?;
+                    let (start, end) = self.frame(&c.frame, i, key)?;
                     // A frame that grows at its end only goes on where the one before stopped.
                     if start != from || end < to {
                         state = reducer.init();
@@ -147,28 +165,69 @@ impl Partition {
         }
     }
 
-    /// The rows of a frame: from the first up to, not including, the second.
-    fn frame(&self, frame: &Frame, i: usize) -> Result<(usize, usize)> {
+    /// The rows of a frame: from the first up to, not including, the second. `key` is the order key, where a frame counts by it.
+    fn frame(&self, frame: &Frame, i: usize, key: Option<&Key>) -> Result<(usize, usize)> {
         let rows = self.peers.len();
-        let by_offset = |n: i64| (i as i64).saturating_add(n).clamp(-1, rows as i64);
-        let start = match (frame.start, frame.range) {
+        let by_rows = |n: i64| (i as i64).saturating_add(n).clamp(-1, rows as i64);
+        let group = |n: i64| (self.rank[i] as i64).saturating_add(n);
+        let need = || key.ok_or_else(|| Error::Bug("a range frame with an offset lacks its key".into()));
+        let start = match (frame.start, frame.unit) {
             (FrameBound::Unbounded, _) => 0,
-            (FrameBound::CurrentRow, true) => self.peers[i].0,
-            (FrameBound::CurrentRow, false) => i,
-            (FrameBound::Offset(n), false) => by_offset(n).max(0) as usize,
-            (FrameBound::Offset(_), true) => {
-                return Err(Error::Unsupported("a RANGE frame with an offset".into()));
+            (FrameBound::CurrentRow, FrameUnit::Rows) => i,
+            (FrameBound::CurrentRow, _) => self.peers[i].0,
+            (FrameBound::Offset(n), FrameUnit::Rows) => by_rows(n).max(0) as usize,
+            (FrameBound::Offset(n), FrameUnit::Groups) => {
+                (0..rows).find(|r| self.rank[*r] as i64 >= group(n)).unwrap_or(rows)
             }
+            (FrameBound::Offset(n), FrameUnit::Range) => match need()?.reach(i, n) {
+                None => self.peers[i].0,
+                Some(to) => (0..rows).find(|r| need().is_ok_and(|k| k.is_from(*r, to))).unwrap_or(rows),
+            },
         };
-        let end = match (frame.end, frame.range) {
+        let end = match (frame.end, frame.unit) {
             (FrameBound::Unbounded, _) => rows,
-            (FrameBound::CurrentRow, true) => self.peers[i].1,
-            (FrameBound::CurrentRow, false) => i + 1,
-            (FrameBound::Offset(n), false) => ((by_offset(n) + 1).max(0) as usize).min(rows),
-            (FrameBound::Offset(_), true) => {
-                return Err(Error::Unsupported("a RANGE frame with an offset".into()));
+            (FrameBound::CurrentRow, FrameUnit::Rows) => i + 1,
+            (FrameBound::CurrentRow, _) => self.peers[i].1,
+            (FrameBound::Offset(n), FrameUnit::Rows) => ((by_rows(n) + 1).max(0) as usize).min(rows),
+            (FrameBound::Offset(n), FrameUnit::Groups) => {
+                (0..rows).rfind(|r| self.rank[*r] as i64 <= group(n)).map_or(0, |r| r + 1)
             }
+            (FrameBound::Offset(n), FrameUnit::Range) => match need()?.reach(i, n) {
+                None => self.peers[i].1,
+                Some(to) => (0..rows).rfind(|r| need().is_ok_and(|k| k.is_up_to(*r, to))).map_or(0, |r| r + 1),
+            },
         };
         Ok((start, end.max(start)))
+    }
+}
+
+/// The order key of a partition's rows, as integers that grow along the order.
+struct Key(Vec<Option<i128>>);
+
+impl Key {
+    fn new(values: impl Iterator<Item = Value>, descending: bool) -> Result<Self> {
+        let number = |v: Value| {
+            let n = match v {
+                Value::Null => return Ok(None),
+                Value::I32(v) | Value::Date(v) => i128::from(v),
+                Value::I64(v) | Value::Timestamp(v) => i128::from(v),
+                other => return Err(Error::Unsupported(format!("a RANGE frame with an offset over {other:?}"))),
+            };
+            Ok(Some(if descending { -n } else { n }))
+        };
+        Ok(Self(values.map(number).collect::<Result<_>>()?))
+    }
+
+    /// What lies `n` behind the key of row `i`; `None` where that is NULL.
+    fn reach(&self, i: usize, n: i64) -> Option<i128> {
+        Some(self.0[i]? + i128::from(n))
+    }
+
+    fn is_from(&self, row: usize, from: i128) -> bool {
+        self.0[row].is_some_and(|k| k >= from)
+    }
+
+    fn is_up_to(&self, row: usize, to: i128) -> bool {
+        self.0[row].is_some_and(|k| k <= to)
     }
 }

@@ -33,9 +33,6 @@ pub(crate) use group::zone_bounds;
 /// Bytes before the first state in a worker block.
 const FIRST_STATE: i32 = runtime::trap::WORKER_HEAD_SLOTS as i32 * 8;
 
-/// Rows of a tile.
-pub const TILE_ROWS: usize = 1024;
-
 /// Slots of a tile's block.
 pub mod tile_slots {
     /// Rows in the tile.

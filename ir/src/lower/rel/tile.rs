@@ -3,7 +3,7 @@
 use runtime::abi::RuntimeFn;
 
 use super::super::row::{Binding, Env};
-use super::{PipelineLower, TILE_ROWS, tensor_record_size, tile_slots as tile};
+use super::{PipelineLower, tensor_record_size, tile_slots as tile};
 use crate::entity::{ColumnId, NodeId};
 use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
@@ -37,7 +37,7 @@ impl<'a> PipelineLower<'a> {
         self.store_columns(saved, 0, row, &mut env)?;
         let next = self.r.b.add_imm(count, 1);
         self.r.b.store(next, t, tile::COUNT);
-        let full = self.r.b.icmp_imm(Cmp::Eq, next, TILE_ROWS as i64);
+        let full = self.r.b.icmp_imm(Cmp::Eq, next, self.plan.tile_rows as i64);
         self.r.b.begin_if(full, &[]);
         let status = self.r.b.call_function(function, &[self.r.ctx, self.r.worker]);
         let status = status.ok_or_else(|| Error::Bug("a tile's function returns a status".into()))?;

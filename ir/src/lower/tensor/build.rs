@@ -1,16 +1,19 @@
 //! Graph to blocks of steps: what is stored, what is computed where it is used, in which order.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use super::control::{Effect, Functions};
 use super::index::{product, same_but_ones};
-use super::library::{Gemm, contract};
+use super::library::{Gemm, contract, finished};
 use super::nest::{NestLower, block_sites};
 use super::{Action, Block, Check, Code, Def, ForBatches, Info, Slot, Step, Val, Values};
 use crate::codegen::CompiledModule;
 use crate::entity::{FuncId, NodeId, PlaceId, RegionId, ValueId};
 use crate::error::{Error, Result};
+use crate::graph::rewrite::captures;
 use crate::graph::tensor::Move;
-use crate::graph::{BridgeOp, ControlOp, Op, Program, TensorOp};
+use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, TensorOp};
 use crate::kernel::Module;
 use crate::scalar::ScalarOp;
 use crate::types::{Dim, ScalarType, TensorType, Type};
@@ -31,13 +34,48 @@ pub(super) fn lower(
     name: &str,
     module: &mut Module,
 ) -> Result<Code> {
-    let mut l =
-        Lower { p, module, name, values: Values::default(), blocks: 0, nests: 0, calls: vec![], inputs: vec![] };
+    let mut functions = Functions::default();
+    let mut code = body(p, nodes, params, results, name, module, &mut functions)?;
+    let mut done = 0;
+    while let Some(f) = functions.list.get(done).copied() {
+        let region = p.region(p.func(f).body);
+        let name = format!("{name}_f{done}");
+        let f = body(p, &region.nodes, &region.params, &region.results, &name, module, &mut functions)?;
+        if !f.inputs.is_empty() {
+            return Err(Error::Unsupported("an input of the program read by a recursive function".into()));
+        }
+        code.functions.push(Arc::new(f));
+        done += 1;
+    }
+    Ok(code)
+}
+
+fn body(
+    p: &Program,
+    nodes: &[NodeId],
+    params: &[ValueId],
+    results: &[ValueId],
+    name: &str,
+    module: &mut Module,
+    functions: &mut Functions,
+) -> Result<Code> {
+    let mut l = Lower {
+        p,
+        module,
+        name,
+        values: Values::default(),
+        blocks: 0,
+        nests: 0,
+        handles: 0,
+        calls: vec![],
+        inputs: vec![],
+        functions,
+    };
     let block = l.block(&Env::new(), params, results, nodes)?;
     if let Some(v) = block.captured.first() {
         return Err(Error::Bug(format!("{v:?} comes from nowhere")));
     }
-    Ok(Code { values: l.values, block, blocks: l.blocks, inputs: l.inputs })
+    Ok(Code { values: l.values, block, blocks: l.blocks, inputs: l.inputs, handles: l.handles, functions: vec![] })
 }
 
 impl Block {
@@ -55,7 +93,9 @@ impl Block {
                 }
                 Action::For { body, .. } => body.link(module),
                 Action::ForBatches(f) => f.body.link(module),
-                Action::Gemm(_)
+                Action::Call { .. }
+                | Action::Effect(_)
+                | Action::Gemm(_)
                 | Action::Gather { .. }
                 | Action::ScatterAdd { .. }
                 | Action::Concat { .. }
@@ -78,8 +118,12 @@ struct Lower<'a> {
     values: Values,
     blocks: usize,
     nests: usize,
+    /// Tapes and sums so far.
+    handles: usize,
     /// Functions whose bodies are being taken in.
     calls: Vec<FuncId>,
+    /// Functions that are called.
+    functions: &'a mut Functions,
     /// Inputs of the program that are read, in whatever block.
     inputs: Vec<(ValueId, Val)>,
 }
@@ -100,6 +144,8 @@ fn tensor_type(p: &Program, v: ValueId) -> Result<TensorType> {
         Type::Tensor(t) => Ok(t.clone()),
         Type::Scalar(_) => Err(Error::Unsupported("a scalar parameter in a tensor program".into())),
         Type::Table(_) => Err(Error::Unsupported("a table in a tensor program".into())),
+        // Where it is, as a number.
+        Type::Tape | Type::Acc(_) => Ok(TensorType::new(ScalarType::I64, [])),
     }
 }
 
@@ -167,8 +213,12 @@ impl Lower<'_> {
                 }
                 Op::Control(ControlOp::Call(f)) => {
                     let arguments = operands(self, env)?;
-                    if self.calls.contains(f) {
-                        return Err(Error::Unsupported(format!("recursion (of {}) in compiled code", p.func(*f).name)));
+                    if self.functions.is_recursive(p, *f) {
+                        let results = self.control_results(node, block, env)?;
+                        let function = self.functions.number(*f);
+                        let action = Action::Call { function, arguments: arguments.clone(), results: results.clone() };
+                        items.push(Item::Control { action, operands: arguments, results, place: node.place });
+                        continue;
                     }
                     self.calls.push(*f);
                     let body = p.region(p.func(*f).body);
@@ -183,12 +233,7 @@ impl Lower<'_> {
                 }
                 Op::Control(_) | Op::Bridge(BridgeOp::ForBatches { .. }) => {
                     let operands = operands(self, env)?;
-                    let mut results = vec![];
-                    for v in &node.results {
-                        let r = self.outside(tensor_type(p, *v)?, block);
-                        env.insert(*v, r);
-                        results.push(r);
-                    }
+                    let results = self.control_results(node, block, env)?;
                     let action = self.control(n, &operands, &results, env)?;
                     items.push(Item::Control { action, operands, results, place: node.place });
                 }
@@ -211,6 +256,16 @@ impl Lower<'_> {
             }
         }
         Ok(())
+    }
+
+    fn control_results(&mut self, node: &Node, block: usize, env: &mut Env) -> Result<Vec<Val>> {
+        let mut results = vec![];
+        for v in &node.results {
+            let r = self.outside(tensor_type(self.p, *v)?, block);
+            env.insert(*v, r);
+            results.push(r);
+        }
+        Ok(results)
     }
 
     fn region(&mut self, region: RegionId, env: &Env) -> Result<Block> {
@@ -259,6 +314,11 @@ impl Lower<'_> {
                     results,
                 }))
             }
+            Op::Control(op) => {
+                let effect = Effect::lower(op, operands, &results, &mut self.handles)
+                    .ok_or_else(|| Error::Bug(format!("{op:?} has no effect")))?;
+                Action::Effect(effect)
+            }
             other => return Err(Error::Bug(format!("{other:?} is no control operation"))),
         })
     }
@@ -278,8 +338,12 @@ impl Lower<'_> {
         let o = |i: usize| operands[i];
         let def = match op {
             TensorOp::Map { .. } => {
+                let params = &self.p.region(node.regions[0]).params;
                 for (result, v) in node.results.iter().enumerate() {
-                    let def = Def::Map { node: n, operands: operands.to_vec(), result };
+                    let needed = needed(self.p, n, &[result]);
+                    let pairs = params.iter().copied().zip(operands.iter().copied());
+                    let operands = pairs.filter(|(param, _)| needed.contains(param)).collect();
+                    let def = Def::Map { node: n, operands, result };
                     let info = Info { ty: tensor_type(self.p, *v)?, def, place: node.place, block };
                     let val = self.values.add(info);
                     items.push(Item::Value(val));
@@ -364,12 +428,19 @@ impl Lower<'_> {
             }
         }
         self.limit_weight(&items, &uses);
+        let mut finished = self.finishes(&items, &results, &uses);
         let mut steps: Vec<Step> = vec![];
+        let mut done: HashSet<Val> = HashSet::new();
         for item in items {
             match item {
                 Item::Value(v) => {
-                    if uses.needed.contains(&v) && self.values.stored.contains(&v) {
-                        let step = self.step(v)?;
+                    if uses.needed.contains(&v) && self.values.stored.contains(&v) && !done.contains(&v) {
+                        let together = self.together(v, &uses);
+                        done.extend(&together);
+                        let step = match finished.remove(&v) {
+                            Some(gemm) => self.product(gemm, v),
+                            None => self.step(v, &together)?,
+                        };
                         steps.push(step);
                     }
                 }
@@ -467,9 +538,10 @@ impl Lower<'_> {
         let info = self.values.get(v).clone();
         let count = uses.count.get(&v).copied().unwrap_or(0);
         let repeated = uses.repeated.contains(&v);
-        if let Def::Map { node, operands, .. } = &info.def
+        if let Def::Map { node, operands, result } = &info.def
             && !self.values.is_stored(v)
-            && (self.has_blocks(*node, &info.ty.shape) || (count > 1 || repeated) && !self.is_cheap(*node, operands))
+            && (self.has_blocks(*node, *result, &info.ty.shape)
+                || (count > 1 || repeated) && !self.is_cheap(*node, *result, operands))
         {
             self.store(v, uses);
         }
@@ -481,7 +553,7 @@ impl Lower<'_> {
             Def::Random { .. } => self.store(v, uses),
             Def::Map { operands, .. } => {
                 let mut seen: Vec<Val> = vec![];
-                for o in operands {
+                for (_, o) in operands {
                     if !seen.contains(&o) {
                         seen.push(o);
                         self.consume(o, times, repeated, uses);
@@ -534,20 +606,19 @@ impl Lower<'_> {
     }
 
     /// Whether a map has operations that block functions compute, for many elements: then it has a nest of its own.
-    fn has_blocks(&self, node: NodeId, shape: &[Dim]) -> bool {
+    fn has_blocks(&self, node: NodeId, result: usize, shape: &[Dim]) -> bool {
         let many = constant(&product(shape)).is_none_or(|n| n >= 32);
-        many && !block_sites(self.p, node).is_empty()
+        many && !block_sites(self.p, node, &[result]).is_empty()
     }
 
     /// Whether computing a map's element again costs less than storing and loading it.
-    fn is_cheap(&self, node: NodeId, operands: &[Val]) -> bool {
-        let body = self.p.region(self.p.node(node).regions[0]);
-        let slow = |n: &NodeId| match self.p.node(*n).op {
-            Op::Scalar(op) => is_slow(op),
-            Op::Literal(..) => false,
-            _ => true,
+    fn is_cheap(&self, node: NodeId, result: usize, operands: &[(ValueId, Val)]) -> bool {
+        let slow = |v: &ValueId| match self.p.node_of(*v).map(|n| &n.op) {
+            Some(Op::Scalar(op)) => is_slow(*op),
+            Some(Op::Literal(..)) | None => false,
+            Some(_) => true,
         };
-        let few = weight_of(self.p, node) <= CHEAP && !body.nodes.iter().any(slow);
+        let few = weight_of(self.p, node, result) <= CHEAP && !needed(self.p, node, &[result]).iter().any(slow);
         let base = |v: Val| {
             let mut v = v;
             while let Def::View(_, o) = self.values.get(v).def {
@@ -555,7 +626,7 @@ impl Lower<'_> {
             }
             v
         };
-        few && operands.iter().all(|o| !matches!(self.values.get(base(*o)).def, Def::Map { .. }))
+        few && operands.iter().all(|(_, o)| !matches!(self.values.get(base(*o)).def, Def::Map { .. }))
     }
 
     /// Stores maps where the expression above them would become too long.
@@ -568,7 +639,9 @@ impl Lower<'_> {
             }
             let below = |v: &Val| weights.get(v).copied().unwrap_or(1);
             let weight = match &self.values.get(*v).def {
-                Def::Map { node, operands, .. } => weight_of(self.p, *node) + operands.iter().map(below).sum::<usize>(),
+                Def::Map { node, operands, result } => {
+                    weight_of(self.p, *node, *result) + operands.iter().map(|(_, o)| below(o)).sum::<usize>()
+                }
                 Def::View(_, o) | Def::Copy(o) => below(o),
                 _ => 1,
             };
@@ -581,7 +654,71 @@ impl Lower<'_> {
 
     // ---- steps ----
 
-    fn step(&mut self, v: Val) -> Result<Step> {
+    /// Products that make a map's result themselves: nothing else reads them, so that they are not stored. They run where the map
+    /// would, by when all that the map reads is there.
+    fn finishes(&mut self, items: &[Item], results: &[Val], uses: &Uses) -> HashMap<Val, Gemm> {
+        let mut readers: HashMap<Val, Vec<Val>> = HashMap::new();
+        let mut others: HashSet<Val> = uses.captured.iter().chain(results).copied().collect();
+        for item in items {
+            match item {
+                Item::Value(v) if uses.needed.contains(v) => {
+                    self.operands(*v).into_iter().for_each(|o| readers.entry(o).or_default().push(*v));
+                }
+                Item::Value(_) => {}
+                Item::Control { action, operands, .. } => {
+                    others.extend(operands);
+                    others.extend(blocks_of(action).iter().flat_map(|b| &b.captured));
+                }
+            }
+        }
+        let mut out = HashMap::new();
+        for (product, maps) in readers {
+            let is_product = matches!(self.values.get(product).def, Def::Contract { .. });
+            let [map] = maps[..] else { continue };
+            let own = |v: Val| self.values.get(v).block == uses.block && self.values.stored.contains(&v);
+            let alone = || self.together(map, uses) == [map];
+            if !is_product || others.contains(&product) || !own(product) || !own(map) || !alone() {
+                continue;
+            }
+            if let Some(gemm) = finished(self.p, &self.values, map, product) {
+                self.values.stored.remove(&product);
+                out.insert(map, gemm);
+            }
+        }
+        out
+    }
+
+    fn operands(&self, v: Val) -> Vec<Val> {
+        match &self.values.get(v).def {
+            Def::Outside | Def::Const(_) | Def::Iota { .. } | Def::Random { .. } => vec![],
+            Def::Map { operands, .. } => operands.iter().map(|(_, o)| *o).collect(),
+            Def::Reduce { operand, .. } | Def::Prefix { operand, .. } => vec![*operand],
+            Def::View(_, o) | Def::Copy(o) => vec![*o],
+            Def::Contract { a, b, .. } | Def::Gather(a, b) => vec![*a, *b],
+            Def::ScatterAdd(a, b, c) => vec![*a, *b, *c],
+            Def::Concat { parts, .. } => parts.clone(),
+        }
+    }
+
+    fn product(&self, gemm: Gemm, v: Val) -> Step {
+        let mut reads = vec![gemm.a.base, gemm.b.base];
+        reads.extend(gemm.finish.reads());
+        Step { action: Action::Gemm(Box::new(gemm)), reads, writes: vec![v], place: self.values.get(v).place }
+    }
+
+    /// Stored results of one map, which one nest writes.
+    fn together(&self, v: Val, uses: &Uses) -> Vec<Val> {
+        let Def::Map { node, .. } = &self.values.get(v).def else { return vec![v] };
+        let node = *node;
+        // The results of a node follow each other.
+        let next = (v.0..self.values.list.len() as u32).map(Val);
+        let of_node = |v: &Val| matches!(&self.values.get(*v).def, Def::Map { node: n, .. } if *n == node);
+        let same_block = |v2: &Val| self.values.get(*v2).block == self.values.get(v).block;
+        let all = next.take_while(|v2| of_node(v2) && same_block(v2));
+        all.filter(|v| uses.needed.contains(v) && self.values.stored.contains(v)).collect()
+    }
+
+    fn step(&mut self, v: Val, together: &[Val]) -> Result<Step> {
         let info = self.values.get(v).clone();
         let place = info.place;
         let library = |action: Action, reads: Vec<Val>| Ok(Step { action, reads, writes: vec![v], place });
@@ -602,24 +739,22 @@ impl Lower<'_> {
                 library(Action::Random { distribution, seed, stream, out: v }, vec![])
             }
             Def::Contract { spec, a, b } => match contract(&self.values, spec, *a, *b, v) {
-                Some(gemm) => {
-                    let reads = vec![gemm.a.base, gemm.b.base];
-                    library(Action::Gemm(Box::new(Gemm { ..gemm })), reads)
-                }
-                None => self.nest(v),
+                Some(gemm) => Ok(self.product(gemm, v)),
+                None => self.nest(together),
             },
-            _ => self.nest(v),
+            _ => self.nest(together),
         }
     }
 
-    fn nest(&mut self, v: Val) -> Result<Step> {
+    /// A nest that writes these values: one, or results of one map.
+    fn nest(&mut self, roots: &[Val]) -> Result<Step> {
         let name = format!("{}_{}", self.name, self.nests);
         self.nests += 1;
-        let nest = NestLower::lower(self.p, &self.values, self.module, &name, v)?;
-        let reads: Vec<Val> =
-            nest.slots.iter().filter_map(|s| if let Slot::Address(r) = s { Some(*r) } else { None }).collect();
-        let reads = reads.into_iter().filter(|r| *r != v).collect();
-        Ok(Step { action: Action::Nest(Box::new(nest)), reads, writes: vec![v], place: self.values.get(v).place })
+        let nest = NestLower::lower(self.p, &self.values, self.module, &name, roots)?;
+        let address = |s: &Slot| if let Slot::Address(r) = s { Some(*r) } else { None };
+        let reads = nest.slots.iter().filter_map(address).filter(|r| !roots.contains(r)).collect();
+        let place = roots.first().and_then(|v| self.values.get(*v).place);
+        Ok(Step { action: Action::Nest(Box::new(nest)), reads, writes: roots.to_vec(), place })
     }
 }
 
@@ -629,7 +764,9 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
         Action::While { go_on, body, .. } => vec![go_on, body],
         Action::For { body, .. } => vec![body],
         Action::ForBatches(f) => vec![&f.body],
-        Action::Nest(_)
+        Action::Call { .. }
+        | Action::Effect(_)
+        | Action::Nest(_)
         | Action::Gemm(_)
         | Action::Gather { .. }
         | Action::ScatterAdd { .. }
@@ -638,10 +775,27 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
     }
 }
 
-/// Scalar operations of a map's body.
-pub(super) fn weight_of(p: &Program, map: NodeId) -> usize {
-    let body = p.region(p.node(map).regions[0]);
-    body.nodes.iter().filter(|n| !matches!(p.node(**n).op, Op::Literal(..))).count().max(1)
+/// The values of a map's body that some of its results need, parameters included.
+pub(super) fn needed(p: &Program, map: NodeId, results: &[usize]) -> HashSet<ValueId> {
+    let region = p.node(map).regions[0];
+    let body = p.region(region);
+    let mut out = HashSet::new();
+    let mut open: Vec<ValueId> = results.iter().filter_map(|r| body.results.get(*r).copied()).collect();
+    while let Some(v) = open.pop() {
+        if !out.insert(v) {
+            continue;
+        }
+        let Some(node) = p.node_of(v) else { continue };
+        open.extend(&node.operands);
+        node.regions.iter().for_each(|r| open.extend(captures(p, *r)));
+    }
+    out
+}
+
+/// Scalar operations of a map's body that a result needs.
+pub(super) fn weight_of(p: &Program, map: NodeId, result: usize) -> usize {
+    let is_operation = |v: &&ValueId| p.node_of(**v).is_some_and(|n| !matches!(n.op, Op::Literal(..)));
+    needed(p, map, &[result]).iter().filter(is_operation).count().max(1)
 }
 
 /// Operations that take many instructions.

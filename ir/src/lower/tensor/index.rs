@@ -142,7 +142,7 @@ impl Analysis<'_> {
             Def::Iota { dim } => {
                 self.pin(index[*dim]);
             }
-            Def::Map { operands, .. } => operands.iter().for_each(|o| self.visit(*o, index, false)),
+            Def::Map { operands, .. } => operands.iter().for_each(|(_, o)| self.visit(*o, index, false)),
             Def::Copy(o) => self.visit(*o, index, false),
             Def::View(m, o) => {
                 let from = &values.get(*o).ty.shape;

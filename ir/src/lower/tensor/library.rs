@@ -5,8 +5,12 @@ use runtime::trap::{Trap, TrapCode};
 
 use super::index::{row_major, same_but_ones, through};
 use super::{Def, Val, Values};
+use crate::entity::ValueId;
 use crate::graph::tensor::{ContractSpec, Distribution, Move};
+use crate::graph::{Op, Program};
+use crate::scalar::ScalarOp;
 use crate::types::{Dim, ScalarType};
+use crate::value::Value;
 
 /// A stored value seen through strides, in elements.
 #[derive(Clone, Debug)]
@@ -39,6 +43,32 @@ pub(super) struct Gemm {
     pub c_strides: [Dim; 2],
     pub around: Vec<Around>,
     pub double: bool,
+    pub finish: Finish,
+}
+
+/// What becomes of an element of the product while it is in a register. Vectors have an element a column, matrices are stored
+/// as the product is.
+#[derive(Clone, Debug)]
+pub(super) enum Finish {
+    None,
+    /// max(0, x).
+    Relu,
+    /// x + a vector's element.
+    Bias(Strided),
+    /// max(0, x + a vector's element).
+    BiasRelu(Strided),
+    /// x where a matrix is above 0, else 0.
+    Gate(Strided),
+}
+
+impl Finish {
+    /// What is read for it.
+    pub(super) fn reads(&self) -> Option<Val> {
+        match self {
+            Self::None | Self::Relu => None,
+            Self::Bias(s) | Self::BiasRelu(s) | Self::Gate(s) => Some(s.base),
+        }
+    }
 }
 
 /// A value by strides; none where it is computed.
@@ -200,7 +230,79 @@ pub(super) fn contract(values: &Values, spec: &ContractSpec, a: Val, b: Val, out
         out,
         around,
         double: values.get(out).ty.dtype == ScalarType::F64,
+        finish: Finish::None,
     })
+}
+
+/// The product that makes a map's result, where the map is of a form that micro-kernels have: `product` is what the map alone
+/// reads of a contraction.
+pub(super) fn finished(p: &Program, values: &Values, map: Val, product: Val) -> Option<Gemm> {
+    let Def::Contract { spec, a, b } = &values.get(product).def else { return None };
+    let gemm = contract(values, spec, *a, *b, map)?;
+    let columns = |l: &u8| !spec.a.contains(l);
+    let shape = &values.get(map).ty.shape;
+    let contiguous = gemm.c_strides[1] == Dim::Const(1) && gemm.around.is_empty() && spec.out.is_sorted_by_key(columns);
+    if !contiguous || values.get(product).ty != values.get(map).ty {
+        return None;
+    }
+    let along = |of: Val, want: &dyn Fn(usize) -> Dim| {
+        let s = strided(values, of)?;
+        let same = |d: usize| shape[d] == Dim::Const(1) || s.strides[d] == want(d);
+        (0..shape.len()).all(same).then_some(s)
+    };
+    let row_major = row_major(shape);
+    let vector = |of: Val| along(of, &|d| if columns(&spec.out[d]) { row_major[d].clone() } else { Dim::Const(0) });
+    let matrix = |of: Val| along(of, &|d| row_major[d].clone());
+    let finish = match form(p, values, map, product)? {
+        Form::Relu => Finish::Relu,
+        Form::Bias(b) => Finish::Bias(vector(b)?),
+        Form::BiasRelu(b) => Finish::BiasRelu(vector(b)?),
+        Form::Gate(g) => Finish::Gate(matrix(g)?),
+    };
+    Some(Gemm { finish, ..gemm })
+}
+
+enum Form {
+    Relu,
+    Bias(Val),
+    BiasRelu(Val),
+    Gate(Val),
+}
+
+/// Reads a map's body: `max(0, c)`, `c + b`, `max(0, c + b)` or `g > 0 ? c : 0`, where `c` is the product.
+fn form(p: &Program, values: &Values, map: Val, product: Val) -> Option<Form> {
+    let Def::Map { node, operands, result } = &values.get(map).def else { return None };
+    let body = p.region(p.node(*node).regions[0]);
+    let scalar = |v: ValueId| match p.node_of(v).map(|n| (&n.op, n.operands.as_slice())) {
+        Some((Op::Scalar(op), operands)) => Some((*op, operands)),
+        _ => None,
+    };
+    let zero = |v: ValueId| match p.node_of(v).map(|n| &n.op) {
+        Some(Op::Literal(Value::F32(x), _)) => x.to_bits() == 0,
+        Some(Op::Literal(Value::F64(x), _)) => x.to_bits() == 0,
+        _ => false,
+    };
+    let operand = |v: ValueId| operands.iter().find(|(param, _)| *param == v).map(|(_, o)| *o);
+    let is_product = |v: ValueId| operand(v) == Some(product);
+    let biased = |v: ValueId| match scalar(v)? {
+        (ScalarOp::Add, [x, y]) if is_product(*x) => operand(*y),
+        (ScalarOp::Add, [x, y]) if is_product(*y) => operand(*x),
+        _ => None,
+    };
+    let out = *body.results.get(*result)?;
+    if let Some(b) = biased(out) {
+        return (b != product).then_some(Form::Bias(b));
+    }
+    match scalar(out)? {
+        // Of equals the first: the result is never -0, as in the micro-kernels.
+        (ScalarOp::Max, [x, y]) if zero(*x) && is_product(*y) => Some(Form::Relu),
+        (ScalarOp::Max, [x, y]) if zero(*x) => biased(*y).filter(|b| *b != product).map(Form::BiasRelu),
+        (ScalarOp::Select, [c, x, y]) if is_product(*x) && zero(*y) => match scalar(*c)? {
+            (ScalarOp::Gt, [g, z]) if zero(*z) => operand(*g).filter(|g| *g != product).map(Form::Gate),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Indices of either width as numbers of rows.

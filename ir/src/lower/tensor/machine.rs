@@ -6,6 +6,8 @@
 //! - A buffer holds the value's size in bytes; buffers of values in use at the same time do not overlap.
 //! - Only nests and matrix products run on several threads, each on rows of its own.
 
+mod effects;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +16,10 @@ use runtime::gemm::{self, Epilogue, Problem, RawRhs};
 use runtime::kernels::random::Philox;
 use runtime::pool::{self, QueryMemory};
 use runtime::scheduler::WorkerPool;
+use runtime::tape::Tape;
 use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
-use super::library::{self, Gemm, Indices};
+use super::library::{self, Finish, Gemm, Indices, Strided};
 use super::nest::SCRATCH;
 use super::{Action, Block, Check, Code, Def, ForBatches, Nest, Slot, Step, Val};
 use crate::codegen::Entry;
@@ -25,12 +28,17 @@ use crate::exec::convert;
 use crate::exec::run::{Progress, ProgressHook, Resources};
 use crate::graph::tensor::Distribution;
 use crate::lower::rel::element_bytes;
+use crate::stack::StackRoom;
 use crate::types::{Dim, ScalarType, TensorType};
 
 type Result<T> = std::result::Result<T, Trap>;
 
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
+/// What calls may use of the stack of a task's thread.
+const TASK_STACK: usize = 512 << 10;
+/// The stack of a run that calls functions: address space, of which only what is used is touched.
+const CALL_STACK: usize = 256 << 20;
 /// Operations below which a nest runs on one thread.
 const SPLIT_WORK: usize = 1 << 19;
 /// Multiplications below which a matrix product runs on one thread.
@@ -76,9 +84,41 @@ struct Arena {
     version: u64,
 }
 
+/// What a function that is called needs, by depth.
+struct Frame {
+    addresses: Vec<Address>,
+    arenas: Vec<Arena>,
+    handles: Vec<Option<usize>>,
+}
+
+impl Frame {
+    fn new(code: &Code) -> Self {
+        let addresses = code.values.list.iter().map(|info| match &info.def {
+            Def::Const(t) => Address(convert::tensor_ptr(t).cast_mut()),
+            _ => Address(std::ptr::null_mut()),
+        });
+        Self {
+            addresses: addresses.collect(),
+            arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
+            handles: vec![None; code.handles],
+        }
+    }
+}
+
 /// The state of a run.
 pub(super) struct Machine {
+    /// The code of the function that runs; at first, and at last, of the program.
     code: Arc<Code>,
+    /// The program's.
+    functions: Vec<Arc<Code>>,
+    /// By function, frames that no call uses now.
+    frames: Vec<Vec<Frame>>,
+    depth: u64,
+    stack: StackRoom,
+    tapes: Vec<Tape>,
+    sums: Vec<effects::Sum>,
+    /// Which tapes and sums belong to the function that runs.
+    handles: Vec<Option<usize>>,
     addresses: Vec<Address>,
     sizes: Vec<Option<usize>>,
     /// The greatest size that a symbol will have.
@@ -123,18 +163,22 @@ impl Machine {
         cancel: CancelToken,
         progress: Option<ProgressHook>,
     ) -> Self {
-        let addresses = code.values.list.iter().map(|info| match &info.def {
-            Def::Const(t) => Address(convert::tensor_ptr(t).cast_mut()),
-            _ => Address(std::ptr::null_mut()),
-        });
+        let Frame { addresses, arenas, handles } = Frame::new(code);
         let mut scratch = vec![vec![0u128; SCRATCH / 16]; threads];
         let worker = |s: &mut Vec<u128>| Mutex::new(WorkerBlock::new(&[s.as_mut_ptr().cast()], &cancel, &memory));
         Self {
-            addresses: addresses.collect(),
+            addresses,
+            functions: code.functions.clone(),
+            frames: code.functions.iter().map(|_| vec![]).collect(),
+            depth: 0,
+            stack: StackRoom::here(TASK_STACK),
+            tapes: vec![],
+            sums: vec![],
+            handles,
             sizes: vec![],
             capacity: vec![],
             version: 1,
-            arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
+            arenas,
             workers: scratch.iter_mut().map(worker).collect(),
             _scratch: scratch,
             memory,
@@ -302,6 +346,8 @@ impl Machine {
                 self.for_loop(n, *reverse, state, sources, body, results)
             }
             Action::ForBatches(f) => self.for_batches(f),
+            Action::Call { function, arguments, results } => self.call(*function, arguments, results),
+            Action::Effect(effect) => self.effect(effect),
         }
     }
 
@@ -336,7 +382,7 @@ impl Machine {
         done
     }
 
-    fn gemm<T: gemm::Element>(&mut self, g: &Gemm) -> Result<()> {
+    fn gemm<T: gemm::Element + Sync>(&mut self, g: &Gemm) -> Result<()> {
         let strides = |s: &[Dim; 2]| -> Result<[usize; 2]> { Ok([self.size(&s[0])?, self.size(&s[1])?]) };
         let (m, n, k) = (self.size(&g.m)?, self.size(&g.n)?, self.size(&g.k)?);
         let (sa, sb, sc) = (strides(&g.a_strides)?, strides(&g.b_strides)?, strides(&g.c_strides)?);
@@ -348,6 +394,15 @@ impl Machine {
         let a = Address(self.at(g.a.base).cast::<T>().wrapping_add(self.size(&g.a.offset)?).cast());
         let b = Address(self.at(g.b.base).cast::<T>().wrapping_add(self.size(&g.b.offset)?).cast());
         let c = Address(self.at(g.out));
+        let bias = match &g.finish {
+            Finish::Bias(s) | Finish::BiasRelu(s) => Some(self.part::<T>(s, n)?),
+            Finish::None | Finish::Relu | Finish::Gate(_) => None,
+        };
+        let gate = match &g.finish {
+            Finish::Gate(s) => Some(self.part::<T>(s, m.checked_mul(n).ok_or_else(too_large)?)?),
+            Finish::None | Finish::Relu | Finish::Bias(_) | Finish::BiasRelu(_) => None,
+        };
+        let relu = matches!(g.finish, Finish::Relu | Finish::BiasRelu(_));
         let products: usize = around.iter().map(|r| r[0]).product();
         let one = |index: usize, rows: Range<usize>| {
             let (a, b, c) = (&a, &b, &c);
@@ -368,10 +423,16 @@ impl Machine {
                 beta: T::ZERO,
                 c: c.0.cast::<T>().wrapping_add(at[2]),
                 c_strides: sc,
-                epilogue: Epilogue::None,
+                epilogue: match (bias, gate) {
+                    (_, Some(gate)) => Epilogue::Gate(gemm::MatRef::row_major(gate, m, n)),
+                    (Some(bias), None) if relu => Epilogue::BiasRelu(bias),
+                    (Some(bias), None) => Epilogue::Bias(bias),
+                    (None, None) if relu => Epilogue::Relu,
+                    (None, None) => Epilogue::None,
+                },
             };
             // SAFETY: the strides were derived from the shapes of stored values, whose buffers have their size; the result's buffer
-            // overlaps none of them, and these rows of it are written by nobody else.
+            // overlaps none of them, nor of what the epilogue reads, and these rows of it are written by nobody else.
             unsafe { gemm::gemm_raw(&problem, rows) };
         };
         let work = products.saturating_mul(m).saturating_mul(n).saturating_mul(k);
@@ -414,6 +475,13 @@ impl Machine {
         }
         // SAFETY: as for `slice`; the result of a step overlaps nothing that the step reads.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.at(v).cast::<T>(), n) })
+    }
+
+    /// Elements of a stored value from an offset on.
+    fn part<T>(&self, s: &Strided, count: usize) -> Result<&[T]> {
+        let (offset, all) = (self.size(&s.offset)?, self.slice::<T>(s.base)?);
+        let part = offset.checked_add(count).and_then(|end| all.get(offset..end));
+        part.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a part of a tensor is outside of it"))
     }
 
     fn raw(&self, v: Val) -> Result<&[u8]> {
@@ -700,7 +768,7 @@ impl Machine {
             for (list, sum) in means.iter_mut().zip(sums) {
                 list[epoch] = sum / seen as f64;
             }
-            if let (Some(share), Some(list), true) = (f.early_stop, means.first(), epoch > 0) {
+            if let (Some(share), Some(list), true) = (f.early_stop, means.last(), epoch > 0) {
                 let (before, now) = (list[epoch - 1], list[epoch]);
                 let improved = before - now > share * before.abs();
                 if !improved {

@@ -10,6 +10,7 @@
 //! - No result depends on the number of threads: work is split by rows of results only.
 
 mod build;
+mod control;
 mod index;
 mod library;
 mod machine;
@@ -31,6 +32,7 @@ use crate::scalar::reduce::Reducer;
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::value::{TensorData, TensorValue};
 
+use control::Effect;
 use index::Group;
 use library::Gemm;
 use machine::{Kernel, Machine};
@@ -53,10 +55,10 @@ enum Def {
         seed: u64,
         stream: u64,
     },
-    /// Result `result` of a map's body.
+    /// Result `result` of a map's body; the operands that it needs, by the parameters they stand for.
     Map {
         node: NodeId,
-        operands: Vec<Val>,
+        operands: Vec<(ValueId, Val)>,
         result: usize,
     },
     Reduce {
@@ -148,14 +150,56 @@ struct Nest {
 enum Action {
     Nest(Box<Nest>),
     Gemm(Box<Gemm>),
-    Gather { table: Val, indices: Val, out: Val },
-    ScatterAdd { base: Val, indices: Val, updates: Val, out: Val },
-    Concat { axis: usize, parts: Vec<Val>, out: Val },
-    Random { distribution: Distribution, seed: u64, stream: u64, out: Val },
-    If { condition: Val, then: Box<Block>, other: Box<Block>, results: Vec<Val> },
-    While { state: Vec<Val>, go_on: Box<Block>, body: Box<Block>, results: Vec<Val> },
-    For { length: Dim, reverse: bool, state: Vec<Val>, sources: Vec<Val>, body: Box<Block>, results: Vec<Val> },
+    Gather {
+        table: Val,
+        indices: Val,
+        out: Val,
+    },
+    ScatterAdd {
+        base: Val,
+        indices: Val,
+        updates: Val,
+        out: Val,
+    },
+    Concat {
+        axis: usize,
+        parts: Vec<Val>,
+        out: Val,
+    },
+    Random {
+        distribution: Distribution,
+        seed: u64,
+        stream: u64,
+        out: Val,
+    },
+    If {
+        condition: Val,
+        then: Box<Block>,
+        other: Box<Block>,
+        results: Vec<Val>,
+    },
+    While {
+        state: Vec<Val>,
+        go_on: Box<Block>,
+        body: Box<Block>,
+        results: Vec<Val>,
+    },
+    For {
+        length: Dim,
+        reverse: bool,
+        state: Vec<Val>,
+        sources: Vec<Val>,
+        body: Box<Block>,
+        results: Vec<Val>,
+    },
     ForBatches(Box<ForBatches>),
+    /// A function by its number in the code.
+    Call {
+        function: usize,
+        arguments: Vec<Val>,
+        results: Vec<Val>,
+    },
+    Effect(Effect),
 }
 
 #[derive(Debug)]
@@ -209,6 +253,21 @@ struct Code {
     blocks: usize,
     /// Inputs of the program that are read.
     inputs: Vec<(ValueId, Val)>,
+    /// Tapes and sums that it begins.
+    handles: usize,
+    /// Functions that are called rather than taken in. Those of a function are those of the program.
+    functions: Vec<Arc<Code>>,
+}
+
+impl Code {
+    fn link(&mut self, module: &CompiledModule) {
+        self.block.link(module);
+        for f in &mut self.functions {
+            if let Some(f) = Arc::get_mut(f) {
+                f.link(module);
+            }
+        }
+    }
 }
 
 /// The tensor nodes of a stage.
@@ -235,6 +294,10 @@ impl TensorProgram {
         // Inputs of the program are values of the run already.
         let is_input = |v: &ValueId| matches!(p.node_of(*v).map(|n| &n.op), Some(Op::Input(_)));
         let outputs: Vec<ValueId> = outputs.iter().copied().filter(|v| !is_input(v)).collect();
+        if let Some(v) = outputs.iter().find(|v| p.ty(**v).is_linear()) {
+            let message = format!("a value of type {} between a tensor stage and another one", p.ty(*v));
+            return Err(Error::Unsupported(message));
+        }
         let code = build::lower(p, nodes, inputs, &outputs, name, module)?;
         Ok(Self { code: Arc::new(code), inputs: inputs.to_vec(), outputs })
     }
@@ -242,7 +305,7 @@ impl TensorProgram {
     /// Takes the functions from the compiled module.
     pub fn link(&mut self, module: &CompiledModule) {
         if let Some(code) = Arc::get_mut(&mut self.code) {
-            code.block.link(module);
+            code.link(module);
         }
     }
 
@@ -279,7 +342,7 @@ impl TensorProgram {
             machine.set_address(*r, tensor_mut_ptr(&mut tensor));
             made.push((*v, tensor));
         }
-        machine.run(&self.code.block).map_err(failed)?;
+        machine.run_entry().map_err(failed)?;
         drop(machine);
         for (v, tensor) in made {
             values.insert(v, Arc::new(tensor));
@@ -347,7 +410,7 @@ impl TileProgram {
     /// Takes the functions from the compiled module.
     pub fn link(&mut self, module: &CompiledModule) {
         if let Some(code) = Arc::get_mut(&mut self.code) {
-            code.block.link(module);
+            code.link(module);
         }
     }
 
@@ -360,7 +423,6 @@ impl TileProgram {
 /// A model over the tiles of one range.
 pub struct TileRun {
     machine: Machine,
-    code: Arc<Code>,
     rows: SymId,
     _kept: Vec<Arc<TensorValue>>,
 }
@@ -392,7 +454,7 @@ impl TileRun {
         for (r, a) in code.block.results.iter().zip(outputs) {
             machine.set_address(*r, address(a));
         }
-        Self { machine, code, rows: program.rows, _kept: kept }
+        Self { machine, rows: program.rows, _kept: kept }
     }
 
     /// Runs the model over the rows of a tile.
@@ -404,7 +466,7 @@ impl TileRun {
         let (run, rows) = unsafe { (&mut *data.cast::<Self>(), *tile.add(tile::COUNT as usize).cast::<i64>()) };
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             run.machine.set_size(run.rows, rows as usize);
-            run.machine.run(&run.code.block)
+            run.machine.run_here()
         }));
         let trap = match made {
             Ok(Ok(())) => return 0,

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use runtime::abi::RuntimeFn;
 use runtime::trap::TrapCode;
 
-use super::build::{constant, weight_of};
+use super::build::{constant, needed, weight_of};
 use super::index::{Indices, Space, product, row_major, same_but_ones, through};
 use super::{Def, Group, Nest, Slot, Val, Values};
 use crate::entity::{NodeId, ValueId};
@@ -42,8 +42,12 @@ pub(super) struct NestLower<'a> {
     values: &'a Values,
     slots: Vec<Slot>,
     memo: HashMap<(Val, Vec<kernel::Value>), kernel::Value>,
+    /// What is known of maps' bodies, for maps that more than one value comes from.
+    bodies: HashMap<(NodeId, Vec<kernel::Value>), Env>,
     /// Computed here though it is stored.
     root: Val,
+    /// Results of the root's map, the root among them, that are computed here too.
+    roots: Vec<Val>,
     /// Values of the root's body that block functions computed.
     made: Vec<(ValueId, Cell)>,
     /// The value of the root's body that is computed, if it is not its result.
@@ -58,16 +62,18 @@ const MAX_SITES: usize = 7;
 /// Bytes of a worker's scratch: the argument and the results of the block functions.
 pub(super) const SCRATCH: usize = (MAX_SITES + 1) * STRIP * 8;
 
-/// The operations of a map's body that a block function computes for many elements at once, in order.
-pub(super) fn block_sites(p: &Program, map: NodeId) -> Vec<(ValueId, RuntimeFn)> {
+/// The operations of a map's body that block functions compute for many elements at once, as far as these results need them, in
+/// order.
+pub(super) fn block_sites(p: &Program, map: NodeId, results: &[usize]) -> Vec<(ValueId, RuntimeFn)> {
     let body = p.region(p.node(map).regions[0]);
+    let needed = needed(p, map, results);
     let site = |n: &NodeId| {
         let node = p.node(*n);
         let Op::Scalar(op) = node.op else { return None };
         let v = node.results[0];
         Some((v, block_function(op, p.ty(v).as_scalar()?.ty)?))
     };
-    body.nodes.iter().filter_map(site).collect()
+    body.nodes.iter().filter_map(site).filter(|(v, _)| needed.contains(v)).collect()
 }
 
 fn block_function(op: ScalarOp, ty: ScalarType) -> Option<RuntimeFn> {
@@ -115,8 +121,9 @@ impl Indices for NestLower<'_> {
 }
 
 impl NestLower<'_> {
-    /// The nest that fills the buffer of a value.
-    pub(super) fn lower(p: &Program, values: &Values, module: &mut Module, name: &str, v: Val) -> Result<Nest> {
+    /// The nest that fills the buffers of these values: of one, or of results of one map.
+    pub(super) fn lower(p: &Program, values: &Values, module: &mut Module, name: &str, roots: &[Val]) -> Result<Nest> {
+        let root = *roots.first().ok_or_else(|| Error::Bug("a nest of nothing".into()))?;
         let function = module.declare(name, Signature::pipeline());
         let b = module.builder(&function);
         let (ctx, worker) = (b.param(0), b.param(1));
@@ -127,7 +134,9 @@ impl NestLower<'_> {
             values,
             slots: vec![],
             memo: HashMap::new(),
-            root: v,
+            bodies: HashMap::new(),
+            root,
+            roots: roots.to_vec(),
             made: vec![],
             wanted: None,
             weight: 0,
@@ -141,6 +150,12 @@ impl NestLower<'_> {
         }
         module.define(&function, body);
         Ok(Nest { function, code: None, slots, extent, work, weight })
+    }
+
+    /// What was computed holds for one element only.
+    fn forget(&mut self) {
+        self.memo.clear();
+        self.bodies.clear();
     }
 
     fn index(&mut self, n: i64) -> V {
@@ -197,7 +212,7 @@ impl NestLower<'_> {
         }
         let values = self.values;
         let info = values.get(v);
-        let x = if v != self.root && values.is_stored(v) {
+        let x = if !self.roots.contains(&v) && values.is_stored(v) {
             self.load(v, &info.ty.shape, index)
         } else {
             self.compute(v, index)?
@@ -224,18 +239,21 @@ impl NestLower<'_> {
             }
             Def::Map { node, operands, result } => {
                 let body = self.r.p.region(self.r.p.node(*node).regions[0]);
-                self.weight += weight_of(self.r.p, *node);
-                let mut env = Env::default();
-                if v == self.root {
+                self.weight += weight_of(self.r.p, *node, *result);
+                let is_root = self.roots.contains(&v);
+                let key = (*node, index.to_vec());
+                let mut env = self.bodies.remove(&key).unwrap_or_default();
+                if is_root {
                     env.values.extend(self.made.iter().copied());
                 }
-                for (param, o) in body.params.iter().zip(operands) {
+                for (param, o) in operands {
                     let value = self.element(*o, index)?;
                     let ty = values.get(*o).ty.dtype;
                     env.values.insert(*param, Cell { value, valid: None, ty, range: None });
                 }
-                let wanted = if v == self.root { self.wanted } else { None };
+                let wanted = if is_root { self.wanted } else { None };
                 let cell = self.r.value(wanted.unwrap_or(body.results[*result]), &mut env)?;
+                self.bodies.insert(key, env);
                 self.r.to_register(&cell, register_type(cell.ty))
             }
             Def::View(m, o) => {
@@ -281,11 +299,11 @@ impl NestLower<'_> {
         let inside = self.r.b.icmp(Cmp::ULt, inner, size);
         let mut at = index.to_vec();
         at[dim] = inner;
-        let memo = self.memo.clone();
+        let (memo, bodies) = (self.memo.clone(), self.bodies.clone());
         self.r.b.begin_if(inside, &[register]);
         let value = self.element(operand, &at)?;
         self.r.b.begin_else(&[value]);
-        self.memo = memo;
+        (self.memo, self.bodies) = (memo, bodies);
         let zero = self.r.zero(register);
         Ok(self.r.b.end_if(&[zero])[0])
     }
@@ -340,14 +358,14 @@ impl NestLower<'_> {
                 index[*d] = body.index;
             }
         }
-        self.memo.clear();
+        self.forget();
     }
 
     fn close(&mut self, groups: &[Group]) {
         for _ in groups {
             self.r.b.end_for(&[]);
         }
-        self.memo.clear();
+        self.forget();
     }
 
     fn elementwise(&mut self) -> Result<(Dim, Dim)> {
@@ -356,9 +374,13 @@ impl NestLower<'_> {
         let shape = values.get(root).ty.shape.clone();
         let dims: Vec<usize> = (0..shape.len()).collect();
         let space = Space { shape: &shape, class: &vec![0; shape.len()], alone: &[] };
-        let groups = space.groups(values, &[(root, dims, true)]);
+        let roots = self.roots.clone();
+        let reads: Vec<_> = roots.iter().map(|v| (*v, dims.clone(), true)).collect();
+        let groups = space.groups(values, &reads);
+        let result = |v: &Val| if let Def::Map { result, .. } = values.get(*v).def { Some(result) } else { None };
+        let results: Vec<usize> = roots.iter().filter_map(result).collect();
         let sites = match &values.get(root).def {
-            Def::Map { node, .. } => block_sites(self.r.p, *node),
+            Def::Map { node, .. } => block_sites(self.r.p, *node, &results),
             _ => vec![],
         };
         let long = groups.last().is_some_and(|g| constant(&g.extent).is_none_or(|n| n >= 32));
@@ -373,9 +395,11 @@ impl NestLower<'_> {
     }
 
     fn store_element(&mut self, shape: &[Dim], index: &[V]) -> Result<()> {
-        let x = self.element(self.root, index)?;
-        let at = self.address(self.root, shape, index);
-        self.r.b.store(x, at, 0);
+        for v in self.roots.clone() {
+            let x = self.element(v, index)?;
+            let at = self.address(v, shape, index);
+            self.r.b.store(x, at, 0);
+        }
         Ok(())
     }
 
@@ -398,7 +422,7 @@ impl NestLower<'_> {
         let mut buffers: Vec<(ValueId, V)> = vec![];
         for k in 0..=sites.len() {
             let body = self.r.b.begin_for(LoopKind::Vector(0), first, limit, 1, &[]);
-            self.memo.clear();
+            self.forget();
             index[dim] = body.index;
             let offset = self.r.b.sub(body.index, first);
             self.made.clear();
@@ -416,7 +440,7 @@ impl NestLower<'_> {
             };
             let argument = self.r.p.node_of(*v).map(|n| n.operands[0]);
             self.wanted = argument;
-            let x = self.compute(self.root, &index)?;
+            let x = self.argument(&index)?;
             let bytes = i64::from(element_bytes(self.scalar_type(*v)?));
             let at = self.r.b.offset(scratch, offset, bytes, 0);
             self.r.b.store(x, at, 0);
@@ -429,6 +453,16 @@ impl NestLower<'_> {
         self.r.b.end_for(&[]);
         self.close(outer);
         Ok(())
+    }
+
+    /// The value of the roots' body that is wanted.
+    fn argument(&mut self, index: &[V]) -> Result<V> {
+        let needs = |l: &Self, v: &Val| match (&l.values.get(*v).def, l.wanted) {
+            (Def::Map { node, result, .. }, Some(wanted)) => needed(l.r.p, *node, &[*result]).contains(&wanted),
+            _ => false,
+        };
+        let root = self.roots.iter().copied().find(|v| needs(self, v)).unwrap_or(self.root);
+        self.compute(root, index)
     }
 
     fn scalar_type(&self, v: ValueId) -> Result<ScalarType> {
@@ -567,7 +601,7 @@ impl NestLower<'_> {
         step: &dyn Fn(&mut Self, &[V], V) -> Result<V>,
     ) -> Result<V> {
         let Some((group, rest)) = groups.split_first() else {
-            self.memo.clear();
+            self.forget();
             return step(self, index, start);
         };
         let (begin, end) = (self.index(0), self.size(&group.extent));
@@ -581,7 +615,7 @@ impl NestLower<'_> {
         if let Some(d) = group.dims.last() {
             index[*d] = self.index(0);
         }
-        self.memo.clear();
+        self.forget();
         Ok(out[0])
     }
 
@@ -635,7 +669,7 @@ impl NestLower<'_> {
         let first = self.element(operand, &index)?;
         let (one, end) = (self.index(1), self.size(&shape[axis]));
         let body = self.r.b.begin_for(LoopKind::Serial, one, end, 1, &[first, zero]);
-        self.memo.clear();
+        self.forget();
         index[axis] = body.index;
         let x = self.element(operand, &index)?;
         let cell = |value| Cell { value, valid: None, ty: dtype, range: None };
@@ -664,7 +698,7 @@ impl NestLower<'_> {
         let start = self.identity(reducer, ty.dtype)?;
         let (zero, end) = (self.index(0), self.size(&shape[axis]));
         let body = self.r.b.begin_for(LoopKind::Serial, zero, end, 1, &[start]);
-        self.memo.clear();
+        self.forget();
         index[axis] = body.index;
         let x = self.element(operand, &index)?;
         let acc = self.combine(reducer, ty.dtype, body.carried[0], x)?;

@@ -248,3 +248,45 @@ fn round_float(x: f64, digits: i32) -> f64 {
 fn power_of_ten(n: u32) -> f64 {
     format!("1e{n}").parse().unwrap_or(f64::INFINITY)
 }
+
+/// Euclid's algorithm.
+pub(crate) fn gcd(args: &Args<'_>) -> Outcome {
+    fn of(mut a: u64, mut b: u64) -> u64 {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+    match args.values {
+        [Value::I32(a), Value::I32(b)] => {
+            let gcd = of(a.unsigned_abs().into(), b.unsigned_abs().into());
+            i32::try_from(gcd).map(Value::I32).map_err(|_| overflow(args.out))
+        }
+        [Value::I64(a), Value::I64(b)] => {
+            let gcd = of(a.unsigned_abs(), b.unsigned_abs());
+            i64::try_from(gcd).map(Value::I64).map_err(|_| overflow(args.out))
+        }
+        _ => mistyped(args),
+    }
+}
+
+pub(crate) fn bits(args: &Args<'_>) -> Outcome {
+    let (a, b, width) = match args.values {
+        [Value::I32(a), Value::I32(b)] => (i64::from(*a), i64::from(*b), 32),
+        [Value::I64(a), Value::I64(b)] => (*a, *b, 64),
+        _ => return mistyped(args),
+    };
+    let by = || {
+        let by = u32::try_from(b).ok().filter(|by| *by < width);
+        by.ok_or_else(|| TrapKind::InvalidArgument(format!("a shift by {b} of {width} bits")))
+    };
+    let value = match args.op {
+        ScalarOp::BitAnd => a & b,
+        ScalarOp::BitOr => a | b,
+        ScalarOp::BitXor => a ^ b,
+        ScalarOp::ShiftLeft => a << by()?,
+        ScalarOp::ShiftRight => a >> by()?,
+        _ => return mistyped(args),
+    };
+    Ok(if width == 32 { Value::I32(value as i32) } else { Value::I64(value) })
+}
