@@ -697,14 +697,15 @@ impl Query {
     /// # Errors
     /// [`Error::Run`] for what the query raises, with the expression that raised it; limits; cancellation.
     pub fn columns(&self) -> Result<Arc<Columns>> {
-        let outputs = self.run()?;
-        match outputs.table(0) {
-            Some(table) => Ok(table.clone()),
-            None => Err(Error::Bug("a query whose result is no table".into())),
-        }
+        self.rows_of(&self.run(false)?)
     }
 
-    fn run(&self) -> Result<Outputs> {
+    fn rows_of(&self, outputs: &Outputs) -> Result<Arc<Columns>> {
+        outputs.table(0).cloned().ok_or_else(|| Error::Bug("a query whose result is no table".into()))
+    }
+
+    /// `read_once`: the result's columns need no statistics.
+    fn run(&self, read_once: bool) -> Result<Outputs> {
         let _span = tracing::debug_span!("run").entered();
         if self.control.token().is_cancelled() {
             return Err(Error::Cancelled);
@@ -718,7 +719,7 @@ impl Query {
         } else {
             let executable = self.executable(&inputs)?;
             self.control.add(|costs| costs.add_border(executable.plan().notes.iter().map(String::as_str)));
-            executable.run(&inputs, &self.resources())
+            executable.run(&inputs, &Resources { read_once, ..self.resources() })
         };
         outputs.map_err(|e| Error::from_ir(e, program))
     }
@@ -829,7 +830,7 @@ impl Query {
     /// As for [`Query::columns`].
     pub fn stream(&self) -> Result<Rows> {
         let (schema, table) = match &self.state {
-            State::Program { .. } => (self.schema()?, self.columns()?),
+            State::Program { .. } => (self.schema()?, self.rows_of(&self.run(true)?)?),
             State::Done { schema, rows, .. } => match rows {
                 Some(rows) => (schema.clone(), columns_of(schema, rows)?),
                 None => (schema.clone(), Arc::new(Columns::new(vec![], 0))),
@@ -845,7 +846,13 @@ impl Query {
     pub fn collect(&self) -> Result<Vec<RecordBatch>> {
         let rows = self.stream()?;
         let schema = rows.schema().clone();
-        let mut batches: Vec<RecordBatch> = rows.collect::<Result<_>>()?;
+        let batch = |i: usize| {
+            let begin = i * rows.batch_rows;
+            result::batch(&schema, &rows.table, begin..(begin + rows.batch_rows).min(rows.table.rows()))
+        };
+        let made = self.engine.pool().map(rows.table.rows().div_ceil(rows.batch_rows), |i, _| Ok(batch(i)));
+        let made = made.map_err(|trap| Error::Bug(trap.to_string()))?;
+        let mut batches = made.into_iter().collect::<Result<Vec<RecordBatch>>>()?;
         if batches.is_empty() && !schema.fields().is_empty() {
             batches.push(RecordBatch::new_empty(schema));
         }

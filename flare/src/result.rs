@@ -7,6 +7,7 @@ use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
     RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondArray,
 };
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use ir::types::RowType;
 use runtime::column::{Column, ColumnKind, Table};
@@ -31,6 +32,9 @@ pub(crate) fn batch(schema: &SchemaRef, table: &Table, rows: Range<usize>) -> Re
 }
 
 fn array(column: &Column, rows: Range<usize>) -> Result<ArrayRef> {
+    if let Some(array) = plain_array(column, &rows)? {
+        return Ok(array);
+    }
     let i64s = || rows.clone().map(|row| column.get_i64(row));
     Ok(match column.kind() {
         ColumnKind::Bool => Arc::new(rows.map(|row| column.get_bool(row)).collect::<BooleanArray>()),
@@ -46,9 +50,41 @@ fn array(column: &Column, rows: Range<usize>) -> Result<ArrayRef> {
             Arc::new(array.map_err(|e| Error::Bug(e.to_string()))?)
         }
         ColumnKind::Text => {
-            let mut builder = StringBuilder::new();
+            let bytes = rows.clone().map(|row| column.get_text(row).map_or(0, str::len)).sum();
+            let mut builder = StringBuilder::with_capacity(rows.len(), bytes);
             rows.for_each(|row| builder.append_option(column.get_text(row)));
             Arc::new(builder.finish())
         }
+    })
+}
+
+/// The rows of a column whose elements are its values, copied as they stand.
+fn plain_array(column: &Column, rows: &Range<usize>) -> Result<Option<ArrayRef>> {
+    let nulls = column
+        .validity()
+        .map(|valid| &valid[rows.clone()])
+        .map(|valid| NullBuffer::new(BooleanBuffer::collect_bool(valid.len(), |i| valid[i] != 0)));
+    macro_rules! copy {
+        ($values:expr, $array:ty) => {
+            $values.map(|v| -> ArrayRef { Arc::new(<$array>::new(v[rows.clone()].to_vec().into(), nulls)) })
+        };
+    }
+    Ok(match column.kind() {
+        ColumnKind::I32 => copy!(column.plain_i32(), Int32Array),
+        ColumnKind::Date => copy!(column.plain_i32(), Date32Array),
+        ColumnKind::I64 => copy!(column.plain_i64(), Int64Array),
+        ColumnKind::Timestamp => copy!(column.plain_i64(), TimestampMicrosecondArray),
+        ColumnKind::F32 => copy!(column.plain_f32(), Float32Array),
+        ColumnKind::F64 => copy!(column.plain_f64(), Float64Array),
+        ColumnKind::Decimal { precision, scale } => match column.plain_i64() {
+            Some(values) => {
+                let wide: Vec<i128> = values[rows.clone()].iter().map(|v| i128::from(*v)).collect();
+                let array = Decimal128Array::new(wide.into(), nulls);
+                let array = array.with_precision_and_scale(precision, scale.cast_signed());
+                Some(Arc::new(array.map_err(|e| Error::Bug(e.to_string()))?))
+            }
+            None => None,
+        },
+        ColumnKind::Bool | ColumnKind::Text => None,
     })
 }

@@ -774,12 +774,10 @@ layouts! {
         JOIN_TABLE_ROWS = crate::join_table::JoinTable, rows: Ptr;
         /// Bytes a row.
         JOIN_TABLE_ROW_SIZE = crate::join_table::JoinTable, row_size: I64;
-        /// The dense array, null where there is none.
-        JOIN_TABLE_DENSE = crate::join_table::JoinTable, dense: Ptr;
-        /// The key of the dense array's first element.
-        JOIN_TABLE_DENSE_MIN = crate::join_table::JoinTable, dense_min: I64;
-        /// The dense array's length, 0 where there is none.
-        JOIN_TABLE_DENSE_LEN = crate::join_table::JoinTable, dense_len: I64;
+        /// The blocks of an index, null where the table is none.
+        JOIN_TABLE_BLOCKS = crate::join_table::JoinTable, blocks: Ptr;
+        /// Where the rows of each rank of an index begin, null where the rank is the row.
+        JOIN_TABLE_STARTS = crate::join_table::JoinTable, starts: Ptr;
         /// The number of rows that can match.
         JOIN_TABLE_LEN = crate::join_table::JoinTable, len: I64;
         /// The number of rows with a NULL key, which stand behind the others.
@@ -790,6 +788,10 @@ layouts! {
         JOIN_ENTRY_START = crate::join_table::JoinEntry, start: I32;
         /// The number of rows of a slot's key, 0 for an empty slot.
         JOIN_ENTRY_COUNT = crate::join_table::JoinEntry, count: I32;
+        /// The bits of 64 words of an index.
+        INDEX_BLOCK_BITS = crate::join_table::IndexBlock, bits: I64;
+        /// The number of words before them.
+        INDEX_BLOCK_RANK = crate::join_table::IndexBlock, rank: I64;
         /// The mask: one byte a row.
         TILE_MASK = crate::tile::Tile, mask: I8;
         /// The selection: u16 indices.
@@ -801,10 +803,6 @@ layouts! {
         /// The number of indices in the selection.
         TILE_SELECTED = crate::tile::Tile, selected: I64;
 
-        /// The index of the first row of a dense element's key.
-        DENSE_ENTRY_START = crate::join_table::DenseEntry, start: I32;
-        /// The number of rows of a dense element's key.
-        DENSE_ENTRY_COUNT = crate::join_table::DenseEntry, count: I32;
     }
     sizes {
         /// Bytes of a worker block before its first state.
@@ -813,10 +811,10 @@ layouts! {
         GROUP_ENTRY_SIZE = crate::group_table::GroupEntry;
         /// Bytes of a join table's slot.
         JOIN_ENTRY_SIZE = crate::join_table::JoinEntry;
-        /// Bytes of a dense array's element.
-        DENSE_ENTRY_SIZE = crate::join_table::DenseEntry;
         /// Bytes of a tile.
         TILE_SIZE = crate::tile::Tile;
+        /// Bytes of a block of an index.
+        INDEX_BLOCK_SIZE = crate::join_table::IndexBlock;
     }
 }
 
@@ -828,7 +826,7 @@ const _: () = {
     assert!(layout::ROW_BUFFER_CUR.offset == 0);
     assert!(layout::GROUP_ENTRY_SIZE == 16);
     assert!(layout::JOIN_ENTRY_SIZE == 16);
-    assert!(layout::DENSE_ENTRY_SIZE == 8);
+    assert!(layout::INDEX_BLOCK_SIZE == 16);
 };
 
 #[cfg(test)]

@@ -288,6 +288,30 @@ impl RowBuffer {
         Ok(self.cur)
     }
 
+    /// An empty buffer with room for so many rows.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`].
+    pub(crate) fn with_room(row_size: usize, rows: usize, memory: &Arc<QueryMemory>) -> Result<Self, MemoryLimitError> {
+        let mut buffer = Self::new(row_size, memory);
+        let block = memory.allocate((row_size * rows).max(row_size))?;
+        let capacity = block.bytes() / row_size;
+        buffer.cur = block.as_ptr();
+        buffer.end = buffer.cur.wrapping_add(capacity * row_size);
+        buffer.chunks.push(Chunk { block, first: 0, capacity });
+        Ok(buffer)
+    }
+
+    /// Appends a row that the caller writes, and returns its address.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`]; the rows stay.
+    pub(crate) fn append(&mut self) -> Result<*mut u8, MemoryLimitError> {
+        let row = self.grow()?;
+        self.cur = row.wrapping_add(self.row_size);
+        Ok(row)
+    }
+
     /// Appends a zeroed row and returns its address.
     ///
     /// # Errors

@@ -723,6 +723,66 @@ impl Column {
         }
     }
 
+    /// A field of rows as a result that is read once: elements as the register holds them, or codes of `dictionary`; without
+    /// statistics.
+    ///
+    /// # Safety
+    /// As for [`Column::from_rows`]; with a dictionary the field holds its codes, as I32.
+    pub unsafe fn result_of_rows(
+        kind: ColumnKind,
+        rows: &[*mut u8],
+        field: Field,
+        dictionary: Option<&Arc<Dictionary>>,
+    ) -> Self {
+        /// # Safety
+        /// All rows have the field, which holds a `T`.
+        unsafe fn gather<T: Element>(rows: &[*mut u8], field: Field) -> AlignedBytes {
+            let offset = field.offset as usize;
+            // SAFETY: promised by the caller.
+            AlignedBytes::from_iter(rows.len(), rows.iter().map(|row| unsafe { *row.add(offset).cast::<T>() }))
+        }
+        let mut heap = None;
+        // SAFETY: promised by the caller.
+        let (physical, data, validity) = unsafe {
+            let (physical, data) = match field.kind {
+                FieldKind::I8 => (PhysicalType::I8, gather::<i8>(rows, field)),
+                FieldKind::I32 if dictionary.is_some() => (PhysicalType::Code32, gather::<u32>(rows, field)),
+                FieldKind::I32 => (PhysicalType::I32, gather::<i32>(rows, field)),
+                FieldKind::I64 => (PhysicalType::I64, gather::<i64>(rows, field)),
+                FieldKind::I128 => (PhysicalType::I128, gather::<i128>(rows, field)),
+                FieldKind::F32 => (PhysicalType::F32, gather::<f32>(rows, field)),
+                FieldKind::F64 => (PhysicalType::F64, gather::<f64>(rows, field)),
+                FieldKind::Text => {
+                    let mut texts = TextHeap::default();
+                    let offset = field.offset as usize;
+                    let views = rows.iter().map(|&row| {
+                        if field.is_null(row) {
+                            return TextView::EMPTY;
+                        }
+                        texts.store((*row.add(offset).cast::<TextView>()).as_bytes())
+                    });
+                    let views = AlignedBytes::from_iter(rows.len(), views);
+                    heap = Some(Arc::new(texts));
+                    (PhysicalType::Text, views)
+                }
+            };
+            let valid = |&row: &*mut u8| u8::from(!field.is_null(row));
+            (physical, data, field.valid.map(|_| AlignedBytes::from_iter(rows.len(), rows.iter().map(valid))))
+        };
+        Self {
+            kind,
+            rows: rows.len(),
+            physical,
+            encoding: if dictionary.is_some() { Encoding::Dictionary } else { Encoding::Plain },
+            data,
+            validity,
+            dictionary: dictionary.cloned(),
+            heap,
+            stats: ColumnStats { nulls: 0, min: None, max: None, distinct: 0, distinct_exact: false },
+            zones: Vec::new(),
+        }
+    }
+
     fn integers<T: Integer>(kind: ColumnKind, values: &[T], validity: Validity) -> Self {
         let validity = Nulls::new(validity, values.len());
         let zones = zones_of(values, &validity, |v| v.wide(), Ord::cmp, |v| Bound::Int(v.into()));
@@ -875,6 +935,31 @@ impl Column {
             _ => panic!("an integer of a column of {:?}", self.kind),
         };
         Some(base + element)
+    }
+
+    fn plain<T: Element>(&self, physical: PhysicalType) -> Option<&[T]> {
+        let fits = self.encoding == Encoding::Plain && self.physical == physical;
+        fits.then(|| self.data.slice(self.rows))
+    }
+
+    /// The values of all rows, where they stand as 32-bit integers; those of NULLs are any.
+    pub fn plain_i32(&self) -> Option<&[i32]> {
+        self.plain(PhysicalType::I32)
+    }
+
+    /// The values of all rows, where they stand as 64-bit integers; those of NULLs are any.
+    pub fn plain_i64(&self) -> Option<&[i64]> {
+        self.plain(PhysicalType::I64)
+    }
+
+    /// The values of all rows, where they stand as 32-bit floats; those of NULLs are any.
+    pub fn plain_f32(&self) -> Option<&[f32]> {
+        self.plain(PhysicalType::F32)
+    }
+
+    /// The values of all rows, where they stand as 64-bit floats; those of NULLs are any.
+    pub fn plain_f64(&self) -> Option<&[f64]> {
+        self.plain(PhysicalType::F64)
     }
 
     /// The integer of a row that fits into 64 bits; `None` for NULL.

@@ -7,6 +7,7 @@
 //!   bits. Rows are compared by it, and in full only where it ties and something was cut off.
 //! - Large inputs are first cut into buckets between splitters taken from a sample, in input order within each; then each bucket is sorted as a
 //!   task, but for those behind a limit. Rows with one normalized key are in one bucket. The result does not depend on threads.
+//! - Many sorted rows are moved, so that rows that follow each other stand beside each other: whoever reads them next reads memory in order.
 //! - [`TopK`] begins with a [`RowBuffer`], to which generated code appends as to any other; when it is full it keeps the best rows, in input order.
 
 use std::cmp::Ordering;
@@ -207,8 +208,19 @@ pub unsafe fn sort_rows(
     let sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
     // SAFETY: promised by the caller.
     let sorted = unsafe { if sort.normalizer.bits <= 64 { sort.run::<u64>(rows)? } else { sort.run::<u128>(rows)? } };
-    Ok(RowList::from_parts(sorted, buffers, row_size))
+    if sorted.len() * row_size < MOVED_BYTES {
+        return Ok(RowList::from_parts(sorted, buffers, row_size));
+    }
+    // SAFETY: the rows stand in `buffers`, which live until they were copied.
+    let moved = unsafe { sort.in_order(&Rows(sorted), row_size)? };
+    Ok(RowList::new(moved))
 }
+
+/// Sorted rows of fewer bytes stay where they are: they likely fit a core's cache.
+const MOVED_BYTES: usize = 256 << 10;
+
+/// Rows whose memory is asked for ahead of their copy.
+const AHEAD: usize = 16;
 
 struct Sort<'a> {
     normalizer: Normalizer<'a>,
@@ -283,6 +295,30 @@ impl Sort<'_> {
         Ok(unsafe { items.slice(0..wanted) }.iter().map(|item| item.row).collect())
     }
 
+    /// Copies of rows, one after the other.
+    ///
+    /// # Safety
+    /// The rows have `row_size` bytes, a multiple of 8, and live.
+    unsafe fn in_order(&self, rows: &Rows, row_size: usize) -> Result<Vec<RowBuffer>, Trap> {
+        self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
+            self.cancel.check()?;
+            let rows = rows.chunk(chunk);
+            let mut buffer = RowBuffer::with_room(row_size, rows.len(), self.memory)?;
+            for (i, &row) in rows.iter().enumerate() {
+                if let Some(&next) = rows.get(i + AHEAD) {
+                    hash::prefetch_line(next);
+                    hash::prefetch_line(next.wrapping_add(row_size - 1));
+                }
+                let target = buffer.append()?;
+                for word in 0..row_size / 8 {
+                    // SAFETY: promised by the caller; the target is a fresh row of another buffer.
+                    unsafe { *target.cast::<u64>().add(word) = *row.cast::<u64>().add(word) };
+                }
+            }
+            Ok(buffer)
+        })
+    }
+
     /// Ascending and distinct; a key belongs to the bucket whose number is that of the splitters that are less or equal.
     fn splitters<K: KeyWord>(&self, items: &[Item<K>]) -> Vec<K> {
         let buckets = (items.len() / BUCKET_ROWS).min(MAX_BUCKETS);
@@ -353,6 +389,8 @@ pub struct TopK {
     rows: RowBuffer,
     keys: Vec<SortKey>,
     limit: usize,
+    /// The greatest normalized key among the best rows so far, once there are as many as the limit: greater ones are not wanted.
+    worst: Option<u128>,
 }
 
 // SAFETY: owns its rows.
@@ -364,7 +402,7 @@ const TOP_K_SLACK: usize = 4;
 impl TopK {
     /// An empty state that keeps `limit` rows.
     pub fn new(row_size: usize, keys: &[SortKey], limit: usize, memory: &Arc<QueryMemory>) -> Self {
-        Self { rows: RowBuffer::new(row_size, memory), keys: keys.to_vec(), limit }
+        Self { rows: RowBuffer::new(row_size, memory), keys: keys.to_vec(), limit, worst: None }
     }
 
     /// The address that generated code gets.
@@ -398,11 +436,9 @@ impl TopK {
             .enumerate()
             // SAFETY: promised by the caller.
             .map(|(position, row)| (unsafe { normalizer.key(row) }, position, row))
+            .filter(|item| self.worst.is_none_or(|worst| item.0 <= worst))
             .collect();
-        if items.len() <= self.limit {
-            return Ok(());
-        }
-        if self.limit > 0 {
+        if self.limit > 0 && items.len() > self.limit {
             items.select_nth_unstable_by(self.limit - 1, |a, b| {
                 let order = a.0.cmp(&b.0).then_with(|| {
                     if normalizer.complete {
@@ -415,6 +451,9 @@ impl TopK {
             });
         }
         items.truncate(self.limit);
+        if items.len() == self.limit {
+            self.worst = items.iter().map(|item| item.0).max();
+        }
         items.sort_unstable_by_key(|item| item.1);
         let size = self.rows.row_size();
         let mut best = RowBuffer::new(size, self.rows.memory());
@@ -427,9 +466,19 @@ impl TopK {
         Ok(())
     }
 
-    /// The rows that are left, in input order: at least the best, perhaps more.
-    pub fn into_rows(self) -> RowBuffer {
-        self.rows
+    /// The best rows, in input order.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`].
+    ///
+    /// # Safety
+    /// As for [`TopK::grow`].
+    pub unsafe fn into_rows(mut self) -> Result<RowBuffer, MemoryLimitError> {
+        if self.rows.len() > self.limit {
+            // SAFETY: promised by the caller.
+            unsafe { self.keep_best()? };
+        }
+        Ok(self.rows)
     }
 }
 
@@ -594,7 +643,7 @@ mod tests {
             // SAFETY: the rows have the layout above.
             let rows = unsafe {
                 sort_rows(
-                    RowList::new(vec![state.into_rows()]),
+                    RowList::new(vec![state.into_rows().expect("no limit")]),
                     &keys,
                     Some(limit),
                     &memory,

@@ -279,6 +279,7 @@ fn unary_ops_on_edge_values() {
     let cases = INTS
         .iter()
         .flat_map(|&ty| int_ops.map(|op| (op, ty)))
+        .chain([(UnaryOp::PopCount, Type::I64)])
         .chain(FLOATS.iter().flat_map(|&ty| float_ops.map(|op| (op, ty))));
     for (op, ty) in cases {
         check_op(
@@ -1089,7 +1090,10 @@ impl Program {
                 b.binary(op, x, amount)
             }
             5 if int => {
-                let op = self.random.pick(&[UnaryOp::Neg, UnaryOp::Not]);
+                let mut op = self.random.pick(&[UnaryOp::Neg, UnaryOp::Not, UnaryOp::PopCount]);
+                if b.ty(x) != Type::I64 && op == UnaryOp::PopCount {
+                    op = UnaryOp::Not;
+                }
                 b.unary(op, x)
             }
             4 | 5 => {
@@ -1351,6 +1355,12 @@ fn arithmetic_in_lanes() {
             check_lanes(&format!("{op:?}_{ty}"), true, |b, load| {
                 let x = load(b, ty);
                 vec![b.unary(op, x)]
+            });
+        }
+        if ty == Type::I64 {
+            check_lanes("PopCount_i64", false, |b, load| {
+                let x = load(b, ty);
+                vec![b.pop_count(x)]
             });
         }
         for op in [BinaryOp::Shl, BinaryOp::SShr, BinaryOp::UShr] {

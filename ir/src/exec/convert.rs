@@ -244,13 +244,22 @@ pub(super) fn runtime_field(f: &Field) -> buffer::Field {
     buffer::Field { offset: f.offset, kind, valid: f.valid }
 }
 
-/// A column of rows' fields; codes are decoded.
+/// A column of rows' fields. Codes are decoded, but for a column that is `read_once`.
 pub(super) fn column_of_rows(
     rows: &[*mut u8],
     field: &Field,
     tables: &HashMap<InputId, (Vec<Arc<Column>>, usize)>,
+    read_once: bool,
 ) -> Result<Column> {
     let f = runtime_field(field);
+    if read_once {
+        let dictionary = match field.kind {
+            FieldKind::Code { input, source } => tables[&input].0[source as usize].dictionary(),
+            FieldKind::Value => None,
+        };
+        // SAFETY: the rows have this layout, and stand in states of the run.
+        return Ok(unsafe { Column::result_of_rows(ColumnKind::from(field.ty.ty), rows, f, dictionary) });
+    }
     if let FieldKind::Code { input, source } = field.kind {
         let dictionary = tables[&input].0[source as usize]
             .dictionary()

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use runtime::buffer::{RowBuffer, RowList};
 use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
 use runtime::group_table::GroupTable;
-use runtime::join_table::JoinTable;
+use runtime::join_table::{ByteSet, JoinTable};
 use runtime::kernels::text::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory, Reservation};
 use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
-use runtime::trap::{CancelToken, WorkerBlock};
+use runtime::sort::TopK;
+use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
 use crate::entity::{ColumnId, InputId, NodeId, SymId, ValueId};
@@ -36,6 +37,7 @@ use crate::plan::{Output as PlanOutput, Pipeline, Plan, Seal, Sink, Source, Stag
 use crate::value::TensorValue;
 
 use super::convert;
+use super::seal;
 use super::tile::Tile;
 use super::{Bound, BoundInput, Datum, Inputs, Outputs};
 
@@ -82,6 +84,8 @@ pub struct Resources {
     pub morsel_rows: usize,
     /// Told of the progress of loops over batches.
     pub progress: Option<ProgressHook>,
+    /// The tables of the results are read once: their columns need neither statistics nor an encoding that makes scans fast.
+    pub read_once: bool,
 }
 
 impl Resources {
@@ -91,7 +95,14 @@ impl Resources {
             Some(limit) => QueryMemory::new(MemoryPool::process(), limit),
             None => QueryMemory::unlimited(),
         };
-        Self { pool, memory, cancel: CancelToken::new(), morsel_rows: runtime::scheduler::MORSEL_ROWS, progress: None }
+        Self {
+            pool,
+            memory,
+            cancel: CancelToken::new(),
+            morsel_rows: runtime::scheduler::MORSEL_ROWS,
+            progress: None,
+            read_once: false,
+        }
     }
 }
 
@@ -377,10 +388,13 @@ impl Executable {
 /// What one range of a pipeline made.
 pub(super) enum Part {
     Rows(Box<RowBuffer>),
+    TopRows(Box<TopK>),
     Group(Box<GroupTable>),
     Tile(Box<Tile>),
     Area(Box<[u128; HOST_AREA / 16]>),
     Masks(Box<[runtime::tile::Tile]>),
+    /// One set for all ranges.
+    Set(Arc<ByteSet>),
 }
 
 /// A state during a run.
@@ -509,6 +523,24 @@ impl Run<'_> {
         };
         let context = self.context();
         let memory = &self.resources.memory;
+        let set = match self.exe.plan.state(*state).kind {
+            StateKind::Set { ref word } => {
+                let set = ByteSet::new(word.words.unwrap_or(0), memory);
+                Some(Arc::new(set.map_err(|e| self.trap(e.into()))?))
+            }
+            _ => None,
+        };
+        let best = match self.exe.plan.top_rows(*state) {
+            Some((keys, limit)) => Some((seal::sort_keys(keys, &self.exe.plan.state(*state).layout)?, limit)),
+            None => None,
+        };
+        // Where only the first rows are wanted: how many, and how many each range has stored.
+        let wanted = match pipeline.sink {
+            Sink::Append { state, .. } => self.exe.plan.first_rows(state).filter(|n| *n < usize::MAX),
+            Sink::Build { .. } | Sink::Group { .. } => None,
+        };
+        let stored: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+        let read = AtomicUsize::new(0);
         let made = self.resources.pool.map(tasks, |task, _| {
             let range = if rows == 0 { 0..0 } else { ranges.get(task) };
             let mut parts = lowered
@@ -517,6 +549,11 @@ impl Run<'_> {
                 .map(|s| {
                     Ok(match s {
                         WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
+                        WorkerState::TopRows { size } => {
+                            let (keys, limit) =
+                                best.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no order"))?;
+                            Part::TopRows(Box::new(TopK::new(*size as usize, keys, *limit, memory)))
+                        }
                         WorkerState::Group { size, direct: Some(direct) } => {
                             let (first, slots) = match direct {
                                 Direct::Slots(slots) => (0, *slots),
@@ -535,6 +572,10 @@ impl Run<'_> {
                         WorkerState::Masks { levels } => {
                             Part::Masks((0..*levels).map(|_| runtime::tile::Tile::new()).collect())
                         }
+                        WorkerState::Set => {
+                            let set = set.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no set"))?;
+                            Part::Set(Arc::clone(set))
+                        }
                         WorkerState::Tile { node, size } => {
                             let program = &self.exe.tiles[node];
                             Part::Tile(Box::new(Tile::new(
@@ -551,16 +592,23 @@ impl Run<'_> {
                 .iter_mut()
                 .map(|p| match p {
                     Part::Rows(b) => b.as_mut_ptr(),
+                    Part::TopRows(t) => t.as_mut_ptr(),
                     Part::Group(t) => t.as_mut_ptr(),
                     Part::Tile(t) => t.as_mut_ptr(),
                     Part::Area(a) => a.as_mut_ptr().cast(),
                     Part::Masks(m) => m.as_mut_ptr().cast(),
+                    Part::Set(s) => s.as_mut_ptr(),
                 })
                 .collect();
             let mut block = WorkerBlock::new(&pointers, &self.resources.cancel, memory);
             let (mut begin, end) = (range.start as i64, range.end as i64);
             loop {
                 self.resources.cancel.check()?;
+                if let Some(wanted) = wanted
+                    && stored[..=task].iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() >= wanted
+                {
+                    break;
+                }
                 let next = (begin + MORSEL).min(end);
                 // A call without rows still makes the record of a group without keys.
                 let skip = skips(self.exe, &lowered.zones, begin as usize..next as usize);
@@ -572,27 +620,40 @@ impl Run<'_> {
                 // this task's alone, and they outlive the call.
                 let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), begin, stop) };
                 block.check(status)?;
+                read.fetch_add((next - begin) as usize, Ordering::Relaxed);
+                if let (Some(_), Some(Part::Rows(rows))) = (wanted, parts.first()) {
+                    stored[task].store(rows.len(), Ordering::Relaxed);
+                }
                 begin = next;
                 if begin >= end {
                     break;
                 }
             }
-            for part in &mut parts {
-                if let Part::Group(table) = part {
+            let finished = parts.into_iter().map(|p| match p {
+                // SAFETY: the function wrote rows of the layout that the keys are of; their texts are in its block or in tables.
+                Part::TopRows(t) => Ok(Part::Rows(Box::new(unsafe { t.into_rows() }?))),
+                Part::Group(mut table) => {
                     table.finish();
+                    Ok(Part::Group(table))
                 }
-            }
-            Ok((parts, block))
+                other => Ok(other),
+            });
+            Ok((finished.collect::<Result<Vec<Part>, Trap>>()?, block))
         });
         let made = made.map_err(|t| self.trap(t))?;
         let StateData::Filling(filling) = &mut self.states[state.index()] else {
             return Err(Error::Bug(format!("{state} is filled after it was sealed")));
         };
         for (parts, block) in made {
-            filling.extend(parts.into_iter().filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_))));
+            filling.extend(
+                parts
+                    .into_iter()
+                    .filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))),
+            );
             self.kept.push(block);
         }
-        Ok(rows)
+        filling.extend(set.map(Part::Set));
+        Ok(read.into_inner())
     }
 
     /// A run-time error with its place.
@@ -621,7 +682,9 @@ impl Run<'_> {
                         let bytes = rows.len().saturating_mul(convert::runtime_field(field).kind.bytes());
                         given.push(reserve(p, self.resources, bytes)?);
                     }
-                    let column = |j: usize| convert::column_of_rows(rows.rows(), fields[j], &self.exe.tables);
+                    let read_once = self.resources.read_once;
+                    let column =
+                        |j: usize| convert::column_of_rows(rows.rows(), fields[j], &self.exe.tables, read_once);
                     let made: Vec<Result<Column>> = if rows.len() <= FEW_ROWS {
                         (0..fields.len()).map(column).collect()
                     } else {

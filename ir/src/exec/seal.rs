@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use runtime::buffer::{RowBuffer, RowList};
 use runtime::group_table::{GroupTable, MergePair, merge_groups};
-use runtime::join_table::{JoinOptions, JoinTable};
+use runtime::join_table::JoinTable;
 use runtime::sort::{SortKey as RuntimeKey, sort_rows};
-use runtime::trap::WorkerBlock;
+use runtime::trap::{Trap, TrapCode, WorkerBlock};
 use runtime::window::{self, WindowSpec};
 
 use super::convert;
@@ -14,7 +14,7 @@ use super::run::{Part, Run, StateData};
 use crate::error::{Error, Result};
 use crate::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowFunc};
 use crate::graph::{BridgeOp, Op, RelOp};
-use crate::plan::{Layout, Seal, StateId, StateKind};
+use crate::plan::{KeyWord, Layout, Seal, StateId, StateKind};
 use crate::scalar::reduce::Reducer;
 use crate::types::ScalarType;
 use crate::value::{TensorData, TensorValue, Value};
@@ -30,16 +30,7 @@ impl Run<'_> {
             (Seal::Values(node), StateData::Filling(_)) => StateData::Rows(self.values_rows(*node, &state.layout)?),
             (Seal::Group, StateData::Filling(parts)) => StateData::Rows(self.merge(id, parts)?),
             (Seal::Join, StateData::Filling(parts)) => {
-                let StateKind::Join { keys, null_equal } = &state.kind else {
-                    return Err(Error::Bug(format!("{id} is no join table")));
-                };
-                let fields: Vec<_> = state.layout.fields[..*keys].iter().map(convert::runtime_field).collect();
-                let options = JoinOptions { null_equal: null_equal.contains(&true), allow_dense: false };
-                let r = self.resources;
-                // SAFETY: the pipelines before wrote rows of this layout, hash first; their texts are kept by the run.
-                let table =
-                    unsafe { JoinTable::build(row_buffers(parts), &fields, options, &r.memory, &r.pool, &r.cancel) };
-                StateData::Join(table.map_err(|t| self.trap(t))?)
+                StateData::Join(self.join_table(&state.kind, &state.layout, parts).map_err(|t| self.trap(t))?)
             }
             (Seal::Tensors, StateData::Filling(parts)) => {
                 let StateKind::Tensors { node } = state.kind else {
@@ -61,6 +52,32 @@ impl Run<'_> {
         };
         self.states[id.index()] = sealed;
         Ok(rows)
+    }
+
+    fn join_table(&self, kind: &StateKind, layout: &Layout, parts: Vec<Part>) -> Result<JoinTable, Trap> {
+        let r = self.resources;
+        let bug = |what: &str| Trap::with_detail(TrapCode::Internal, what);
+        // SAFETY: the pipelines before wrote rows of this layout, hash or word first; their texts are kept by the run.
+        unsafe {
+            match kind {
+                StateKind::Join { null_equal, word: None } => {
+                    let fields: Vec<_> = layout.fields[..null_equal.len()].iter().map(convert::runtime_field).collect();
+                    let null_equal = null_equal.contains(&true);
+                    JoinTable::build(row_buffers(parts), &fields, null_equal, &r.memory, &r.pool, &r.cancel)
+                }
+                StateKind::Join { word: Some(KeyWord { words: None, .. }), .. } => {
+                    JoinTable::build(row_buffers(parts), &[], false, &r.memory, &r.pool, &r.cancel)
+                }
+                StateKind::Join { word: Some(KeyWord { words: Some(words), .. }), .. } => {
+                    JoinTable::build_index(row_buffers(parts), *words, &r.memory, &r.pool, &r.cancel)
+                }
+                StateKind::Set { .. } => {
+                    let set = parts.iter().find_map(|p| if let Part::Set(set) = p { Some(set) } else { None });
+                    JoinTable::set_of(set.ok_or_else(|| bug("a set was not filled"))?, &r.memory)
+                }
+                _ => Err(bug("the state is no join table")),
+            }
+        }
     }
 
     fn finish_rows(&mut self, rows: RowList, seal: &Seal, layout: &Layout) -> Result<StateData> {
@@ -248,7 +265,7 @@ fn frame(f: &Frame) -> window::Frame {
     window::Frame { unit, start: bound(f.start), end: bound(f.end) }
 }
 
-fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<RuntimeKey>> {
+pub(super) fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<RuntimeKey>> {
     let one = |k: &SortKey| {
         let field = layout.fields.iter().find(|f| f.column == Some(k.column));
         let field = field.ok_or_else(|| Error::Bug(format!("{} is not in the sorted rows", k.column)))?;

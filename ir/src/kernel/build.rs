@@ -377,6 +377,11 @@ impl Builder {
         self.unary(UnaryOp::Not, a)
     }
 
+    /// The number of bits that are 1, of an I64.
+    pub fn pop_count(&mut self, a: Value) -> Value {
+        self.unary(UnaryOp::PopCount, a)
+    }
+
     /// A boolean inverted: 0 to 1, 1 to 0.
     pub fn bool_not(&mut self, a: Value) -> Value {
         if let Definition::Result(inst, 0) = self.function.definition(a) {

@@ -46,6 +46,7 @@ pub fn unary(op: UnaryOp, ty: Type, a: u128) -> Option<u128> {
         return match op {
             UnaryOp::Neg => Some(mask(ty, a.wrapping_neg())),
             UnaryOp::Not => Some(mask(ty, !a)),
+            UnaryOp::PopCount if ty == Type::I64 => Some(a.count_ones().into()),
             _ => None,
         };
     }
@@ -60,7 +61,7 @@ pub fn unary(op: UnaryOp, ty: Type, a: u128) -> Option<u128> {
                 UnaryOp::FCeil => x.ceil(),
                 UnaryOp::FTrunc => x.trunc(),
                 UnaryOp::FNearest => x.round_ties_even(),
-                UnaryOp::Neg | UnaryOp::Not => return None,
+                UnaryOp::Neg | UnaryOp::Not | UnaryOp::PopCount => return None,
             }))
         }
         Type::F64 => {
@@ -73,7 +74,7 @@ pub fn unary(op: UnaryOp, ty: Type, a: u128) -> Option<u128> {
                 UnaryOp::FCeil => x.ceil(),
                 UnaryOp::FTrunc => x.trunc(),
                 UnaryOp::FNearest => x.round_ties_even(),
-                UnaryOp::Neg | UnaryOp::Not => return None,
+                UnaryOp::Neg | UnaryOp::Not | UnaryOp::PopCount => return None,
             }))
         }
         _ => None,

@@ -145,6 +145,8 @@ pub enum UnaryOp {
     Neg,
     /// All bits of an integer inverted. A boolean is inverted by `xor 1` ([`Builder::bool_not`]).
     Not,
+    /// The number of bits that are 1, of an I64.
+    PopCount,
     /// Floats: the sign bit inverted.
     FNeg,
     /// Floats: the sign bit cleared.

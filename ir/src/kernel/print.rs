@@ -317,6 +317,7 @@ pub(crate) fn unary_name(op: UnaryOp) -> &'static str {
     match op {
         UnaryOp::Neg => "neg",
         UnaryOp::Not => "not",
+        UnaryOp::PopCount => "popcount",
         UnaryOp::FNeg => "fneg",
         UnaryOp::FAbs => "fabs",
         UnaryOp::FSqrt => "fsqrt",

@@ -323,6 +323,7 @@ fn check_signature(signature: &Signature) -> Check {
 fn check_unary(op: UnaryOp, ty: Type) -> Check {
     let fits = match op {
         UnaryOp::Neg | UnaryOp::Not => ty.is_int(),
+        UnaryOp::PopCount => ty == Type::I64,
         UnaryOp::FNeg
         | UnaryOp::FAbs
         | UnaryOp::FSqrt
@@ -404,6 +405,7 @@ mod tests {
             (&[i32, f64], |b, v| Some(b.shl(v[0], v[1])), "no shift of i32 by f64"),
             (&[i8], |b, v| Some(b.rotl(v[0], v[0])), "no rotation of i8 by i8"),
             (&[i32], |b, v| Some(b.umulhi(v[0], v[0])), "no UMulHi of i32 and i32"),
+            (&[i32], |b, v| Some(b.pop_count(v[0])), "no PopCount on i32"),
             (&[i32], |b, v| Some(b.fneg(v[0])), "no FNeg on i32"),
             (&[i8], |b, v| Some(b.add_checked(v[0], v[0]).0), "no checked arithmetic on i8"),
             (&[i32], |b, v| Some(b.fma(v[0], v[0], v[0])), "no fma on i32"),

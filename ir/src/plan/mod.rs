@@ -73,12 +73,12 @@ impl Field {
     }
 }
 
-/// A record of fixed width. Bytes 0 to 8 hold the hash of the keys, where there are keys.
+/// A record of fixed width. Bytes 0 to 8 hold the hash of the keys, where there are keys (in an index their word).
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Layout {
     /// The columns.
     pub fields: Vec<Field>,
-    /// Bytes of a record, a multiple of 16.
+    /// Bytes of a record, a multiple of 8, and of 16 where a field has 16.
     pub size: u32,
 }
 
@@ -133,7 +133,8 @@ impl LayoutBuilder {
                 at += 1;
             }
         }
-        Layout { fields: self.fields, size: at.next_multiple_of(16).max(16) }
+        let alignment = if self.fields.iter().any(|f| f.register().bytes() == 16) { 16 } else { 8 };
+        Layout { fields: self.fields, size: at.next_multiple_of(alignment).max(alignment) }
     }
 }
 
@@ -174,17 +175,41 @@ impl Accumulator {
     }
 }
 
+/// Integer keys as one word of 64 bits, so that equal words are equal keys: `((k0 - min0) * size1 + (k1 - min1)) * size2 + …`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyWord {
+    /// For each key the bounds of the rows that are stored. A single key may have none: it is the word.
+    pub parts: Vec<Option<KeyBounds>>,
+    /// The number of words, where the table is an index over them. Otherwise it is a hash table.
+    pub words: Option<u64>,
+}
+
+/// The values that a key can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyBounds {
+    /// The least.
+    pub min: i64,
+    /// How many there are from the least to the greatest.
+    pub size: u64,
+}
+
 /// What a state holds.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StateKind {
     /// Rows in order.
     Rows,
-    /// Rows by key. The first `keys` fields of the layout are the keys.
+    /// Rows by key.
     Join {
-        /// Number of key fields.
-        keys: usize,
         /// For each key whether NULL equals NULL.
         null_equal: Vec<bool>,
+        /// How the keys make one word. Without it the first fields of the layout are the keys; with it rows have no fields for
+        /// keys, and rows with a NULL key are not stored.
+        word: Option<KeyWord>,
+    },
+    /// The keys alone: which words there are.
+    Set {
+        /// How the keys make a word; the table is an index.
+        word: KeyWord,
     },
     /// One row a group: the keys, then the fields of the reducers' states.
     Group {
@@ -288,7 +313,7 @@ pub enum Sink {
         /// For each field of the layout the value: a column of the pipeline, or NULL.
         columns: Vec<Option<ColumnId>>,
     },
-    /// Appended to a `Join` state: keys are values of the predicate region, then columns.
+    /// Appended to a `Join` or `Set` state: keys are values of the predicate region, then columns.
     Build {
         /// The state.
         state: StateId,
@@ -390,6 +415,9 @@ pub enum Output {
     Tensor(ValueId),
 }
 
+/// Up to this limit a sink keeps the best rows only; beyond, all are stored and sorted.
+const MOST_TOP_ROWS: usize = 16 << 10;
+
 /// A plan.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Plan {
@@ -409,6 +437,27 @@ impl Plan {
     /// A state.
     pub fn state(&self, id: StateId) -> &State {
         &self.states[id.index()]
+    }
+
+    /// The order and the limit of a state of which only the first rows in an order are kept, where they are few: its sinks may drop the others.
+    pub fn top_rows(&self, id: StateId) -> Option<(&[SortKey], usize)> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Seal { state, seal: Seal::Sort { keys, limit: Some(n) } } if *state == id => {
+                usize::try_from(*n).ok().filter(|n| *n <= MOST_TOP_ROWS).map(|n| (&keys[..], n))
+            }
+            _ => None,
+        })
+    }
+
+    /// How many rows of a state are read, in the order in which they come, where no more of them are.
+    pub fn first_rows(&self, id: StateId) -> Option<usize> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Seal { state, seal } if *state == id => match seal {
+                Seal::Limit { offset, count: Some(count) } => usize::try_from(offset.saturating_add(*count)).ok(),
+                _ => Some(usize::MAX),
+            },
+            _ => None,
+        })
     }
 }
 
@@ -506,7 +555,16 @@ impl fmt::Display for Plan {
         for (i, s) in self.states.iter().enumerate() {
             let kind = match &s.kind {
                 StateKind::Rows => "rows".to_string(),
-                StateKind::Join { keys, .. } => format!("join table, {keys} keys"),
+                StateKind::Join { null_equal, word: None } => format!("join table, {} keys", null_equal.len()),
+                StateKind::Join { word: Some(KeyWord { parts, words: None }), .. } => {
+                    format!("join table, {} keys as a word", parts.len())
+                }
+                StateKind::Join { word: Some(KeyWord { parts, words: Some(n) }), .. } => {
+                    format!("join table, {} keys as an index over {n} words", parts.len())
+                }
+                StateKind::Set { word } => {
+                    format!("set of {} keys over {} words", word.parts.len(), word.words.unwrap_or(0))
+                }
                 StateKind::Group { node, .. } => format!("groups of {node}"),
                 StateKind::Tensors { node } => format!("tensors of {node}"),
             };

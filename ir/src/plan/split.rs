@@ -219,6 +219,12 @@ struct JoinKeys {
     residual: Vec<ValueId>,
 }
 
+/// An index of so many words is always worth its memory: 4 MB.
+const SMALL_INDEX: u64 = 16 << 20;
+
+/// Otherwise it may have so many words for each row that may build it, so that it is no larger than a hash table.
+const WORDS_PER_ROW: u64 = 16;
+
 struct Splitter<'a> {
     p: &'a Program,
     bounds: Bounds<'a>,
@@ -604,15 +610,28 @@ impl<'a> Splitter<'a> {
         let mut build_need: BTreeSet<ColumnId> = pays.iter().map(|c| c.0).collect();
         build_keys.iter().for_each(|v| value_columns(self.p, *v, &mut build_need));
         let build_stream = self.stream(build, &build_need)?;
-        let mut b = LayoutBuilder::new(true);
-        for v in &build_keys {
-            let ty = self.p.ty(*v).as_scalar().ok_or_else(|| Error::Bug("a key is a scalar".into()))?;
-            b.add(None, FieldKind::Value, ty);
-        }
-        for &(id, ty) in &pays {
-            b.add(Some(id), self.kind(id, false), ty);
-        }
-        let state = self.state(StateKind::Join { keys: build_keys.len(), null_equal: keys.null_equal }, b.finish());
+        // Whoever asks for NULLs of the predicate wants to know of rows with a NULL key.
+        let word = match null_aware {
+            true => None,
+            false => self.key_word(&build_keys, &probe_keys, &keys.null_equal, build)?,
+        };
+        let existence = matches!(kind, ProbeKind::Semi | ProbeKind::Anti | ProbeKind::Mark(_));
+        let state = match word {
+            Some(word) if existence && keys.residual.is_empty() && word.words.is_some() => {
+                self.state(StateKind::Set { word }, Layout::default())
+            }
+            word => {
+                let mut b = LayoutBuilder::new(true);
+                for v in build_keys.iter().filter(|_| word.is_none()) {
+                    let ty = self.p.ty(*v).as_scalar().ok_or_else(|| Error::Bug("a key is a scalar".into()))?;
+                    b.add(None, FieldKind::Value, ty);
+                }
+                for &(id, ty) in &pays {
+                    b.add(Some(id), self.kind(id, false), ty);
+                }
+                self.state(StateKind::Join { null_equal: keys.null_equal, word }, b.finish())
+            }
+        };
         let columns = pays.iter().map(|c| c.0).collect();
         self.pipeline(build_stream, Sink::Build { state, keys: build_keys, columns });
         self.seal(state, Seal::Join);
@@ -623,6 +642,40 @@ impl<'a> Splitter<'a> {
         let mut s = self.stream(probe, &probe_need)?;
         s.steps.push(Step::Probe { table: state, kind, keys: probe_keys, residual: keys.residual, null_aware });
         Ok(s)
+    }
+
+    /// How the keys make one word, if they are integers: one key, or several of known bounds.
+    fn key_word(
+        &mut self,
+        build: &[ValueId],
+        probe: &[ValueId],
+        null_equal: &[bool],
+        table: ValueId,
+    ) -> Result<Option<KeyWord>> {
+        let ty = |v: ValueId| self.p.ty(v).as_scalar().ok_or_else(|| Error::Bug("a key is a scalar".into()));
+        for ((&b, &p), &null_equal) in build.iter().zip(probe).zip(null_equal) {
+            let (b, p) = (ty(b)?, ty(p)?);
+            let integer = matches!(register_type(b.ty), kernel::Type::I8 | kernel::Type::I32 | kernel::Type::I64);
+            if b.ty != p.ty || !integer || (null_equal && b.nullable) {
+                return Ok(None);
+            }
+        }
+        let parts: Vec<Option<KeyBounds>> = build.iter().map(|v| self.key_bounds(*v)).collect();
+        let words = parts.iter().try_fold(1u64, |n, part| n.checked_mul((*part)?.size));
+        // A word is a signed number where it is made.
+        let words = words.filter(|n| *n <= i64::MAX as u64 / 2);
+        if build.is_empty() || (build.len() > 1 && words.is_none()) {
+            return Ok(None);
+        }
+        let rows = self.bounds.rows(table).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        let words = words.filter(|n| *n <= SMALL_INDEX.max(rows.saturating_mul(WORDS_PER_ROW)));
+        Ok(Some(KeyWord { parts, words }))
+    }
+
+    fn key_bounds(&mut self, v: ValueId) -> Option<KeyBounds> {
+        let (min, max) = self.bounds.value(v)?;
+        let size = u64::try_from(max.checked_sub(min)?.checked_add(1)?).ok()?;
+        Some(KeyBounds { min: i64::try_from(min).ok()?, size })
     }
 
     fn group(&mut self, n: NodeId, node: &Node, keys: &[ColumnId], aggregates: &[Aggregate]) -> Result<StateId> {

@@ -415,6 +415,7 @@ impl Emitter<'_> {
                 _ => self.b.ins().ineg(x),
             },
             UnaryOp::Not => self.b.ins().bnot(x),
+            UnaryOp::PopCount => self.b.ins().popcnt(x),
             UnaryOp::FNeg => self.b.ins().fneg(x),
             UnaryOp::FAbs => self.b.ins().fabs(x),
             UnaryOp::FSqrt => self.b.ins().sqrt(x),

@@ -224,6 +224,8 @@ impl Plan<'_> {
 
     fn vector(&self, op: &Op) -> Option<Class> {
         match *op {
+            // No vector instruction counts the bits of 64.
+            Op::Unary(UnaryOp::PopCount, _) => None,
             Op::Unary(_, a) => {
                 self.lanes(a)?;
                 Some(Class::Lanes(self.ty(a)))
@@ -765,6 +767,7 @@ impl Lanes<'_, '_, '_> {
         match op {
             UnaryOp::Neg => self.e.b.ins().ineg(x),
             UnaryOp::Not => self.e.b.ins().bnot(x),
+            UnaryOp::PopCount => unreachable!("the plan lets it not into lanes"),
             UnaryOp::FNeg => self.e.b.ins().fneg(x),
             UnaryOp::FAbs => self.e.b.ins().fabs(x),
             UnaryOp::FSqrt => self.e.b.ins().sqrt(x),

@@ -58,6 +58,11 @@ pub enum WorkerState {
         /// Bytes of a record.
         size: u32,
     },
+    /// As `Rows`, but of which only the best are kept.
+    TopRows {
+        /// Bytes of a record.
+        size: u32,
+    },
     /// A group table.
     Group {
         /// Bytes of a record.
@@ -72,6 +77,8 @@ pub enum WorkerState {
         /// Tiles.
         levels: usize,
     },
+    /// The bytes of a set, which all ranges share.
+    Set,
     /// A tile of an `apply` node.
     Tile {
         /// The node.
@@ -209,7 +216,9 @@ fn sink_states(p: &Program, plan: &Plan, sink: &Sink) -> Result<Vec<WorkerState>
     let (Sink::Append { state, .. } | Sink::Build { state, .. } | Sink::Group { state }) = sink;
     let s = plan.state(*state);
     Ok(match &s.kind {
+        StateKind::Rows if plan.top_rows(*state).is_some() => vec![WorkerState::TopRows { size: s.layout.size }],
         StateKind::Rows | StateKind::Join { .. } => vec![WorkerState::Rows { size: s.layout.size }],
+        StateKind::Set { .. } => vec![WorkerState::Set],
         StateKind::Group { .. } => vec![WorkerState::Group { size: s.layout.size, direct: None }],
         StateKind::Tensors { node } => {
             to_tensor_groups(p, *node)?.iter().map(|g| WorkerState::Rows { size: tensor_record_size(g) }).collect()

@@ -8,9 +8,19 @@ use super::PipelineLower;
 use crate::entity::ValueId;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Cmp, LoopKind, Type as K};
-use crate::plan::{ProbeKind, StateId, StateKind};
+use crate::plan::{KeyBounds, KeyWord, Plan, ProbeKind, StateId, StateKind};
 use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
+
+/// What an index says of a word.
+struct FoundWord {
+    /// 1 where it is there.
+    is_there: kernel::Value,
+    /// The address of its block.
+    block: kernel::Value,
+    /// The block's bits up to the word's, which is the topmost.
+    bits: kernel::Value,
+}
 
 impl<'a> PipelineLower<'a> {
     #[allow(clippy::too_many_arguments, reason = "the fields of a step")]
@@ -27,18 +37,26 @@ impl<'a> PipelineLower<'a> {
         let cells: Vec<Cell> = keys.iter().map(|v| self.r.value(*v, &mut env)).collect::<Result<_>>()?;
         let table = self.r.slot(Slot::JoinTable(state));
         let rows = self.r.b.load_always(K::Ptr, table, layout::JOIN_TABLE_ROWS.offset);
-        let (start, count) = self.candidates(state, table, rows, &cells)?;
         let size = i64::from(self.plan.state(state).layout.size);
+        if let Some((word, words)) = self.index(state) {
+            let found = self.find_word(table, word, words, &cells);
+            let existence = matches!(kind, ProbeKind::Semi | ProbeKind::Anti | ProbeKind::Mark(_));
+            if existence && residual.is_empty() {
+                return self.decide(i, kind, found.is_there, None, env);
+            }
+            if kind == ProbeKind::Inner {
+                self.r.b.begin_if(found.is_there, &[]);
+                let (start, end) = self.rows_of_word(table, &found);
+                self.each_partner(i, state, rows, (start, end), residual, env)?;
+                self.r.b.end_if(&[]);
+                return Ok(());
+            }
+        }
+        let (start, count) = self.candidates(state, table, rows, &cells)?;
         match kind {
             ProbeKind::Inner => {
                 let end = self.r.b.add(start, count);
-                let body = self.r.b.begin_for(LoopKind::Serial, start, end, 1, &[]);
-                let row = self.r.b.offset(rows, body.index, size, 0);
-                let mut inner = env;
-                self.bind_partner(state, row, None, &mut inner);
-                self.filter(residual, inner, &mut |s, env| s.step(i + 1, env))?;
-                self.r.b.end_for(&[]);
-                Ok(())
+                self.each_partner(i, state, rows, (start, end), residual, env)
             }
             ProbeKind::Left if residual.is_empty() => {
                 let one = self.r.b.iconst(K::I64, 1);
@@ -56,17 +74,7 @@ impl<'a> PipelineLower<'a> {
             ProbeKind::Semi | ProbeKind::Anti | ProbeKind::Mark(_) => {
                 let (found, unknown) =
                     self.exists(state, table, rows, start, count, residual, &cells, null_aware, &env)?;
-                if let ProbeKind::Mark(id) = kind {
-                    let valid = unknown.map(|u| self.r.b.bool_not(u));
-                    let cell = Cell { value: found, valid, ty: ScalarType::Bool, range: Some((0, 1)) };
-                    env.columns.insert(id, Binding::Cell(cell));
-                    return self.step(i + 1, env);
-                }
-                let keep = if kind == ProbeKind::Semi { found } else { self.r.b.bool_not(found) };
-                self.r.b.begin_if(keep, &[]);
-                self.step(i + 1, env)?;
-                self.r.b.end_if(&[]);
-                Ok(())
+                self.decide(i, kind, found, unknown, env)
             }
             ProbeKind::Single => {
                 let (row, present) = self.single(state, rows, start, count, residual, &env)?;
@@ -74,6 +82,151 @@ impl<'a> PipelineLower<'a> {
                 self.step(i + 1, env)
             }
         }
+    }
+
+    /// The next step for each partner of an inner join, among the rows from the first to before the last.
+    fn each_partner(
+        &mut self,
+        i: usize,
+        state: StateId,
+        rows: kernel::Value,
+        (start, end): (kernel::Value, kernel::Value),
+        residual: &[ValueId],
+        mut env: Env,
+    ) -> Result<()> {
+        let size = i64::from(self.plan.state(state).layout.size);
+        let body = self.r.b.begin_for(LoopKind::Serial, start, end, 1, &[]);
+        let row = self.r.b.offset(rows, body.index, size, 0);
+        self.bind_partner(state, row, None, &mut env);
+        self.filter(residual, env, &mut |s, env| s.step(i + 1, env))?;
+        self.r.b.end_for(&[]);
+        Ok(())
+    }
+
+    /// The next step of a semi, anti or mark probe, once it is known whether there is a partner.
+    fn decide(
+        &mut self,
+        i: usize,
+        kind: ProbeKind,
+        found: kernel::Value,
+        unknown: Option<kernel::Value>,
+        mut env: Env,
+    ) -> Result<()> {
+        if let ProbeKind::Mark(id) = kind {
+            let valid = unknown.map(|u| self.r.b.bool_not(u));
+            let cell = Cell { value: found, valid, ty: ScalarType::Bool, range: Some((0, 1)) };
+            env.columns.insert(id, Binding::Cell(cell));
+            return self.step(i + 1, env);
+        }
+        let keep = if kind == ProbeKind::Semi { found } else { self.r.b.bool_not(found) };
+        self.r.b.begin_if(keep, &[]);
+        self.step(i + 1, env)?;
+        self.r.b.end_if(&[]);
+        Ok(())
+    }
+
+    /// The word of an index's state and the number of its words.
+    fn index(&self, state: StateId) -> Option<(&'a KeyWord, u64)> {
+        let plan: &'a Plan = self.plan;
+        match &plan.state(state).kind {
+            StateKind::Join { word: Some(word), .. } | StateKind::Set { word } => word.words.map(|n| (word, n)),
+            _ => None,
+        }
+    }
+
+    /// 1 where all keys are there; none where that is always so.
+    pub(super) fn all_valid(&mut self, keys: &[Cell]) -> Option<kernel::Value> {
+        keys.iter().filter_map(|k| k.valid).reduce(|a, b| self.r.b.and(a, b))
+    }
+
+    /// The word of keys that are within their bounds.
+    pub(super) fn key_number(&mut self, word: &KeyWord, keys: &[Cell]) -> kernel::Value {
+        let mut number = None;
+        for (key, part) in keys.iter().zip(&word.parts) {
+            let wide = self.wide_key(key);
+            let bounds = part.unwrap_or(KeyBounds { min: 0, size: 0 });
+            let distance = self.r.b.add_imm(wide, bounds.min.wrapping_neg());
+            number = Some(match number {
+                None => distance,
+                Some(above) => {
+                    let size = self.r.b.iconst(K::I64, bounds.size as i64);
+                    let above = self.r.b.mul(above, size);
+                    self.r.b.add(above, distance)
+                }
+            });
+        }
+        number.unwrap_or_else(|| self.r.b.iconst(K::I64, 0))
+    }
+
+    fn wide_key(&mut self, key: &Cell) -> kernel::Value {
+        match self.r.b.ty(key.value) {
+            K::I64 => key.value,
+            _ => self.r.b.sext(key.value, K::I64),
+        }
+    }
+
+    /// The hash of a word: Fibonacci hashing (Knuth, TAOCP vol. 3, 6.4). Different words have different hashes.
+    pub(super) fn word_hash(&mut self, word: kernel::Value) -> kernel::Value {
+        let multiplier = self.r.b.iconst(K::I64, runtime::kernels::hash::MULTIPLIER as i64);
+        self.r.b.mul(word, multiplier)
+    }
+
+    /// 1 where no key is NULL and all are within the bounds of the stored keys; none where that is always so.
+    fn may_match(&mut self, word: &KeyWord, keys: &[Cell]) -> Option<kernel::Value> {
+        let mut may = self.all_valid(keys);
+        for (key, part) in keys.iter().zip(&word.parts) {
+            let Some(bounds) = part else { continue };
+            let max = i128::from(bounds.min) + i128::from(bounds.size) - 1;
+            if key.range.is_some_and(|(low, high)| low >= i128::from(bounds.min) && high <= max) {
+                continue;
+            }
+            let wide = self.wide_key(key);
+            let distance = self.r.b.add_imm(wide, bounds.min.wrapping_neg());
+            let size = self.r.b.iconst(K::I64, bounds.size as i64);
+            let inside = self.r.b.compare(Cmp::ULt, distance, size);
+            may = Some(match may {
+                Some(may) => self.r.b.and(may, inside),
+                None => inside,
+            });
+        }
+        may
+    }
+
+    /// Looks a word up in an index, without a branch: what can match nothing is looked up behind the last word.
+    fn find_word(&mut self, table: kernel::Value, word: &KeyWord, words: u64, keys: &[Cell]) -> FoundWord {
+        let mut number = self.key_number(word, keys);
+        if let Some(may) = self.may_match(word, keys) {
+            let behind = self.r.b.iconst(K::I64, words.next_multiple_of(64) as i64);
+            number = self.r.b.select(may, number, behind);
+        }
+        let blocks = self.r.b.load_always(K::Ptr, table, layout::JOIN_TABLE_BLOCKS.offset);
+        let block = self.r.b.ushr_imm(number, 6);
+        let block = self.r.b.offset(blocks, block, i64::from(layout::INDEX_BLOCK_SIZE), 0);
+        let bits = self.r.b.load_readonly(K::I64, block, layout::INDEX_BLOCK_BITS.offset);
+        // The word's bit comes to stand in the sign, the bits of the words below it after it.
+        let amount = self.r.b.not(number);
+        let bits = self.r.b.shl(bits, amount);
+        let is_there = self.r.b.icmp_imm(Cmp::Lt, bits, 0);
+        FoundWord { is_there, block, bits }
+    }
+
+    /// The rows of a word that is there, first and behind the last.
+    fn rows_of_word(&mut self, table: kernel::Value, found: &FoundWord) -> (kernel::Value, kernel::Value) {
+        let before = self.r.b.load_readonly(K::I64, found.block, layout::INDEX_BLOCK_RANK.offset);
+        let here = self.r.b.pop_count(found.bits);
+        let next = self.r.b.add(before, here);
+        let rank = self.r.b.add_imm(next, -1);
+        let starts = self.r.b.load_always(K::Ptr, table, layout::JOIN_TABLE_STARTS.offset);
+        let bits = self.r.b.bitcast(starts, K::I64);
+        let unique = self.r.b.icmp_imm(Cmp::Eq, bits, 0);
+        self.r.b.begin_if(unique, &[K::I64, K::I64]);
+        self.r.b.begin_else(&[rank, next]);
+        let at = self.r.b.offset(starts, rank, 4, 0);
+        let start = self.r.b.load_readonly(K::I32, at, 0);
+        let end = self.r.b.load_readonly(K::I32, at, 4);
+        let (start, end) = (self.r.b.zext(start, K::I64), self.r.b.zext(end, K::I64));
+        let out = self.r.b.end_if(&[start, end]);
+        (out[0], out[1])
     }
 
     /// The rows that may be partners: all of equal keys, or all. First row and number of rows, I64.
@@ -92,9 +245,35 @@ impl<'a> PipelineLower<'a> {
         }
         let plan = self.plan;
         let s = plan.state(state);
-        let StateKind::Join { null_equal, .. } = &s.kind else {
+        if let Some((word, words)) = self.index(state) {
+            let found = self.find_word(table, word, words, keys);
+            self.r.b.begin_if(found.is_there, &[K::I64, K::I64]);
+            let (start, end) = self.rows_of_word(table, &found);
+            let count = self.r.b.sub(end, start);
+            self.r.b.begin_else(&[start, count]);
+            let zero = self.r.b.iconst(K::I64, 0);
+            let out = self.r.b.end_if(&[zero, zero]);
+            return Ok((out[0], out[1]));
+        }
+        let StateKind::Join { null_equal, word } = &s.kind else {
             return Err(Error::Bug(format!("{state} is no join table")));
         };
+        if let Some(word) = word {
+            let may = self.may_match(word, keys);
+            if let Some(may) = may {
+                self.r.b.begin_if(may, &[K::I64, K::I64]);
+            }
+            let number = self.key_number(word, keys);
+            let hash = self.word_hash(number);
+            let (start, count) = self.walk(table, hash, &mut |_, _| Ok(None))?;
+            if may.is_some() {
+                self.r.b.begin_else(&[start, count]);
+                let zero = self.r.b.iconst(K::I64, 0);
+                let out = self.r.b.end_if(&[zero, zero]);
+                return Ok((out[0], out[1]));
+            }
+            return Ok((start, count));
+        }
         let mut present = None;
         for (k, null_equal) in keys.iter().zip(null_equal) {
             if let (Some(v), false) = (k.valid, null_equal) {
@@ -113,6 +292,34 @@ impl<'a> PipelineLower<'a> {
             .map(|(k, f)| Ok(Cell { value: self.r.to_register(k, f.register())?, ..*k }))
             .collect::<Result<_>>()?;
         let hash = self.r.hash(&canonical)?;
+        let (start, count) = self.walk(table, hash, &mut |l, start| {
+            let row = l.r.b.offset(rows, start, i64::from(s.layout.size), 0);
+            let mut same = l.r.b.bool_const(true);
+            for ((k, f), null_equal) in canonical.iter().zip(&s.layout.fields).zip(null_equal) {
+                let (value, valid) = l.r.load_field(row, f, None);
+                let stored = Cell { value, valid, ty: f.ty.ty, range: None };
+                let equal = l.r.equal(k, &stored, *null_equal)?;
+                same = l.r.b.and(same, equal);
+            }
+            Ok(Some(same))
+        })?;
+        if present.is_some() {
+            self.r.b.begin_else(&[start, count]);
+            let zero = self.r.b.iconst(K::I64, 0);
+            let out = self.r.b.end_if(&[zero, zero]);
+            return Ok((out[0], out[1]));
+        }
+        Ok((start, count))
+    }
+
+    /// Walks the slots of a hash table. `compare` emits the comparison with the row of that index, or nothing where equal hashes are
+    /// equal keys. First row and number of rows, I64.
+    fn walk(
+        &mut self,
+        table: kernel::Value,
+        hash: kernel::Value,
+        compare: &mut dyn FnMut(&mut Self, kernel::Value) -> Result<Option<kernel::Value>>,
+    ) -> Result<(kernel::Value, kernel::Value)> {
         let entries = self.r.b.load_always(K::Ptr, table, layout::JOIN_TABLE_ENTRIES.offset);
         let shift = self.r.b.load_always(K::I64, table, layout::JOIN_TABLE_SHIFT.offset);
         let mask = self.r.b.load_always(K::I64, table, layout::JOIN_TABLE_MASK.offset);
@@ -128,16 +335,10 @@ impl<'a> PipelineLower<'a> {
         let same_hash = self.r.b.icmp(Cmp::Eq, entry_hash, hash);
         let candidate = self.r.b.and(taken, same_hash);
         self.r.b.begin_if(candidate, &[K::I8]);
-        let row = self.r.b.offset(rows, start, i64::from(s.layout.size), 0);
-        let mut same = self.r.b.bool_const(true);
-        for ((k, f), null_equal) in canonical.iter().zip(&s.layout.fields).zip(null_equal) {
-            let (value, valid) = self.r.load_field(row, f, None);
-            let stored = Cell { value, valid, ty: f.ty.ty, range: None };
-            let equal = self.r.equal(k, &stored, *null_equal)?;
-            same = self.r.b.and(same, equal);
-        }
-        self.r.b.begin_else(&[same]);
+        let same = compare(self, start)?;
         let no = self.r.b.bool_const(false);
+        let yes = self.r.b.bool_const(true);
+        self.r.b.begin_else(&[same.unwrap_or(yes)]);
         let same = self.r.b.end_if(&[no])[0];
         let other = self.r.b.bool_not(same);
         let go_on = self.r.b.and(taken, other);
@@ -145,11 +346,6 @@ impl<'a> PipelineLower<'a> {
         let next = self.r.b.and(next, mask);
         let count = self.r.b.select(same, count, zero);
         let out = self.r.b.end_while(go_on, &[next, start, count]);
-        if present.is_some() {
-            self.r.b.begin_else(&[out[1], out[2]]);
-            let out = self.r.b.end_if(&[zero, zero]);
-            return Ok((out[0], out[1]));
-        }
         Ok((out[1], out[2]))
     }
 

@@ -4,11 +4,11 @@ use runtime::abi::{RuntimeFn, layout};
 
 use super::super::row::{Cell, Env};
 use super::{COLUMN_LOCATION, PipelineLower, element_bytes, tensor_record_size, to_tensor_groups};
-use crate::entity::ColumnId;
+use crate::entity::{ColumnId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
 use crate::kernel::{self, Cmp, Type as K};
-use crate::plan::{Layout, Sink, StateKind};
+use crate::plan::{KeyWord, Layout, Sink, StateKind};
 use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
 
@@ -100,7 +100,11 @@ impl<'a> PipelineLower<'a> {
                     }
                     return Ok(());
                 }
-                let row = self.append_row(0, s.layout.size)?;
+                let grow = match self.plan.top_rows(*state) {
+                    Some(_) => RuntimeFn::TopKGrow,
+                    None => RuntimeFn::RowBufferGrow,
+                };
+                let row = self.append_row_with(grow, 0, s.layout.size)?;
                 for (f, c) in s.layout.fields.iter().zip(columns) {
                     self.store_column(*c, f, row, &mut env)?;
                 }
@@ -108,6 +112,9 @@ impl<'a> PipelineLower<'a> {
             }
             Sink::Build { state, keys, .. } => {
                 let s = self.plan.state(*state);
+                if let StateKind::Join { word: Some(word), .. } | StateKind::Set { word } = &s.kind {
+                    return self.build_by_word(&s.kind, &s.layout, word, keys, env);
+                }
                 let mut cells = vec![];
                 for (v, f) in keys.iter().zip(&s.layout.fields) {
                     let cell = self.r.value(*v, &mut env)?;
@@ -125,16 +132,56 @@ impl<'a> PipelineLower<'a> {
         }
     }
 
+    /// Stores a row by its word; one with a NULL key matches nothing and is left out.
+    fn build_by_word(
+        &mut self,
+        kind: &StateKind,
+        layout: &Layout,
+        word: &KeyWord,
+        keys: &[ValueId],
+        mut env: Env,
+    ) -> Result<()> {
+        let cells: Vec<Cell> = keys.iter().map(|v| self.r.value(*v, &mut env)).collect::<Result<_>>()?;
+        let present = self.all_valid(&cells);
+        if let Some(present) = present {
+            self.r.b.begin_if(present, &[]);
+        }
+        let number = self.key_number(word, &cells);
+        if let StateKind::Set { .. } = kind {
+            // The bounds of the key say that this cannot be; memory does not depend on it.
+            let words = self.r.b.iconst(K::I64, word.words.unwrap_or(0) as i64);
+            let outside = self.r.b.compare(Cmp::UGe, number, words);
+            self.r.b.trap_if(outside, runtime::trap::TrapCode::Internal, 0);
+            let bytes = self.state_pointer(0);
+            let at = self.r.b.offset(bytes, number, 1, 0);
+            let yes = self.r.b.bool_const(true);
+            self.r.b.store(yes, at, 0);
+        } else {
+            let first = if word.words.is_some() { number } else { self.word_hash(number) };
+            let row = self.append_row(0, layout.size)?;
+            self.r.b.store(first, row, 0);
+            self.store_columns(layout, 0, row, &mut env)?;
+        }
+        if present.is_some() {
+            self.r.b.end_if(&[]);
+        }
+        Ok(())
+    }
+
     /// The address of a fresh record in the range's row buffer.
     pub(super) fn append_row(&mut self, index: usize, size: u32) -> Result<kernel::Value> {
+        self.append_row_with(RuntimeFn::RowBufferGrow, index, size)
+    }
+
+    fn append_row_with(&mut self, grow: RuntimeFn, index: usize, size: u32) -> Result<kernel::Value> {
         let buffer = self.state_pointer(index);
         let at = self.r.b.load(K::Ptr, buffer, layout::ROW_BUFFER_CUR.offset);
         let end = self.r.b.load(K::Ptr, buffer, layout::ROW_BUFFER_END.offset);
         let next = self.r.b.displace(at, i64::from(size));
         let full = self.r.b.compare(Cmp::UGt, next, end);
         self.r.b.begin_if(full, &[K::Ptr]);
-        let fresh = self.r.b.call_or_fail(RuntimeFn::RowBufferGrow, &[self.r.worker, buffer], 0);
-        let fresh = fresh.ok_or_else(|| Error::Bug("row_buffer_grow returns an address".into()))?;
+        let fresh = self.r.b.call_or_fail(grow, &[self.r.worker, buffer], 0);
+        let fresh = fresh.ok_or_else(|| Error::Bug(format!("{} returns an address", grow.name())))?;
         self.r.b.begin_else(&[fresh]);
         let row = self.r.b.end_if(&[at])[0];
         let next = self.r.b.displace(row, i64::from(size));
