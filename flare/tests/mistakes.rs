@@ -66,7 +66,7 @@ fn what_is_not_built_is_named() {
         ),
         (
             "select * from t left join u on t.n = u.n and exists (select 1 from t as x where x.n = t.n and x.n = u.n)",
-            "a subquery in the condition of an outer join that reads both of its sides",
+            "a subquery or a model in the condition of an outer join that reads both of its sides",
         ),
         ("select name similar to 'a%' from t", "SIMILAR TO"),
         ("select interval '1 day'", "an interval outside of date arithmetic"),

@@ -22,14 +22,14 @@ pub struct Query {
 #[derive(Debug)]
 enum State {
     /// A query, the SQL that was made of it, and its place in the caller's text. The statement is over when it is dropped.
-    Planned { query: flare::Query, text: Rendered, span: Span, guard: Guard },
+    Planned { query: Box<flare::Query>, text: Rendered, span: Span, guard: Guard },
     /// A statement that was carried out.
     Done { answer: Answer, span: Option<Span> },
 }
 
 impl Query {
     pub(crate) fn planned(query: flare::Query, text: Rendered, span: Span, guard: Guard) -> Query {
-        Query { state: State::Planned { query, text, span, guard } }
+        Query { state: State::Planned { query: Box::new(query), text, span, guard } }
     }
 
     pub(crate) fn done(answer: Answer, span: Option<Span>) -> Query {
@@ -44,7 +44,7 @@ impl Query {
         match self.state {
             State::Planned { query, text, span, guard } => {
                 let query = query.bind(values).map_err(|error| Error::from_engine(error, &text).at(span))?;
-                Ok(Query { state: State::Planned { query, text, span, guard } })
+                Ok(Query { state: State::Planned { query: Box::new(query), text, span, guard } })
             }
             State::Done { span, .. } if !values.is_empty() => {
                 Err(Error::model("this statement has no parameters", span))

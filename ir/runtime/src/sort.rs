@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::buffer::{Field, FieldKind, RowBuffer, RowList};
 use crate::column::TextView;
+use crate::cpu::prefetch_line;
 use crate::kernels::hash;
 use crate::pool::{MemoryLimitError, PoolArray, QueryMemory};
 use crate::scheduler::WorkerPool;
@@ -306,8 +307,8 @@ impl Sort<'_> {
             let mut buffer = RowBuffer::with_room(row_size, rows.len(), self.memory)?;
             for (i, &row) in rows.iter().enumerate() {
                 if let Some(&next) = rows.get(i + AHEAD) {
-                    hash::prefetch_line(next);
-                    hash::prefetch_line(next.wrapping_add(row_size - 1));
+                    prefetch_line(next);
+                    prefetch_line(next.wrapping_add(row_size - 1));
                 }
                 let target = buffer.append()?;
                 for word in 0..row_size / 8 {

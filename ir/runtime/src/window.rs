@@ -160,15 +160,19 @@ pub unsafe fn evaluate(
             first = i + 1;
         }
     }
+    let with_peers = specs.iter().any(WindowSpec::sees_peers);
     let shared = Rows(rows);
     pool.run(tasks.len(), |task, _| {
         let shared = &shared;
         cancel.check()?;
         let (from, to) = tasks[task];
+        let mut peers = Peers::default();
         for p in from..to {
             let end = starts.get(p + 1).copied().unwrap_or(shared.0.len());
             let part = &shared.0[starts[p]..end];
-            let peers = Peers::new(part, |a, b| same(order, a, b));
+            if with_peers {
+                peers.find(part, |a, b| same(order, a, b));
+            }
             for spec in specs {
                 // SAFETY: promised by the caller; this task alone has the partition.
                 unsafe { function(part, &peers, order, spec)? };
@@ -178,8 +182,24 @@ pub unsafe fn evaluate(
     })
 }
 
-/// For each row the first row of its peers and the row after the last.
+impl WindowSpec {
+    /// Whether the function, or its frame, asks which rows are equal in the order.
+    fn sees_peers(&self) -> bool {
+        match self.func {
+            Func::Rank | Func::DenseRank | Func::PercentRank | Func::CumeDist => true,
+            Func::RowNumber | Func::Ntile(_) | Func::Lag(_) => false,
+            Func::NthValue(_) | Func::LastValue | Func::Reduce(_) => {
+                let bounded = |b| b != Bound::Unbounded;
+                self.frame.unit != Unit::Rows && (bounded(self.frame.start) || bounded(self.frame.end))
+            }
+        }
+    }
+}
+
+/// The peers in a partition: rows that are equal in the order. Nothing where no function sees them.
+#[derive(Default)]
 struct Peers {
+    /// For each row the first row of its peers and the row after the last.
     bounds: Vec<(u32, u32)>,
     /// For each row the number of its group of peers, from 0.
     group: Vec<u32>,
@@ -188,21 +208,25 @@ struct Peers {
 }
 
 impl Peers {
-    fn new(part: &[*mut u8], same: impl Fn(*mut u8, *mut u8) -> bool) -> Self {
-        let mut bounds = vec![(0, 0); part.len()];
-        let mut group = vec![0; part.len()];
-        let mut starts = vec![];
+    fn find(&mut self, part: &[*mut u8], same: impl Fn(*mut u8, *mut u8) -> bool) {
+        self.bounds.clear();
+        self.group.clear();
+        self.starts.clear();
         let mut start = 0;
         for i in 1..=part.len() {
             if i == part.len() || !same(part[i - 1], part[i]) {
-                bounds[start..i].fill((start as u32, i as u32));
-                group[start..i].fill(starts.len() as u32);
-                starts.push(start as u32);
-                start = i;
+                self.bounds.resize(i, (start, i as u32));
+                self.group.resize(i, self.starts.len() as u32);
+                self.starts.push(start);
+                start = i as u32;
             }
         }
-        starts.push(part.len() as u32);
-        Self { bounds, group, starts }
+        self.starts.push(part.len() as u32);
+    }
+
+    /// The first row of a row's peers and the row after the last; the row alone where nobody asked.
+    fn of(&self, i: usize) -> (u32, u32) {
+        self.bounds.get(i).copied().unwrap_or((i as u32, i as u32 + 1))
     }
 }
 
@@ -295,10 +319,10 @@ fn frame_of(frame: &Frame, i: usize, n: usize, peers: &Peers, keys: &Keys) -> (u
 }
 
 unsafe fn write(row: *mut u8, out: &Field, lo: u64, hi: u64, valid: bool) {
-    let bytes = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
+    let words = [lo.to_le(), hi.to_le()];
     // SAFETY: promised by the caller: the row has the field.
     unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), row.add(out.offset as usize), out.kind.bytes());
+        std::ptr::copy_nonoverlapping(words.as_ptr().cast(), row.add(out.offset as usize), out.kind.bytes());
         if let Some(at) = out.valid {
             *row.add(at as usize) = u8::from(valid);
         }
@@ -339,7 +363,7 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &Wi
     let mut sum = Accumulator::default();
     let mut added = 0;
     for (i, &row) in part.iter().enumerate() {
-        let (first_peer, after_peers) = peers.bounds[i];
+        let (first_peer, after_peers) = peers.of(i);
         if i == first_peer as usize {
             dense += 1;
         }

@@ -266,7 +266,8 @@ fn the_tape_counts_against_the_memory_limit() {
         f.run_on([numbers(&[1000], 20), value(n)], &resources)
     };
     run(100).unwrap();
-    assert_eq!(run(1_000_000).unwrap_err().to_string(), "the query needs more memory than the limit of 4194304 bytes");
+    let error = run(1_000_000).unwrap_err().to_string();
+    assert!(error.starts_with("the query needs more memory than the limit of 4194304 bytes: "), "{error}");
 }
 
 #[test]

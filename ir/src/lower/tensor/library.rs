@@ -238,11 +238,14 @@ pub(super) fn contract(values: &Values, spec: &ContractSpec, a: Val, b: Val, out
 /// reads of a contraction.
 pub(super) fn finished(p: &Program, values: &Values, map: Val, product: Val) -> Option<Gemm> {
     let Def::Contract { spec, a, b } = &values.get(product).def else { return None };
+    if values.get(product).ty != values.get(map).ty {
+        return None;
+    }
     let gemm = contract(values, spec, *a, *b, map)?;
     let columns = |l: &u8| !spec.a.contains(l);
     let shape = &values.get(map).ty.shape;
     let contiguous = gemm.c_strides[1] == Dim::Const(1) && gemm.around.is_empty() && spec.out.is_sorted_by_key(columns);
-    if !contiguous || values.get(product).ty != values.get(map).ty {
+    if !contiguous {
         return None;
     }
     let along = |of: Val, want: &dyn Fn(usize) -> Dim| {
