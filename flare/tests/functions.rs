@@ -148,7 +148,7 @@ fn wrong_calls_are_explained() {
     check(
         "select x.a from t x left join t y on score('m', x.a, y.b) = 1",
         expect![[r#"
-            not supported: a subquery or a model in the condition of an outer join
+            not supported: a subquery or a model in the condition of an outer join that reads both of its sides
         "#]],
     );
 }
