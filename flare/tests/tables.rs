@@ -135,8 +135,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_lost() {
     let path = folder.path().join("no.parquet");
     expect!["no.parquet: No such file or directory (os error 2)"].assert_eq(&say(engine.register_parquet("x", &path)));
     std::fs::write(&path, b"this is no parquet file").unwrap();
-    expect!["no.parquet: Invalid Parquet file. Corrupt footer"]
-        .assert_eq(&say(engine.register_parquet("x", &path)));
+    expect!["no.parquet: Invalid Parquet file. Corrupt footer"].assert_eq(&say(engine.register_parquet("x", &path)));
     let whole = std::fs::read(write(&folder, "whole.parquet", &all_types())).unwrap();
     for cut in [4, whole.len() / 2, whole.len() - 9] {
         std::fs::write(&path, &whole[..cut]).unwrap();
