@@ -56,3 +56,17 @@ fn subqueries_distinct_aggregates_and_cross_joins_are_gone() {
         _ => {}
     });
 }
+
+/// Lines are looked up by the few parts that are left before they are looked up by the wide key of part and supplier.
+#[test]
+fn a_narrow_key_goes_before_a_wide_one() {
+    let engine = Engine::new();
+    for table in Table::ALL {
+        engine.register_arrow(table.name(), &table.batches(SCALE)).expect("a table of TPC-H");
+    }
+    let optimized = engine.sql(&tpch::query(9, SCALE).unwrap()).unwrap().optimized().unwrap();
+    let notes: Vec<&str> = optimized.1.notes().map(|(_, n)| n.text.as_str()).collect();
+    let joins = notes.iter().find(|n| n.starts_with("joins")).expect("the joins are ordered");
+    let names: String = joins.chars().filter(|c| !c.is_ascii_digit()).collect();
+    assert!(names.contains("(lineitem  ⋈ part )"), "{joins}");
+}

@@ -58,8 +58,9 @@ pub(super) struct Estimates<'a> {
     p: &'a Program,
     /// What is known of the columns of inputs.
     columns: HashMap<ColumnId, &'a ColumnStats>,
-    /// The scan that a column comes from.
+    /// The scan that a column comes from, and its rows if they are known.
     scans: HashMap<ColumnId, usize>,
+    scan_rows: HashMap<usize, f64>,
     rows: HashMap<ValueId, f64>,
     statistics: &'a Statistics,
 }
@@ -68,6 +69,7 @@ impl<'a> Estimates<'a> {
     pub(super) fn new(p: &'a Program, statistics: &'a Statistics) -> Self {
         let mut columns = HashMap::new();
         let mut scans = HashMap::new();
+        let mut scan_rows = HashMap::new();
         for (i, node) in p.nodes.iter().enumerate() {
             if let Op::Rel(RelOp::Scan { columns, .. }) = &node.op {
                 scans.extend(columns.iter().map(|c| (c.id, i)));
@@ -76,6 +78,7 @@ impl<'a> Estimates<'a> {
                 && let (InputKind::Table(source), Some(known)) =
                     (&p.input(*input).kind, statistics.tables.get(&p.input(*input).name))
             {
+                scan_rows.insert(i, known.rows);
                 for c in list {
                     let name = source.get(c.source as usize).map(|s| &s.name);
                     if let Some(stats) = name.and_then(|name| known.columns.get(name)) {
@@ -84,7 +87,7 @@ impl<'a> Estimates<'a> {
                 }
             }
         }
-        Self { p, columns, scans, rows: HashMap::new(), statistics }
+        Self { p, columns, scans, scan_rows, rows: HashMap::new(), statistics }
     }
 
     /// Rows of a table, at least 1.
@@ -180,7 +183,7 @@ impl<'a> Estimates<'a> {
     }
 
     /// The columns of an equality of two columns.
-    fn equality(&self, c: &Condition) -> Option<(ColumnId, ColumnId)> {
+    pub(super) fn equality(&self, c: &Condition) -> Option<(ColumnId, ColumnId)> {
         match c {
             Condition::Columns(ScalarOp::Eq | ScalarOp::IsNotDistinct, a, b) => Some((*a, *b)),
             Condition::Part(part) => {
@@ -202,10 +205,10 @@ impl<'a> Estimates<'a> {
         }
     }
 
-    /// The share of pairs of rows that fulfil these conditions. Of several equalities the most telling counts in full, for
-    /// keys of several columns are not independent.
+    /// The share of pairs of rows that fulfil these conditions. Columns of a key are not independent: see [`Self::key_domain`].
     pub(super) fn share_of_pairs(&self, conditions: &[Condition], left: f64, right: f64) -> f64 {
-        let mut equalities: Vec<f64> = Vec::new();
+        let mut equalities = Vec::new();
+        let mut domains: Vec<f64> = Vec::new();
         let mut share = 1.0;
         for c in conditions {
             match self.equality(c) {
@@ -215,16 +218,43 @@ impl<'a> Estimates<'a> {
                         (Some(a), None) | (None, Some(a)) => a,
                         (None, None) => left.max(right),
                     };
-                    equalities.push(1.0 / domain.max(1.0));
+                    equalities.push((a, b));
+                    domains.push(domain.max(1.0));
                 }
                 None => share *= self.share_of_condition(c),
             }
         }
-        equalities.sort_by(f64::total_cmp);
-        for (i, e) in equalities.into_iter().enumerate() {
-            share *= if i == 0 { e } else { e.sqrt() };
+        domains.sort_by(|a, b| b.total_cmp(a));
+        let Some(greatest) = domains.first().copied() else { return share };
+        // Of columns of unknown tables the one with most values counts in full, the others less.
+        let domain = self
+            .key_domain(&equalities)
+            .unwrap_or_else(|| domains.iter().skip(1).fold(greatest, |domain, d| domain * d.sqrt()));
+        share / domain.max(greatest)
+    }
+
+    /// Distinct values of a key of several columns: no more than either table has rows, filters aside, for one of the two refers
+    /// to the rows of the other. `None` where the columns do not come from two tables of known rows.
+    fn key_domain(&self, equalities: &[(ColumnId, ColumnId)]) -> Option<f64> {
+        let (first, _) = equalities.first().filter(|_| equalities.len() > 1)?;
+        let side = self.scans.get(first)?;
+        let mut of_sides: [Option<(usize, f64)>; 2] = [None; 2];
+        for (a, b) in equalities {
+            let pair = if self.scans.get(a)? == side { [a, b] } else { [b, a] };
+            for (of_side, column) in of_sides.iter_mut().zip(pair) {
+                let scan = *self.scans.get(column)?;
+                let (known, domain) = of_side.get_or_insert((scan, 1.0));
+                if *known != scan {
+                    return None;
+                }
+                *domain *= self.domain(*column)?.max(1.0);
+            }
         }
-        share
+        let mut least = f64::INFINITY;
+        for (scan, domain) in of_sides.into_iter().flatten() {
+            least = least.min(domain.min(*self.scan_rows.get(&scan)?));
+        }
+        Some(least)
     }
 
     /// The share of a table's rows that fulfil all of these.
