@@ -5,7 +5,7 @@
 //!   and a full tile (or the last one of the range) runs the model and goes on with the steps after it.
 //! - A step is emitted inside the code of the steps before it: a filter opens an `if`, a probe a loop over partners. What is
 //!   inside sees what is outside; nothing inside is seen outside.
-//! - Conditions on a scan's columns as they are stored are tested by tiles, before the loop over rows (see [`filter`]).
+//! - Conditions on a scan's columns as they are stored are tested by tiles, before the loop over rows (see `filter.rs`).
 //! - The worker block holds, from its first state slot on, the sink's states and then the tiles, in the order of
 //!   [`Lowered::states`].
 
