@@ -60,30 +60,58 @@ pub unsafe fn compare_rows(keys: &[SortKey], a: *const u8, b: *const u8) -> Orde
 /// How much of the keys a normalized key of 128 bits holds.
 struct Normalizer<'a> {
     keys: &'a [SortKey],
+    /// For each key the integers that it has, if they were looked at: it takes the bits that tell them apart.
+    spans: Vec<Option<Span>>,
     /// Bits in use, at most 128.
     bits: u32,
     /// Whether nothing was cut off.
     complete: bool,
 }
 
+/// The least and the greatest of some integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    min: i64,
+    max: i64,
+}
+
+impl Span {
+    fn hull(a: Option<Self>, b: Option<Self>) -> Option<Self> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(Self { min: a.min.min(b.min), max: a.max.max(b.max) }),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Bits that tell its values apart; one at least.
+    fn bits(self) -> u32 {
+        (64 - self.max.wrapping_sub(self.min).cast_unsigned().leading_zeros()).max(1)
+    }
+}
+
 impl<'a> Normalizer<'a> {
+    /// Keys in the full width of their types.
     fn new(keys: &'a [SortKey]) -> Self {
+        Self::with_spans(keys, vec![None; keys.len()])
+    }
+
+    fn with_spans(keys: &'a [SortKey], spans: Vec<Option<Span>>) -> Self {
         let mut bits = 0;
         let mut complete = true;
-        for key in keys {
+        for (key, span) in keys.iter().zip(&spans) {
             bits += u32::from(key.field.valid.is_some());
-            bits += value_bits(key.field.kind);
+            bits += span.map_or_else(|| value_bits(key.field.kind), Span::bits);
             complete &= key.field.kind != FieldKind::Text && bits <= 128;
         }
-        Self { keys, bits: bits.min(128), complete }
+        Self { keys, spans, bits: bits.min(128), complete }
     }
 
     /// # Safety
-    /// As for [`compare_rows`].
+    /// As for [`compare_rows`]; with spans, the row is one of those that they were taken from.
     unsafe fn key(&self, row: *const u8) -> u128 {
         let mut normalized = 0;
         let mut used = 0;
-        for key in self.keys {
+        for (key, span) in self.keys.iter().zip(&self.spans) {
             if used >= 128 {
                 break;
             }
@@ -94,16 +122,46 @@ impl<'a> Normalizer<'a> {
                 normalized |= (flag << 127) >> used;
                 used += 1;
             }
-            let width = value_bits(key.field.kind);
+            let width = span.map_or_else(|| value_bits(key.field.kind), Span::bits);
             if !null && used < 128 {
                 // SAFETY: promised by the caller; the field is not NULL.
-                let value = unsafe { ordered_bits(key.field, row) };
+                let value = unsafe {
+                    match span {
+                        Some(span) => {
+                            let above = integer(key.field, row).wrapping_sub(span.min).cast_unsigned();
+                            u128::from(above) << (128 - width)
+                        }
+                        None => ordered_bits(key.field, row),
+                    }
+                };
                 let value = if key.descending { !value & (!0 << (128 - width)) } else { value };
                 normalized |= value >> used;
             }
             used += width;
         }
         normalized
+    }
+}
+
+/// Whether a field holds an integer of at most 64 bits.
+fn is_integer(kind: FieldKind) -> bool {
+    matches!(kind, FieldKind::I8 | FieldKind::I32 | FieldKind::I64)
+}
+
+/// The value of a field for which [`is_integer`] holds; 0 for others.
+///
+/// # Safety
+/// `row` has the field, which is not NULL.
+unsafe fn integer(field: Field, row: *const u8) -> i64 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let at = row.add(field.offset as usize);
+        match field.kind {
+            FieldKind::I8 => i64::from(*at.cast::<i8>()),
+            FieldKind::I32 => i64::from(*at.cast::<i32>()),
+            FieldKind::I64 => *at.cast::<i64>(),
+            FieldKind::I128 | FieldKind::F32 | FieldKind::F64 | FieldKind::Text => 0,
+        }
     }
 }
 
@@ -206,7 +264,13 @@ pub unsafe fn sort_rows(
 ) -> Result<RowList, Trap> {
     let row_size = rows.row_size();
     let (rows, buffers) = rows.into_parts();
-    let sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
+    let mut sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
+    let rows = Rows(rows);
+    if sort.normalizer.bits > 64 && keys.iter().any(|k| is_integer(k.field.kind)) {
+        // Few distinct bits make keys of one word, and keys that need no second look.
+        // SAFETY: promised by the caller.
+        sort.normalizer = Normalizer::with_spans(keys, unsafe { sort.spans(&rows)? });
+    }
     // SAFETY: promised by the caller.
     let sorted = unsafe { if sort.normalizer.bits <= 64 { sort.run::<u64>(rows)? } else { sort.run::<u128>(rows)? } };
     if sorted.len() * row_size < MOVED_BYTES {
@@ -256,11 +320,43 @@ impl Sort<'_> {
         });
     }
 
+    /// The integers that each key has in these rows; none for keys of other kinds and where all are NULL.
+    ///
     /// # Safety
     /// As for [`sort_rows`].
-    unsafe fn run<K: KeyWord>(&self, rows: Vec<*mut u8>) -> Result<Vec<*mut u8>, Trap> {
-        let total = rows.len();
-        let rows = Rows(rows);
+    unsafe fn spans(&self, rows: &Rows) -> Result<Vec<Option<Span>>, Trap> {
+        let keys = self.normalizer.keys;
+        let of_chunks = self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
+            self.cancel.check()?;
+            let mut spans = vec![None; keys.len()];
+            for &row in rows.chunk(chunk) {
+                for (key, span) in keys.iter().zip(&mut spans).filter(|(key, _)| is_integer(key.field.kind)) {
+                    // SAFETY: promised by the caller.
+                    unsafe {
+                        if !key.field.is_null(row) {
+                            let value = integer(key.field, row);
+                            *span = Span::hull(*span, Some(Span { min: value, max: value }));
+                        }
+                    }
+                }
+            }
+            Ok(spans)
+        })?;
+        let mut all = vec![None; keys.len()];
+        for spans in of_chunks {
+            all.iter_mut().zip(spans).for_each(|(all, span)| *all = Span::hull(*all, span));
+        }
+        // A key of NULLs alone: any span will do.
+        let known = |(span, key): (Option<Span>, &SortKey)| {
+            span.or(is_integer(key.field.kind).then_some(Span { min: 0, max: 0 }))
+        };
+        Ok(all.into_iter().zip(keys).map(known).collect())
+    }
+
+    /// # Safety
+    /// As for [`sort_rows`].
+    unsafe fn run<K: KeyWord>(&self, rows: Rows) -> Result<Vec<*mut u8>, Trap> {
+        let total = rows.0.len();
         let chunks = total.div_ceil(BUCKET_ROWS);
         let items = PoolArray::<Item<K>>::new(total, self.memory)?;
         self.pool.run(chunks, |chunk, _| {
@@ -540,6 +636,17 @@ mod tests {
             *row.add(40) = record.text.is_some().into();
             *row.add(41) = record.float.is_some().into();
         }
+    }
+
+    #[test]
+    fn close_integers_take_few_bits() {
+        let key = |offset, kind| SortKey { field: Field::new(offset, kind), descending: false, nulls_first: false };
+        let keys = [key(0, FieldKind::I64), key(8, FieldKind::I32), key(16, FieldKind::I64)];
+        assert_eq!((Normalizer::new(&keys).bits, Normalizer::new(&keys).complete), (128, false));
+        let span = |min, max| Some(Span { min, max });
+        let close = Normalizer::with_spans(&keys, vec![span(2000, 2019), span(-1, 0), span(7, 7)]);
+        assert_eq!((close.bits, close.complete), (5 + 1 + 1, true));
+        assert_eq!(Span { min: i64::MIN, max: i64::MAX }.bits(), 64);
     }
 
     fn positions(rows: &[*mut u8]) -> Vec<usize> {

@@ -306,9 +306,8 @@ impl<'a> Splitter<'a> {
             Op::Rel(RelOp::Sort { keys, limit }) => {
                 let mut below = need.clone();
                 below.extend(keys.iter().map(|k| k.column));
-                let mut plain = plain.clone();
-                plain.extend(keys.iter().map(|k| k.column));
-                let state = self.append(node.operands[0], &below, &plain)?;
+                // Codes are in the order of their texts.
+                let state = self.append(node.operands[0], &below, plain)?;
                 self.seal(state, Seal::Sort { keys: keys.clone(), limit: *limit });
                 Ok(state)
             }
@@ -382,10 +381,10 @@ impl<'a> Splitter<'a> {
         columns: &[WindowColumn],
         need: &BTreeSet<ColumnId>,
     ) -> Result<StateId> {
-        let mut plain: BTreeSet<ColumnId> = partition.iter().copied().collect();
-        plain.extend(order.iter().map(|k| k.column));
-        plain.extend(columns.iter().filter_map(|c| c.arg));
+        // Codes are in the order of their texts, so that keys may be codes.
+        let plain: BTreeSet<ColumnId> = columns.iter().filter_map(|c| c.arg).collect();
         let mut below = need.clone();
+        below.extend(partition.iter().copied().chain(order.iter().map(|k| k.column)));
         below.extend(&plain);
         self.plain.extend(&plain);
         let source = self.table(operand)?;
