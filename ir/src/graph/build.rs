@@ -234,7 +234,9 @@ impl Builder {
             results: SmallVec::new(),
             place: self.place,
         };
-        let key = if self.exact { None } else { share_key(&node) };
+        let may_share =
+            !self.exact && node.regions.is_empty() && !matches!(&node.op, Op::Control(op) if op.is_unique());
+        let key = may_share.then(|| node.shallow_hash());
         let frame = self.frames.last_mut().expect("a region is open");
         if let Some(key) = key {
             for &n in frame.seen.get(&key).into_iter().flatten() {
@@ -554,23 +556,4 @@ pub fn region_entry(
             Ok((vec![], vec![]))
         }
     }
-}
-
-/// A hash by which equal operations are found; `None` for those that have regions.
-fn share_key(node: &Node) -> Option<u64> {
-    use std::hash::{Hash, Hasher};
-    if !node.regions.is_empty() || matches!(&node.op, Op::Control(op) if op.is_unique()) {
-        return None;
-    }
-    let mut h = std::collections::hash_map::DefaultHasher::new();
-    std::mem::discriminant(&node.op).hash(&mut h);
-    match &node.op {
-        Op::Literal(v, ty) => (v, ty).hash(&mut h),
-        Op::Col(id) => id.hash(&mut h),
-        Op::Scalar(op) => op.hash(&mut h),
-        Op::Input(id) => id.hash(&mut h),
-        Op::Rel(_) | Op::Tensor(_) | Op::Bridge(_) | Op::Control(_) => {}
-    }
-    node.operands.hash(&mut h);
-    Some(h.finish())
 }

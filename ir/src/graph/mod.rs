@@ -20,13 +20,16 @@ pub mod rewrite;
 pub mod tensor;
 pub mod verify;
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::entity::{ColumnId, FuncId, InputId, NodeId, PlaceId, RegionId, SymId, ValueId};
+use crate::error::{Error, Result};
 use crate::scalar::ScalarOp;
-use crate::types::{RowType, ScalarType, TensorType, Type};
+use crate::types::{RowType, ScalarType, TableType, TensorType, Type};
 use crate::value::{TensorValue, Value};
 
 pub use bridge::BridgeOp;
@@ -69,6 +72,32 @@ pub struct Node {
     pub results: SmallVec<[ValueId; 1]>,
     /// Where it stands in the source, for errors at run time.
     pub place: Option<PlaceId>,
+}
+
+impl Node {
+    /// Whether its first result is a table that a query computes.
+    pub fn makes_table(&self) -> bool {
+        matches!(self.op, Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }))
+    }
+
+    /// A hash that equal nodes share; of regions it knows only how many there are.
+    pub(crate) fn shallow_hash(&self) -> u64 {
+        let mut h = DefaultHasher::new();
+        std::mem::discriminant(&self.op).hash(&mut h);
+        match &self.op {
+            Op::Literal(v, ty) => (v, ty).hash(&mut h),
+            Op::Col(id) => id.hash(&mut h),
+            Op::Scalar(op) => op.hash(&mut h),
+            Op::Input(id) => id.hash(&mut h),
+            Op::Rel(op) => std::mem::discriminant(op).hash(&mut h),
+            Op::Tensor(op) => std::mem::discriminant(op).hash(&mut h),
+            Op::Bridge(op) => std::mem::discriminant(op).hash(&mut h),
+            Op::Control(op) => std::mem::discriminant(op).hash(&mut h),
+        }
+        self.operands.hash(&mut h);
+        self.regions.len().hash(&mut h);
+        h.finish()
+    }
 }
 
 /// Where a value comes from.
@@ -185,6 +214,14 @@ impl Program {
     /// A value's type.
     pub fn ty(&self, v: ValueId) -> &Type {
         &self.values[v.index()].ty
+    }
+
+    /// The type of a value that is a table.
+    ///
+    /// # Errors
+    /// A bug of the caller's, where it is none.
+    pub(crate) fn table(&self, v: ValueId) -> Result<&TableType> {
+        self.ty(v).as_table().ok_or_else(|| Error::Bug("a table is expected".into()))
     }
 
     /// The node that defines a value; `None` for a region parameter.

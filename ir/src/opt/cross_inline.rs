@@ -43,7 +43,7 @@ impl Rewrite for Inline<'_, '_> {
         self.cx.note(node.place, format!("M5: a model of {operations} {many} is computed in its row, without a tile"));
         let table = cx.value(node.operands[0])?;
         let columns: Vec<ColumnId> = columns.iter().map(|c| cx.column(*c)).collect();
-        let ty = cx.ty(table).as_table().cloned().ok_or_else(|| Error::Bug("a table is expected".into()))?;
+        let ty = cx.b.program().table(table)?.clone();
         cx.b.begin_region(&[], vec![ty]);
         cx.b.set_place(node.place);
         let p = cx.old;

@@ -16,11 +16,10 @@ use super::Context;
 use super::rows::{Condition, Emitter, Part, conjuncts, disjuncts, tables_read_once};
 use super::statistics::{Estimates, source};
 use crate::entity::{NodeId, ValueId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::rel::JoinKind;
 use crate::graph::rewrite::{Change, Rebuild, Rewrite, rebuild};
-use crate::graph::{BridgeOp, Node, Op, Program, RelOp};
-use crate::types::TableType;
+use crate::graph::{Node, Op, Program, RelOp};
 
 /// So many tables are ordered by trying all ways.
 const MAX_TABLES: usize = 9;
@@ -77,8 +76,7 @@ enum Tree {
 
 impl Rewrite for JoinOrder<'_, '_, '_> {
     fn node(&mut self, cx: &mut Rebuild<'_>, _: NodeId, node: &Node) -> Result<Change> {
-        let is_table = matches!(node.op, Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }));
-        if !is_table {
+        if !node.makes_table() {
             return Ok(Change::Keep);
         }
         if self.inner.contains(&node.results[0]) {
@@ -86,17 +84,13 @@ impl Rewrite for JoinOrder<'_, '_, '_> {
         }
         let table = self.table(cx, node.results[0])?;
         // Who reads it may count on the columns' order.
-        let wanted: Vec<_> = old_type(cx.old, node.results[0])?.columns.iter().map(|c| c.id).collect();
+        let wanted: Vec<_> = cx.old.table(node.results[0])?.columns.iter().map(|c| c.id).collect();
         let has: Vec<_> = cx.ty(table).as_table().into_iter().flat_map(|t| t.columns.iter().map(|c| c.id)).collect();
         if wanted == has {
             return Ok(Change::Values(vec![table]));
         }
         Ok(Change::Values(vec![cx.b.rel(RelOp::Project { columns: wanted }, &[table], &[])?]))
     }
-}
-
-fn old_type(p: &Program, v: ValueId) -> Result<&TableType> {
-    p.ty(v).as_table().ok_or_else(|| Error::Bug("a table is expected".into()))
 }
 
 fn join_kind(node: &Node) -> Option<JoinKind> {
@@ -172,10 +166,10 @@ impl JoinOrder<'_, '_, '_> {
         let all_rows = if n > 63 { f64::INFINITY } else { self.rows_of(joined, &self.sets(p, joined)?, (1 << n) - 1) };
         for node in above {
             let parts = conjuncts(p, node.regions[0]);
-            let right = old_type(p, node.operands[1])?;
+            let right = p.table(node.operands[1])?;
             let mut place = None;
             for (i, leaf) in joined.leaves.iter().enumerate() {
-                let t = old_type(p, leaf.v)?;
+                let t = p.table(leaf.v)?;
                 if parts.iter().all(|c| c.columns.iter().all(|c| t.get(*c).is_some() || right.get(*c).is_some())) {
                     place = Some(i);
                 }
@@ -206,7 +200,7 @@ impl JoinOrder<'_, '_, '_> {
 
     /// For each condition the tables that it reads, as a set.
     fn sets(&self, p: &Program, joined: &Joined<'_>) -> Result<Vec<u64>> {
-        let types = joined.leaves.iter().map(|l| old_type(p, l.v)).collect::<Result<Vec<_>>>()?;
+        let types = joined.leaves.iter().map(|l| p.table(l.v)).collect::<Result<Vec<_>>>()?;
         let set = |c: &Condition| {
             let columns = c.columns();
             types

@@ -20,7 +20,7 @@ use super::rows::{Condition, Emitter, Part, With, conjuncts, disjuncts, tables_r
 use super::statistics::Estimates;
 use super::{Context, cross_late};
 use crate::entity::{ColumnId, NodeId, ValueId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::rel::{JoinKind, SortKey};
 use crate::graph::rewrite::{Change, Rebuild, Rewrite, rebuild};
 use crate::graph::{BridgeOp, Def, Node, Op, Program, RelOp};
@@ -67,8 +67,7 @@ impl Moving {
 
 impl Rewrite for Pushdown<'_, '_, '_> {
     fn node(&mut self, cx: &mut Rebuild<'_>, _: NodeId, node: &Node) -> Result<Change> {
-        let is_table = matches!(node.op, Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }));
-        if !is_table {
+        if !node.makes_table() {
             return Ok(Change::Keep);
         }
         if self.inner.contains(&node.results[0]) {
@@ -76,10 +75,6 @@ impl Rewrite for Pushdown<'_, '_, '_> {
         }
         Ok(Change::Values(vec![self.table(cx, node.results[0], vec![])?]))
     }
-}
-
-fn old_type<'a>(cx: &Rebuild<'a>, v: ValueId) -> Result<&'a TableType> {
-    cx.old.ty(v).as_table().ok_or_else(|| Error::Bug("a table is expected".into()))
 }
 
 impl Pushdown<'_, '_, '_> {
@@ -360,7 +355,7 @@ impl Pushdown<'_, '_, '_> {
 
     fn join(&mut self, cx: &mut Rebuild<'_>, kind: JoinKind, node: &Node, moving: Vec<Moving>) -> Result<ValueId> {
         let p = cx.old;
-        let (left, right) = (old_type(cx, node.operands[0])?, old_type(cx, node.operands[1])?);
+        let (left, right) = (cx.old.table(node.operands[0])?, cx.old.table(node.operands[1])?);
         let (mut raising, mut own) = (Vec::new(), Vec::new());
         for part in conjuncts(p, node.regions[0]) {
             if part.raises {
@@ -477,7 +472,7 @@ impl Pushdown<'_, '_, '_> {
                 match self.mark_of(p, part.value, id)? {
                     true => Some((JoinKind::Semi, Some(i))),
                     false => {
-                        let nullable = old_type(cx, node.results[0]).ok()?.get(id)?.nullable;
+                        let nullable = cx.old.table(node.results[0]).ok()?.get(id)?.nullable;
                         (!nullable).then_some((JoinKind::Anti, Some(i)))
                     }
                 }

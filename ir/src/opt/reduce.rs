@@ -18,7 +18,7 @@ use super::live::Live;
 use super::rows::{Condition, Emitter, conjuncts, tables_read_once};
 use super::statistics::{Estimates, source};
 use crate::entity::{ColumnId, NodeId, ValueId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::rel::JoinKind;
 use crate::graph::rewrite::{Change, Rebuild, Rewrite, reachable_nodes, read_columns, rebuild};
 use crate::graph::{BridgeOp, Def, Node, Op, Program, RelOp};
@@ -299,8 +299,7 @@ struct Reduce {
 
 impl Rewrite for Reduce {
     fn node(&mut self, cx: &mut Rebuild<'_>, id: NodeId, node: &Node) -> Result<Change> {
-        let is_table = matches!(node.op, Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }));
-        if !is_table {
+        if !node.makes_table() {
             return Ok(Change::Keep);
         }
         let v = node.results[0];
@@ -325,8 +324,7 @@ impl Rewrite for Reduce {
 }
 
 fn columns(cx: &Rebuild<'_>, table: ValueId) -> Result<Vec<ColumnId>> {
-    let t = cx.ty(table).as_table().ok_or_else(|| Error::Bug("a table is expected".into()))?;
-    Ok(t.columns.iter().map(|c| c.id).collect())
+    Ok(cx.b.program().table(table)?.columns.iter().map(|c| c.id).collect())
 }
 
 impl Reduce {

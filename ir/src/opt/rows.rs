@@ -452,7 +452,7 @@ impl Condition {
 
 /// The type of a new table.
 pub(super) fn type_of(cx: &Rebuild<'_>, table: ValueId) -> Result<TableType> {
-    cx.ty(table).as_table().cloned().ok_or_else(|| Error::Bug("a table is expected".into()))
+    cx.b.program().table(table).cloned()
 }
 
 /// A fresh column like another.

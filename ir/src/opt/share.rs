@@ -5,8 +5,6 @@
 //! reads the same row. Literals and inputs are cheap: they stay in their regions, where patterns look for them.
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 
 use super::Context;
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
@@ -41,7 +39,7 @@ impl Rewrite for Share<'_, '_> {
         }
         let results = cx.keep(self, node)?;
         let Some(new) = cx.def(results[0]) else { return Ok(Change::Values(results)) };
-        let hash = hash_of(cx.b.program(), new);
+        let hash = new.shallow_hash();
         let depth = self.scopes.len();
         let from = match new.op {
             Op::Literal(..) | Op::Input(_) => depth.saturating_sub(1),
@@ -74,25 +72,6 @@ impl Rewrite for Share<'_, '_> {
     fn leave(&mut self, _: &mut Rebuild<'_>, _: RegionId) {
         self.scopes.pop();
     }
-}
-
-/// Equal nodes have equal hashes.
-fn hash_of(p: &Program, node: &Node) -> u64 {
-    let mut h = DefaultHasher::new();
-    std::mem::discriminant(&node.op).hash(&mut h);
-    match &node.op {
-        Op::Literal(v, ty) => (v, ty).hash(&mut h),
-        Op::Col(id) => id.hash(&mut h),
-        Op::Scalar(op) => op.hash(&mut h),
-        Op::Input(id) => id.hash(&mut h),
-        Op::Rel(op) => std::mem::discriminant(op).hash(&mut h),
-        Op::Tensor(op) => std::mem::discriminant(op).hash(&mut h),
-        Op::Bridge(op) => std::mem::discriminant(op).hash(&mut h),
-        Op::Control(op) => std::mem::discriminant(op).hash(&mut h),
-    }
-    node.operands.hash(&mut h);
-    node.regions.iter().for_each(|r| p.region(*r).nodes.len().hash(&mut h));
-    h.finish()
 }
 
 /// Whether two nodes compute the same, `same` saying which values of `a`'s regions are which of `b`'s.
