@@ -8,7 +8,7 @@ use lantern::Tensor;
 
 use crate::error::{Error, Result};
 use crate::model::{Label, Model, Network};
-use crate::session::Run;
+use crate::run::Run;
 use crate::sql::{Rendered, Span};
 use crate::train::{Continued, column_names, feature_list, handles};
 use crate::transform::number;

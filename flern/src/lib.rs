@@ -13,12 +13,15 @@
 //! ```
 
 pub mod data;
+mod describe;
 pub mod error;
 mod evaluate;
 mod features;
 mod model;
 mod predict;
+mod predictor;
 mod query;
+mod run;
 mod session;
 pub mod sql;
 mod store;
@@ -29,5 +32,6 @@ pub use error::{Error, Result, SqlError};
 pub use flare::Costs;
 pub use ir::value::Value;
 pub use model::{Epoch, Label, Model};
+pub use predictor::Predictor;
 pub use query::Query;
-pub use session::{Answer, Precision, Predictor, Ran, Session, Settings, Step};
+pub use session::{Answer, Precision, Ran, Session, Settings, Step};

@@ -1,33 +1,27 @@
 //! The session: tables and models, and the statements over them.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
 use flare::{Control, Costs, Engine};
-use ir::Program;
-use ir::exec::run::{CompileOptions, Executable, Progress, Resources};
-use ir::exec::{Inputs, Outputs};
-use ir::opt::OptOptions;
 use ir::types::ScalarType;
-use ir::value::TensorData;
 use lantern::{Function, Params};
-use runtime::column::Table as Columns;
 
 use crate::error::{Error, Result};
 use crate::features::Features;
 use crate::model::{Label, Model, Network};
 use crate::predict::{self, Predict};
+use crate::predictor::Predictor;
 use crate::query::Query;
+use crate::run::Run;
 use crate::sql::{
     self, CreateModel, Expansion, ExplainLevel, Given, Literal, ModelCall, ModelFunction, Name, Rendered, Span, Sql,
     Statement, StatementKind,
 };
-use crate::transform::{Feature, FeatureKind, number, quoted, sql_type};
-use crate::{evaluate, train};
+use crate::transform::{Feature, FeatureKind, quoted, sql_type};
+use crate::{describe, evaluate, train};
 
 /// How a session runs statements.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +105,7 @@ struct Shared {
     running: Mutex<BTreeMap<u64, Control>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -206,8 +200,7 @@ impl Session {
         let number = self.next_number();
         let control = Control::new();
         lock(&self.shared.running).insert(number, control.clone());
-        let tables = RefCell::default();
-        let run = Run { engine: &self.shared.engine, number, settings: self.settings(), watch, control, tables };
+        let run = Run::new(&self.shared.engine, number, self.settings(), watch, control);
         (Guard { session: self.clone(), number }, run)
     }
 
@@ -237,7 +230,7 @@ impl Session {
             Error::Model { message, help, .. } => Error::Model { message, help, span: None },
             other => other,
         })?;
-        Ok(Predictor { session: self.clone(), model })
+        Predictor::new(self.clone(), model)
     }
 
     /// Makes a model of a Lantern function: `ML.PREDICT` and `predict` take it by its name, as any other.
@@ -320,20 +313,8 @@ impl Session {
                 }
             }
             StatementKind::CreateModel(create) => self.create_model(create, run).map(Answer::Done),
-            StatementKind::ShowModels => {
-                let models: Vec<Arc<Model>> = lock(&self.shared.models).values().cloned().collect();
-                let texts = |f: &dyn Fn(&Model) -> String| -> ArrayRef {
-                    Arc::new(StringArray::from_iter_values(models.iter().map(|m| f(m))))
-                };
-                let rows: Int64Array = models.iter().map(|m| Some(m.rows as i64)).collect();
-                rows_of(vec![
-                    ("name", texts(&|m| m.name.clone())),
-                    ("model_type", texts(&|m| m.kind.clone())),
-                    ("label", texts(&|m| m.label_name.clone())),
-                    ("training_rows", Arc::new(rows)),
-                ])
-            }
-            StatementKind::DescribeModel(name) => describe(&*self.find(name)?),
+            StatementKind::ShowModels => describe::show(lock(&self.shared.models).values()),
+            StatementKind::DescribeModel(name) => describe::describe(&*self.find(name)?),
             StatementKind::DropModel { name, if_exists } => {
                 if *if_exists && !lock(&self.shared.models).contains_key(&name.value) {
                     return Ok(Answer::Done(format!("there is no model {}", name.value)));
@@ -485,27 +466,15 @@ impl Session {
                 let table = evaluate::evaluate(&model, input.as_ref(), call.threshold, call.span, run)?;
                 Ok(Expansion::Table(table))
             }
-            ModelFunction::TrainingInfo => {
-                let rows: Vec<String> = model
-                    .epochs
-                    .iter()
-                    .enumerate()
-                    .map(|(i, e)| {
-                        let eval = e.eval_loss.map_or("CAST(NULL AS DOUBLE)".to_string(), number);
-                        format!("({i}, {}, {eval}, {})", number(e.loss), number(e.duration_ms))
-                    })
-                    .collect();
-                if rows.is_empty() {
-                    return Err(Error::model(format!("the model {} was not trained here", model.name), call.span));
-                }
-                let values = format!("(VALUES {}) AS epochs(iteration, loss, eval_loss, duration_ms)", rows.join(", "));
-                Ok(Expansion::Table(format!("(SELECT * FROM {values})")))
-            }
+            ModelFunction::TrainingInfo => match describe::epochs(&model) {
+                Some(rows) => Ok(Expansion::Table(rows)),
+                None => Err(Error::model(format!("the model {} was not trained here", model.name), call.span)),
+            },
             ModelFunction::Weights => {
                 if makes_view(sql) {
                     return Err(Error::unsupported("ML.WEIGHTS in a view", call.span));
                 }
-                run.table(&call.table, weights_of(&model)?).map(Expansion::Table)
+                run.table(&call.table, describe::weights(&model)?).map(Expansion::Table)
             }
         }
     }
@@ -582,46 +551,6 @@ fn makes_view(sql: &Sql) -> bool {
     kinds.next().is_some_and(|word| word.eq_ignore_ascii_case("VIEW"))
 }
 
-/// The weights as a table: tensor, the place in it, the feature that a weight of the first layer belongs to, and the value.
-fn weights_of(model: &Model) -> Result<RecordBatch> {
-    let mut columns = vec![];
-    for feature in &model.features {
-        let n = feature.columns()?.len();
-        columns.extend((0..n).map(|i| if n == 1 { feature.name.clone() } else { format!("{}.{i}", feature.name) }));
-    }
-    let layered = matches!(model.network, Network::Layers { .. });
-    let (mut tensors, mut rows, mut inputs, mut features, mut weights) = (vec![], vec![], vec![], vec![], vec![]);
-    for (tensor, value) in model.params.iter() {
-        let values: Vec<f64> = match &value.data {
-            TensorData::F32(v) => v.iter().map(|x| f64::from(*x)).collect(),
-            TensorData::F64(v) => v.clone(),
-            TensorData::I32(v) => v.iter().map(|x| f64::from(*x)).collect(),
-            TensorData::I64(v) => v.iter().map(|x| *x as f64).collect(),
-            TensorData::Bool(v) => v.iter().map(|x| f64::from(u8::from(*x))).collect(),
-        };
-        let width = if value.shape.len() < 2 { None } else { value.shape.last().copied() };
-        for (i, weight) in values.into_iter().enumerate() {
-            let (row, input) = match width {
-                Some(width) => (i / width, Some(i % width)),
-                None => (i, None),
-            };
-            tensors.push(tensor.to_string());
-            rows.push(row as i64);
-            inputs.push(input.map(|i| i as i64));
-            features.push(input.filter(|_| layered && tensor == "l0.w").and_then(|i| columns.get(i).cloned()));
-            weights.push(weight);
-        }
-    }
-    let batch: Vec<(&str, ArrayRef)> = vec![
-        ("tensor", Arc::new(StringArray::from(tensors))),
-        ("output", Arc::new(Int64Array::from(rows))),
-        ("input", Arc::new(Int64Array::from(inputs))),
-        ("feature", Arc::new(StringArray::from(features))),
-        ("weight", Arc::new(Float64Array::from(weights))),
-    ];
-    RecordBatch::try_from_iter(batch).map_err(|e| Error::model(e.to_string(), None))
-}
-
 /// A statement is over when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -635,266 +564,10 @@ impl Drop for Guard {
     }
 }
 
-/// A model of a session, to predict with from Rust.
-#[derive(Debug, Clone)]
-pub struct Predictor {
-    session: Session,
-    model: Arc<Model>,
-}
-
-impl Predictor {
-    /// The model.
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
-    }
-
-    /// The rows with the columns that ML.PREDICT adds. The columns are found by their names.
-    ///
-    /// # Errors
-    /// A column that is missing, of another type, or NULL where the model takes none.
-    pub fn predict(&self, rows: &RecordBatch) -> Result<Vec<RecordBatch>> {
-        let plain = |error| Error::Engine { error, span: None };
-        for (name, _) in self.model.inputs() {
-            if rows.schema().column_with_name(name).is_none() {
-                let message = format!("the model {} reads the column '{name}', which is missing", self.model.name);
-                return Err(Error::model(message, None));
-            }
-        }
-        let engine = Engine::with_settings(self.session.engine().settings());
-        engine.register_arrow("input", std::slice::from_ref(rows)).map_err(plain)?;
-        for function in Predict::all(&self.model) {
-            engine.register_function(function).map_err(plain)?;
-        }
-        let text = match predict::expansion(&self.model, None)? {
-            Expansion::Around { before, after } => format!("SELECT * FROM {before}input{after}"),
-            Expansion::Table(_) | Expansion::Call { .. } => return Err(Error::model("no query to predict with", None)),
-        };
-        engine.sql(&text).and_then(|q| q.collect()).map_err(plain)
-    }
-}
-
 /// What a statement returned, and what it cost.
 #[derive(Debug)]
 pub struct Ran {
     pub answer: Answer,
     /// What it cost to make the statement's programs; the times are part of the statement's time.
     pub costs: Costs,
-}
-
-/// What a statement runs on.
-pub(crate) struct Run<'a> {
-    pub(crate) engine: &'a Engine,
-    number: u64,
-    pub(crate) settings: Settings,
-    watch: &'a (dyn Fn(Step) + Sync),
-    /// Of the statement: every query that is made for it runs under this.
-    pub(crate) control: Control,
-    /// Tables of this statement alone.
-    tables: RefCell<Vec<String>>,
-}
-
-/// What a model's program gave.
-pub(crate) struct RanProgram {
-    pub(crate) outputs: Outputs,
-    pub(crate) took: Duration,
-    /// The time of each pass of a loop over batches; nothing where the interpreter ran it.
-    pub(crate) epochs: Vec<Duration>,
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        for name in self.tables.borrow().iter() {
-            // It is there: no other statement knows the name.
-            let _ = self.engine.sql(&format!("DROP TABLE {}", quoted(name)));
-        }
-    }
-}
-
-impl Run<'_> {
-    pub(crate) fn query(&self, text: &str) -> flare::Result<flare::Query> {
-        self.engine.sql_under(text, &self.control)
-    }
-
-    /// A table that is there until the statement is planned; returns its name as SQL.
-    fn table(&self, name: &str, rows: RecordBatch) -> Result<String> {
-        let name = format!("{name} of statement {}", self.number);
-        if !self.tables.borrow().contains(&name) {
-            self.engine.register_arrow(&name, &[rows]).map_err(|error| Error::Engine { error, span: None })?;
-            self.tables.borrow_mut().push(name.clone());
-        }
-        Ok(quoted(&name))
-    }
-
-    /// The rows of a query that was made here.
-    pub(crate) fn columns(&self, text: &str) -> Result<Arc<Columns>> {
-        let query = self.query(text).map_err(|error| Error::Engine { error, span: None })?;
-        query.columns().map_err(|error| Error::Engine { error, span: None })
-    }
-
-    /// Runs a model's program.
-    pub(crate) fn program(&self, program: Program, inputs: &Inputs) -> Result<RanProgram> {
-        let start = Instant::now();
-        if self.settings.interpret {
-            let outputs = program.interpret(inputs)?;
-            return Ok(RanProgram { outputs, took: start.elapsed(), epochs: vec![] });
-        }
-        let mut program = program;
-        let report = program.optimize(&OptOptions::default())?;
-        let optimize = start.elapsed();
-        let options = CompileOptions { threads: self.settings.threads, ..CompileOptions::default() };
-        let executable = Executable::compile(Arc::new(program), inputs, &options)?;
-        self.control.add(|costs| {
-            costs.optimize += optimize;
-            costs.compile += executable.compile_time();
-            costs.add_border(report.border().chain(executable.plan().notes.iter().map(String::as_str)));
-        });
-        let start = Instant::now();
-        let mut resources = self.resources();
-        let marks: Arc<Mutex<Vec<(Progress, Instant)>>> = Arc::default();
-        let made = marks.clone();
-        // The watcher lives as long as this call; the run's hook may outlive it, so steps go through a channel.
-        let (sender, steps) = std::sync::mpsc::channel::<Progress>();
-        resources.progress = Some(Arc::new(move |step| {
-            lock(&made).push((step, Instant::now()));
-            let _ = sender.send(step);
-        }));
-        let watch = self.watch;
-        let outputs = std::thread::scope(|scope| {
-            scope.spawn(move || {
-                // Ends when the run's resources, and the sender with them, are dropped.
-                for p in steps {
-                    watch(Step {
-                        epoch: p.epoch + 1,
-                        epochs: p.epochs,
-                        rows: (p.epoch * p.total + p.rows) as u64,
-                        total_rows: (p.epochs * p.total) as u64,
-                        loss: p.loss.unwrap_or(f64::NAN),
-                    });
-                }
-            });
-            let outputs = executable.run(inputs, &resources);
-            drop(resources);
-            outputs
-        })?;
-        let epochs = durations(&lock(&marks), start);
-        Ok(RanProgram { outputs, took: start.elapsed(), epochs })
-    }
-
-    /// Tells the watcher of passes over `rows` rows with these losses, where the run itself did not: the interpreter is silent.
-    pub(crate) fn report_passes(&self, epochs: usize, rows: usize, losses: &[f64]) {
-        if !self.settings.interpret {
-            return;
-        }
-        for (i, loss) in losses.iter().enumerate() {
-            let (epoch, total_rows) = (i + 1, (epochs * rows) as u64);
-            (self.watch)(Step { epoch, epochs, rows: (epoch * rows) as u64, total_rows, loss: *loss });
-        }
-    }
-
-    fn resources(&self) -> Resources {
-        let mut resources = Resources::new(self.engine.pool(), self.settings.memory_limit);
-        resources.cancel = self.control.token().clone();
-        resources
-    }
-
-    /// A model's program at a level, with what the optimizer did on the first; run, if asked for.
-    fn explain(
-        &self,
-        program: &Program,
-        inputs: &Inputs,
-        analyze: bool,
-        level: Option<ExplainLevel>,
-    ) -> Result<String> {
-        let mut program = program.clone();
-        let report = program.optimize(&OptOptions::default())?;
-        let mut graph = program.print_short();
-        for (pass, note) in report.notes() {
-            graph += &format!("-- {pass}: {}\n", note.text);
-        }
-        let level = if analyze { level } else { Some(level.unwrap_or(ExplainLevel::Graph)) };
-        if !analyze && level == Some(ExplainLevel::Graph) {
-            return Ok(graph);
-        }
-        let keep_text = matches!(level, Some(ExplainLevel::Clif | ExplainLevel::Asm));
-        let options = CompileOptions { threads: self.settings.threads, keep_text, ..CompileOptions::default() };
-        let executable = Executable::compile(Arc::new(program), inputs, &options)?;
-        let mut out = String::new();
-        if analyze {
-            let ms = |d: Duration| d.as_secs_f64() * 1e3;
-            let start = Instant::now();
-            let (_, stages) = executable.run_timed(inputs, &self.resources())?;
-            out += &format!("compile {:.3} ms, run {:.3} ms\n", ms(executable.compile_time()), ms(start.elapsed()));
-            for s in executable.code().stats() {
-                out += &format!("compiled {} in {:.3} ms: {} bytes\n", s.name, ms(s.time), s.code_bytes);
-            }
-            for s in &stages {
-                let name = s.stage.replace("\n    ", " | ");
-                out += &format!("{:>10.3} ms {:>10} rows  {name}\n", ms(s.time), s.rows);
-            }
-        }
-        let texts = |pick: fn(&ir::codegen::FunctionText) -> &str| -> String {
-            executable.module().ids().map(|id| pick(executable.code().text(id)).to_owned() + "\n").collect()
-        };
-        out += &match level {
-            None => String::new(),
-            Some(ExplainLevel::Graph) => graph,
-            Some(ExplainLevel::Plan) => executable.plan().to_string(),
-            Some(ExplainLevel::Kernel) => executable.module().to_string(),
-            Some(ExplainLevel::Clif) => texts(|t| &t.backend),
-            Some(ExplainLevel::Asm) => texts(|t| &t.assembly),
-        };
-        Ok(out)
-    }
-}
-
-/// How long each pass took. The loop does not tell when it begins: the first pass's start follows from the rows that it had seen
-/// at its first report.
-fn durations(marks: &[(Progress, Instant)], start: Instant) -> Vec<Duration> {
-    let Some((first, seen_at)) = marks.first() else { return vec![] };
-    let ends: Vec<Instant> = marks.iter().filter(|(p, _)| p.rows >= p.total).map(|(_, at)| *at).collect();
-    let Some(first_end) = ends.first() else { return vec![] };
-    let left = first.total.saturating_sub(first.rows);
-    let begin = match left {
-        0 => start,
-        left => {
-            let rate = (*first_end - *seen_at).div_f64(left as f64);
-            first_end.checked_sub(rate.mul_f64(first.total as f64)).map_or(start, |begin| begin.max(start))
-        }
-    };
-    let begins = std::iter::once(begin).chain(ends.iter().copied());
-    begins.zip(&ends).map(|(from, to)| to.saturating_duration_since(from)).collect()
-}
-
-/// Rows that no engine computed.
-fn rows_of(columns: Vec<(&str, ArrayRef)>) -> Result<Answer> {
-    let plain = |error| Error::Engine { error, span: None };
-    let batch = RecordBatch::try_from_iter(columns).map_err(|e| Error::model(e.to_string(), None))?;
-    let engine = Engine::new();
-    engine.register_arrow("rows", &[batch]).map_err(plain)?;
-    engine.sql("SELECT * FROM rows").and_then(|q| q.stream()).map(Answer::Rows).map_err(plain)
-}
-
-fn describe(model: &Model) -> Result<Answer> {
-    let mut items: Vec<(String, String)> =
-        vec![("model_type".into(), model.kind.clone()), ("label".into(), model.label_name.clone())];
-    if let Label::Classes(classes) = &model.label {
-        let classes: Vec<String> = classes.iter().map(crate::transform::literal).collect::<Result<_>>()?;
-        items.push(("classes".into(), classes.join(", ")));
-    }
-    items.push(("network".into(), model.network.described()));
-    items.push(("training rows".into(), model.rows.to_string()));
-    items.extend(model.inputs().map(|(name, ty)| (format!("input {name}"), sql_type(ty))));
-    for feature in &model.features {
-        let sql = match &feature.kind {
-            FeatureKind::Given(columns) => columns.join(", "),
-            FeatureKind::Number | FeatureKind::OneHot(_) => feature.sql.clone(),
-        };
-        items.push((format!("feature {}", feature.name), sql));
-    }
-    items.extend(model.options.iter().map(|(name, value)| (format!("option {name}"), value.clone())));
-    let (names, values): (Vec<String>, Vec<String>) = items.into_iter().unzip();
-    rows_of(vec![
-        ("property", Arc::new(StringArray::from(names)) as ArrayRef),
-        ("value", Arc::new(StringArray::from(values)) as ArrayRef),
-    ])
 }

@@ -13,7 +13,8 @@ use lantern::{Batches, Fit, Optimizer, Params, Scope, Tensor, Trained};
 use crate::error::{Error, Result};
 use crate::features::Features;
 use crate::model::{Epoch, Label, Model, Network};
-use crate::session::{Precision, Run};
+use crate::run::Run;
+use crate::session::Precision;
 use crate::sql::{CreateModel, Literal, ModelOptions, Rendered, Span, TransformKind};
 use crate::transform::{self, Item, Rows, counts, literal, number, quoted};
 

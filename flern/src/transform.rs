@@ -6,7 +6,7 @@ use ir::types::ScalarType;
 use ir::value::Value;
 
 use crate::error::{Error, Result};
-use crate::session::Run;
+use crate::run::Run;
 use crate::sql::{FeatureFunction, FeatureValue, ImputeStrategy, Span};
 
 /// A column of numbers, or a category that becomes several, as SQL text over the columns of the query.
