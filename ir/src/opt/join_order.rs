@@ -336,7 +336,11 @@ impl JoinOrder<'_, '_, '_> {
     fn through(&mut self, cx: &mut Rebuild<'_>, node: &Node, left: ValueId) -> Result<ValueId> {
         let right = self.operand(cx, node.operands[1])?;
         let op = cx.map_op(&node.op)?;
-        Ok(cx.keep_over(&mut self.emitter, op, &[left, right], node)?[0])
+        // Its condition alone: what its region computes and does not need may read tables that are not there yet.
+        let conditions: Vec<Condition> = conjuncts(cx.old, node.regions[0]).into_iter().map(Condition::Part).collect();
+        let region = self.emitter.predicate(cx, &[left, right], &conditions)?;
+        cx.b.set_place(node.place);
+        cx.b.push1(op, &[left, right], &[region])
     }
 
     fn build(
