@@ -19,6 +19,7 @@ use crate::graph::tensor::{ContractSpec, Distribution, Move};
 use crate::graph::{
     BridgeOp, Builder, ColumnInfo, ControlOp, InputColumn, InputKind, Op, Place, Program, RelOp, TensorOp,
 };
+use crate::scalar::ScalarOp;
 use crate::scalar::reduce::Reducer;
 use crate::types::{Column, Dim, RowType, ScalarType, TableType, TensorType, Type};
 use crate::value::{TensorData, TensorValue, Value};
@@ -994,9 +995,16 @@ impl Parser {
         if let Some(op) = simple {
             return Ok((op, self.operands()?));
         }
-        if matches!(name, "map" | "view" | "concat" | "to_tensor" | "to_table" | "apply" | "for_batches" | "for") {
+        if matches!(name, "map" | "view" | "to_tensor" | "to_table" | "apply" | "for_batches" | "for") {
             let operands = self.operands()?;
             return Ok((self.with_attributes(name)?, operands));
+        }
+        // Of tensors along an axis, or of texts.
+        if name == "concat" {
+            let operands = self.operands()?;
+            let along_axis = matches!(self.peek(), Token::Word(w) if w == "axis");
+            let op = if along_axis { self.with_attributes(name)? } else { Op::Scalar(ScalarOp::Concat) };
+            return Ok((op, operands));
         }
         let attribute = if self.eat('<') {
             let attribute = match self.peek() {
