@@ -13,12 +13,14 @@
 //! panels as wide as the micro-kernel's tile, block by block; A is read in place by broadcasts, or packed where its columns are
 //! strided and it is read more than once.
 
+mod attention;
 mod kernel;
 mod pack;
 mod peak;
 mod vector;
 
 use crate::cpu::simd_level;
+pub use attention::{Attended, Attention, Term, attend, query_block};
 use kernel::{Kernels, MAX_TILE, ROWS, Tile};
 pub use pack::PackedB;
 use pack::{Scratch, pack_a, pack_b};

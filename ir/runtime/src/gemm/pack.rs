@@ -21,10 +21,14 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    pub(super) const fn new() -> Self {
+        Self { lines: Vec::new() }
+    }
+
     /// Lends this thread's scratch. A product inside of an epilogue gets one of its own.
     pub(super) fn with<R>(run: impl FnOnce(&mut Scratch) -> R) -> R {
         thread_local! {
-            static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { lines: Vec::new() }) };
+            static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::new()) };
         }
         let mut scratch = SCRATCH.take();
         let result = run(&mut scratch);
