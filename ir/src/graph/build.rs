@@ -441,6 +441,7 @@ pub fn region_count(op: &Op) -> usize {
             | TensorOp::Reduce { .. }
             | TensorOp::Prefix { .. }
             | TensorOp::Contract(_)
+            | TensorOp::Attend(_)
             | TensorOp::View(_)
             | TensorOp::Gather
             | TensorOp::ScatterAdd
@@ -491,6 +492,7 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             TensorOp::Reduce { .. } | TensorOp::Prefix { .. } | TensorOp::View(_) => exactly(1),
             TensorOp::Contract(_) | TensorOp::Gather => exactly(2),
             TensorOp::ScatterAdd => exactly(3),
+            TensorOp::Attend(spec) => exactly(3 + spec.terms.len()),
         },
         Op::Bridge(op) => match op {
             BridgeOp::ToTensor { .. } | BridgeOp::Apply { .. } | BridgeOp::RowCount => exactly(1),

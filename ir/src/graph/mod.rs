@@ -12,6 +12,7 @@
 //! - Types are inferred by the family files ([`rel`], [`tensor`], [`bridge`], [`control`]); a node's result types are never
 //!   written by hand.
 
+pub mod attend;
 pub mod bridge;
 pub mod build;
 pub mod control;

@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::TensorConst;
+use crate::graph::attend::AttendSpec;
 use crate::scalar::reduce::Reducer;
 use crate::types::{Dim, ScalarType, TensorType, Type};
 use crate::value::TensorValue;
@@ -136,6 +137,8 @@ pub enum TensorOp {
     },
     /// (a, b) → products summed over the labels that the result lacks.
     Contract(ContractSpec),
+    /// (queries, keys, values, terms…) → attention: values weighted by how well their keys fit the queries.
+    Attend(Box<AttendSpec>),
     /// (tensor) → the tensor seen through moves.
     View(Vec<Move>),
     /// (table `[v, …]`, indices `[…]` of `i32` or `i64`) → `indices.shape ++ table.shape[1..]`. An index out of range raises.
@@ -304,6 +307,10 @@ impl TensorOp {
                 let shape =
                     shape.ok_or_else(|| Error::Type(format!("contract {spec}: a label occurs in the result alone")))?;
                 one(a.dtype, shape)
+            }
+            Self::Attend(spec) => {
+                let operands = (0..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
+                Ok(vec![Type::Tensor(spec.infer(&operands)?)])
             }
             Self::View(moves) => {
                 let t = tensor(operands, 0)?;

@@ -8,6 +8,7 @@
 //! - While a row region runs, `columns` says for each visible column where its values are and which cursor names the row.
 //! - Symbols have the sizes that the nearest binding gave them.
 
+mod attend;
 mod control;
 mod rel;
 mod tensor;

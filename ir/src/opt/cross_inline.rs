@@ -267,6 +267,7 @@ impl<O: Out> Model<'_, O> {
             | TensorOp::Random { .. }
             | TensorOp::Reduce { .. }
             | TensorOp::Prefix { .. }
+            | TensorOp::Attend(_)
             | TensorOp::Gather
             | TensorOp::ScatterAdd
             | TensorOp::Concat { .. } => None,

@@ -11,6 +11,7 @@ use super::names::{self, Attribute};
 use crate::entity::{ColumnId, FuncId, InputId, PlaceId, RegionId, SymId, ValueId};
 use crate::error::{Error, Result};
 use crate::exec::{Datum, Inputs, column_of_values};
+use crate::graph::attend::AttendSpec;
 use crate::graph::bridge::TensorColumns;
 use crate::graph::rel::{
     Aggregate, Frame, FrameBound, FrameUnit, JoinKind, ScanColumn, SortKey, WindowColumn, WindowFunc,
@@ -951,6 +952,17 @@ impl Parser {
                     return self.fail_at(line, format!("`{spec}` is not a contraction"));
                 };
                 return Ok((Op::Tensor(TensorOp::Contract(spec)), self.operands()?));
+            }
+            "attend" => {
+                let labels = self.variant(Self::text)?;
+                let operands = self.operands()?;
+                self.keyword("scale")?;
+                let scale = self.float()?;
+                self.keyword("fill")?;
+                let Some(spec) = AttendSpec::parse(&labels, scale, self.float()?) else {
+                    return self.fail_at(line, format!("`{labels}` is not attention"));
+                };
+                return Ok((Op::Tensor(TensorOp::Attend(Box::new(spec))), operands));
             }
             "call" => {
                 let name = self.variant(Self::func_name)?;

@@ -496,6 +496,9 @@ impl<'a> Printer<'a> {
             TensorOp::Reduce { reducer, axes } => (format!("reduce<{}>", reducer.name()), format!("{axes:?}")),
             TensorOp::Prefix { reducer, axis } => (format!("prefix<{}>", reducer.name()), format!("axis {axis}")),
             TensorOp::Contract(spec) => (format!("contract<\"{spec}\">"), String::new()),
+            TensorOp::Attend(spec) => {
+                (format!("attend<\"{spec}\">"), format!("scale {} fill {}", float64(spec.scale), float64(spec.fill)))
+            }
             TensorOp::View(moves) => ("view".into(), format!("({})", list(moves, view_move))),
             TensorOp::Gather => ("gather".into(), String::new()),
             TensorOp::ScatterAdd => ("scatter_add".into(), String::new()),

@@ -43,6 +43,11 @@ impl Machine<'_> {
             TensorOp::Reduce { reducer, axes } => reduce(*reducer, &*operand(self, 0)?, axes)?,
             TensorOp::Prefix { reducer, axis } => prefix(*reducer, &*operand(self, 0)?, *axis)?,
             TensorOp::Contract(spec) => contract(spec, &*operand(self, 0)?, &*operand(self, 1)?)?,
+            TensorOp::Attend(spec) => {
+                let operands: Vec<Arc<TensorValue>> =
+                    (0..node.operands.len()).map(|i| operand(self, i)).collect::<Result<_>>()?;
+                super::attend::attend(spec, &operands)?
+            }
             TensorOp::View(moves) => self.view(&*operand(self, 0)?, moves)?,
             TensorOp::Gather => {
                 let (table, indices) = (operand(self, 0)?, operand(self, 1)?);
@@ -170,7 +175,7 @@ impl Machine<'_> {
 }
 
 /// Calls `f` with each index of a shape, in row-major order.
-fn each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
+pub(super) fn each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
     if shape.contains(&0) {
         return;
     }
@@ -193,7 +198,7 @@ fn each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
 }
 
 /// How far elements are apart along each dimension.
-fn strides(shape: &[usize]) -> Vec<usize> {
+pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut out = vec![1; shape.len()];
     for d in (1..shape.len()).rev() {
         out[d - 1] = out[d] * shape[d];

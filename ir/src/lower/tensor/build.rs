@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::attention::{attend, triangle};
 use super::control::{Effect, Functions};
 use super::index::{product, same_but_ones};
 use super::library::{Gemm, contract, finished};
@@ -96,6 +97,7 @@ impl Block {
                 Action::Call { .. }
                 | Action::Effect(_)
                 | Action::Gemm(_)
+                | Action::Attend(_)
                 | Action::Gather { .. }
                 | Action::ScatterAdd { .. }
                 | Action::Concat { .. }
@@ -367,6 +369,7 @@ impl Lower<'_> {
             TensorOp::Reduce { reducer, axes } => Def::Reduce { reducer: *reducer, axes: axes.clone(), operand: o(0) },
             TensorOp::Prefix { reducer, axis } => Def::Prefix { reducer: *reducer, axis: *axis, operand: o(0) },
             TensorOp::Contract(spec) => Def::Contract { spec: spec.clone(), a: o(0), b: o(1) },
+            TensorOp::Attend(spec) => Def::Attend { spec: spec.clone(), operands: operands.to_vec() },
             TensorOp::Gather => Def::Gather(o(0), o(1)),
             TensorOp::ScatterAdd => Def::ScatterAdd(o(0), o(1), o(2)),
             TensorOp::Concat { axis } => Def::Concat { axis: *axis, parts: operands.to_vec() },
@@ -570,6 +573,16 @@ impl Lower<'_> {
                 self.stride(a, uses);
                 self.stride(b, uses);
             }
+            Def::Attend { spec, operands } => {
+                self.store(v, uses);
+                let (main, terms) = operands.split_at(3);
+                main.iter().for_each(|o| self.stride(*o, uses));
+                for (term, labels) in terms.iter().zip(&spec.terms) {
+                    if triangle(self.p, &self.values, &spec, labels, *term).is_none() {
+                        self.stride(*term, uses);
+                    }
+                }
+            }
             Def::View(m, o) => {
                 let from = &self.values.get(o).ty.shape;
                 match &m {
@@ -697,6 +710,7 @@ impl Lower<'_> {
             Def::Contract { a, b, .. } | Def::Gather(a, b) => vec![*a, *b],
             Def::ScatterAdd(a, b, c) => vec![*a, *b, *c],
             Def::Concat { parts, .. } => parts.clone(),
+            Def::Attend { operands, .. } => operands.clone(),
         }
     }
 
@@ -742,6 +756,13 @@ impl Lower<'_> {
                 Some(gemm) => Ok(self.product(gemm, v)),
                 None => self.nest(together),
             },
+            Def::Attend { spec, operands } => {
+                let (main, terms) = operands.split_at(3);
+                let attend = attend(self.p, &self.values, spec, main, terms, v)
+                    .ok_or_else(|| Error::Bug(format!("an operand of attend {spec} has no address")))?;
+                let reads = attend.reads();
+                library(Action::Attend(Box::new(attend)), reads)
+            }
             _ => self.nest(together),
         }
     }
@@ -768,6 +789,7 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
         | Action::Effect(_)
         | Action::Nest(_)
         | Action::Gemm(_)
+        | Action::Attend(_)
         | Action::Gather { .. }
         | Action::ScatterAdd { .. }
         | Action::Concat { .. }

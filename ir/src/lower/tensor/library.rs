@@ -72,7 +72,7 @@ impl Finish {
 }
 
 /// A value by strides; none where it is computed.
-fn strided(values: &Values, v: Val) -> Option<Strided> {
+pub(super) fn strided(values: &Values, v: Val) -> Option<Strided> {
     let info = values.get(v);
     let shape = &info.ty.shape;
     // A constant has an address even where nests take it as a literal.

@@ -4,8 +4,9 @@
 //! - Every stored value has an address before a step reads or writes it: buffers of a block are set when it is entered with
 //!   new sizes, parameters and results by who runs the block.
 //! - A buffer holds the value's size in bytes; buffers of values in use at the same time do not overlap.
-//! - Only nests and matrix products run on several threads, each on rows of its own.
+//! - Only nests, matrix products and attention run on several threads, each on rows of its own.
 
+mod attention;
 mod effects;
 
 use std::ops::Range;
@@ -328,6 +329,8 @@ impl Machine {
             Action::Nest(nest) => self.nest(nest),
             Action::Gemm(gemm) if gemm.double => self.gemm::<f64>(gemm),
             Action::Gemm(gemm) => self.gemm::<f32>(gemm),
+            Action::Attend(a) if a.double => self.attend::<f64>(a),
+            Action::Attend(a) => self.attend::<f32>(a),
             Action::Gather { table, indices, out } => self.gather(*table, *indices, *out),
             Action::ScatterAdd { base, indices, updates, out } => self.scatter_add(*base, *indices, *updates, *out),
             Action::Concat { axis, parts, out } => self.concat(*axis, parts, *out),

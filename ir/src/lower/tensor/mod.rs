@@ -9,6 +9,7 @@
 //! - Buffers of a block are laid out once for given sizes, overlapping where lifetimes allow, and kept until the run ends.
 //! - No result depends on the number of threads: work is split by rows of results only.
 
+mod attention;
 mod build;
 mod control;
 mod index;
@@ -24,6 +25,7 @@ use crate::entity::{NodeId, PlaceId, SymId, ValueId};
 use crate::error::{Error, Result};
 use crate::exec::convert;
 use crate::exec::run::Resources;
+use crate::graph::attend::AttendSpec;
 use crate::graph::tensor::{Distribution, Move};
 use crate::graph::{BridgeOp, Op, Program, TensorConst};
 use crate::kernel::{FunctionRef, Module};
@@ -32,6 +34,7 @@ use crate::scalar::reduce::Reducer;
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::value::{TensorData, TensorValue};
 
+use attention::Attend;
 use control::Effect;
 use index::Group;
 use library::Gemm;
@@ -75,6 +78,11 @@ enum Def {
         spec: crate::graph::tensor::ContractSpec,
         a: Val,
         b: Val,
+    },
+    /// Queries, keys, values, then the terms.
+    Attend {
+        spec: Box<AttendSpec>,
+        operands: Vec<Val>,
     },
     View(Move, Val),
     Gather(Val, Val),
@@ -150,6 +158,7 @@ struct Nest {
 enum Action {
     Nest(Box<Nest>),
     Gemm(Box<Gemm>),
+    Attend(Box<Attend>),
     Gather {
         table: Val,
         indices: Val,
