@@ -255,7 +255,7 @@ fn with_number(cx: &Rebuild<'_>, node: &Node, operands: &[ValueId]) -> Option<(S
         Some(Op::Literal(Value::F32(x), _)) => Some(f64::from(*x)),
         Some(Op::Literal(Value::F64(x), _)) => Some(*x),
         Some(_) => None,
-        None => number_of(cx, operand(v)?),
+        None => number_of(cx.b.program(), operand(v)?),
     };
     match (number(*a), number(*b)) {
         (None, Some(c)) => Some((*op, operand(*a)?, c, false)),
@@ -265,15 +265,16 @@ fn with_number(cx: &Rebuild<'_>, node: &Node, operands: &[ValueId]) -> Option<(S
 }
 
 /// The number that all elements of a tensor of floats are.
-pub(super) fn number_of(cx: &Rebuild<'_>, v: ValueId) -> Option<f64> {
-    match &cx.def(v)?.op {
+pub(super) fn number_of(p: &Program, v: ValueId) -> Option<f64> {
+    let node = p.node_of(v)?;
+    match &node.op {
         Op::Tensor(TensorOp::Const(t)) if t.data.len() == 1 => match t.data.get(0) {
             Value::F32(x) => Some(f64::from(x)),
             Value::F64(x) => Some(x),
             _ => None,
         },
         Op::Tensor(TensorOp::View(moves)) if !moves.iter().any(|m| matches!(m, Move::Pad { .. })) => {
-            number_of(cx, cx.def(v)?.operands[0])
+            number_of(p, node.operands[0])
         }
         _ => None,
     }

@@ -93,7 +93,7 @@ impl Codes {
             Some(Op::Literal(Value::F32(x), _)) => Some(f64::from(*x)),
             Some(Op::Literal(Value::F64(x), _)) => Some(*x),
             Some(_) => None,
-            None => number_of(cx, operand(v)?),
+            None => number_of(p, operand(v)?),
         };
         let equal = match scalar(result)? {
             (ScalarOp::Select, [c, x, y]) if number(*x) == Some(1.0) && number(*y) == Some(0.0) => *c,

@@ -12,6 +12,7 @@
 
 mod aggregate;
 mod algebra;
+mod attention;
 mod clean;
 mod cross_inline;
 mod cross_late;
@@ -74,6 +75,7 @@ pub static PASSES: &[Pass] = &[
     CROSS_INLINE,
     ALGEBRA,
     REORDER,
+    ATTENTION,
     ELEMENTWISE,
     CROSS_ONEHOT,
     FOLD,
@@ -152,6 +154,14 @@ const REORDER: Pass = Pass {
     exactness: Exactness::Real,
     stage: Stage::Built,
     run: algebra::reorder,
+};
+
+const ATTENTION: Pass = Pass {
+    name: "attention",
+    doc: "makes the softmax of scores, times values, one operation that runs by tiles and never has all scores in memory",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: attention::run,
 };
 
 const CROSS_ONEHOT: Pass = Pass {

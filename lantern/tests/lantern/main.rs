@@ -1,5 +1,6 @@
 //! Tests of Lantern through its public functions.
 
+mod attention;
 mod control;
 mod golden;
 mod gradients;

@@ -1,0 +1,75 @@
+//! Attention in the networks that have it: the optimizer finds it, and it computes the same.
+
+use ir::opt::{OptOptions, OptReport, optimize};
+use ir::types::ScalarType::F32;
+use ir::value::{TensorData, TensorValue};
+use lantern::{Function, Params, Spec, Tensor, nn, stage, value};
+use ndarray::Array2;
+
+use crate::{assert_close, both};
+
+const SHAPE: nn::Transformer = nn::Transformer { words: 11, width: 16, heads: 2, encoders: 6, decoders: 6, inner: 24 };
+
+/// What the Transformer answers for sentences of 7 words and of 5.
+fn inference() -> (Function, Vec<TensorValue>) {
+    let params = Params::init(F32, SHAPE.params(), 5).expect("parameters");
+    let n = params.len();
+    let specs = params.specs_and(["source: i64[3, 7]", "target: i64[3, 5]"]);
+    let f = stage("logits", specs, |t| SHAPE.logits(&params.named(&t[..n]), &t[n], &t[n + 1]));
+    let words = |rows: usize| value(Array2::from_shape_fn((3, rows), |(i, j)| (i * 5 + j * 3) as i64 % 11));
+    (f.expect("it stages"), params.values().chain([words(7), words(5)]).collect())
+}
+
+fn optimized(f: &Function) -> (String, OptReport) {
+    let (program, report) = optimize(f.program().clone(), &OptOptions::default()).expect("it optimizes");
+    (program.print(), report)
+}
+
+#[test]
+fn every_attention_of_a_transformer_runs_by_tiles() {
+    let (f, inputs) = inference();
+    let (text, report) = optimized(&f);
+    // Six in the encoder; in the decoder six that look back, and six at the encoder.
+    assert_eq!((report.rewrites("attention"), text.matches("attend<").count()), (18, 18));
+    for scores in ["f32[3, 2, 7, 7]", "f32[3, 2, 5, 5]", "f32[3, 2, 5, 7]"] {
+        assert!(f.program().print().contains(scores) && !text.contains(scores), "{scores} in\n{text}");
+    }
+    both(&f, &inputs).expect("it runs");
+}
+
+#[test]
+fn weights_that_a_gradient_reads_stay() {
+    let f = stage("f", ["q: f64[2, 3, 4]", "k: f64[2, 5, 4]"].map(Spec::from), |t| {
+        let out = nn::attention(&t[0], &t[1], &t[1], 2, false).sum([0, 1, 2]);
+        let grads = out.grad(&[&t[0], &t[1]]);
+        (vec![out], grads)
+    });
+    let f = f.expect("it stages");
+    assert_eq!(optimized(&f).1.rewrites("attention"), 0);
+}
+
+#[test]
+fn softmax_written_out_is_found_too() {
+    let specs = ["q: f32[2, 4, 6]", "k: f32[2, 5, 6]", "v: f32[2, 5, 3]", "bias: f32[4, 5]"];
+    let inputs = specs.map(|s| {
+        let (_, shape) = s.split_once("f32").expect("a type");
+        let sizes: Vec<usize> =
+            shape.trim_matches(['[', ']']).split(", ").map(|n| n.parse().expect("a size")).collect();
+        let n = sizes.iter().product::<usize>();
+        let numbers = (0..n).map(|i| (i * 7 % 13) as f32 / 3.0).collect();
+        TensorValue::new(sizes, TensorData::F32(numbers)).expect("sizes agree")
+    });
+    let network = |t: &[Tensor]| {
+        let scores = t[0].contract("bqd,bkd->bqk", &t[1]) / 6f64.sqrt() + &t[3];
+        let greatest = scores.max_keep(-1);
+        let weights = (&scores - &greatest).exp();
+        (&weights / weights.sum_keep(-1)).contract("bqk,bkv->bqv", &t[2])
+    };
+    let f = stage("f", specs.map(Spec::from), network).expect("it stages");
+    let (text, report) = optimized(&f);
+    assert_eq!(report.rewrites("attention"), 1);
+    assert!(text.contains("attend<\"bqd,bkd,bkv,qk->bqv\">"), "{text}");
+    let found = both(&f, &inputs).expect("it runs").remove(0);
+    let compiled = f.run(inputs).expect("it runs").remove(0);
+    assert_close("the result", &compiled, &found, 1e-5);
+}
