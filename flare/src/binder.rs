@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRe
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::error::SchemaError;
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion_common::{DFSchema, DataFusionError, ScalarValue, TableReference};
+use datafusion_common::{Column, DFSchema, DataFusionError, ScalarValue, TableReference};
 use datafusion_expr::expr::{AggregateFunction, Cast, ScalarFunction as ScalarCall};
 use datafusion_expr::function::{AccumulatorArgs, PartitionEvaluatorArgs, WindowUDFFieldArgs};
 use datafusion_expr::planner::{
@@ -702,6 +702,9 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         DataFusionError::SQL(error, _) => Error::syntax(error.to_string()),
         DataFusionError::ArrowError(error, _) => Error::meaning(error.to_string()),
         DataFusionError::ResourcesExhausted(message) => Error::Limit(message),
+        DataFusionError::Internal(message) if message.starts_with("Cannot run range queries on datatype") => {
+            Error::unsupported("a window ordered by intervals, unless it has a frame of ROWS")
+        }
         DataFusionError::Internal(message) | DataFusionError::Substrait(message) | DataFusionError::Ffi(message) => {
             Error::Bug(message)
         }
@@ -772,15 +775,18 @@ fn unknown_function(message: &str, catalog: &Catalog) -> Error {
     Error::name(format!("there is no function {name}"), help)
 }
 
+/// The error for a column that is not among these.
+pub(crate) fn unknown_column(column: &Column, known: &[Column], lines: &Lines) -> Error {
+    let span = column.spans.first().and_then(|s| span_of(s, lines));
+    let qualified: Vec<String> = known.iter().map(|c| c.flat_name()).collect();
+    let help = suggest(&column.name, known.iter().map(|c| c.name.as_str()))
+        .or_else(|| suggest(&column.flat_name(), qualified.iter().map(String::as_str)));
+    Error::name(format!("there is no column \"{}\" here", column.flat_name()), help).at(span)
+}
+
 fn schema_error(error: SchemaError, lines: &Lines) -> Error {
     match error {
-        SchemaError::FieldNotFound { field, valid_fields } => {
-            let span = field.spans.first().and_then(|s| span_of(s, lines));
-            let qualified: Vec<String> = valid_fields.iter().map(|f| f.flat_name()).collect();
-            let help = suggest(&field.name, valid_fields.iter().map(|f| f.name.as_str()))
-                .or_else(|| suggest(&field.flat_name(), qualified.iter().map(String::as_str)));
-            Error::name(format!("there is no column \"{}\" here", field.flat_name()), help).at(span)
-        }
+        SchemaError::FieldNotFound { field, valid_fields } => unknown_column(&field, &valid_fields, lines),
         SchemaError::AmbiguousReference { field } => {
             let span = field.spans.first().and_then(|s| span_of(s, lines));
             Error::meaning(format!(

@@ -586,6 +586,27 @@ fn mistakes_are_explained() {
           at "u.nn"
     "#]],
     );
+    // The planner lets qualified names in ORDER BY pass.
+    check(
+        "select t.name from t order by t.nmae",
+        expect![[r#"
+        there is no column "t.nmae" here; did you mean "name"?
+          at "t.nmae"
+    "#]],
+    );
+    check(
+        "select t.name from t order by v.name",
+        expect![[r#"
+        there is no column "v.name" here; did you mean "name"?
+          at "v.name"
+    "#]],
+    );
+    check(
+        "select sum(n) over (order by interval '1' day) from t",
+        expect![[r#"
+        not supported: a window ordered by intervals, unless it has a frame of ROWS
+    "#]],
+    );
     check(
         "select n from tt",
         expect![[r#"

@@ -14,7 +14,7 @@ use ir::scalar::ScalarOp;
 use ir::types::{RowType, ScalarType, Type};
 use ir::value::Value;
 
-use crate::binder::{ScalarStub, placeholder_index, span_of};
+use crate::binder::{ScalarStub, placeholder_index, span_of, unknown_column};
 use crate::error::{Error, Result};
 use crate::functions::{Make, SCALARS, common_type, sql_type_name};
 use crate::import::Importer;
@@ -234,11 +234,11 @@ impl Importer {
 
     /// The id of a column of this scope.
     pub(crate) fn column(&self, column: &Column, scope: Scope<'_>) -> Result<ColumnId> {
-        let position = scope
-            .schema
-            .maybe_index_of_column(column)
-            .ok_or_else(|| Error::Bug(format!("the column {} is not in {:?}", column.flat_name(), scope.schema)))?;
-        Ok(scope.columns[position])
+        match scope.schema.maybe_index_of_column(column) {
+            Some(position) => Ok(scope.columns[position]),
+            // The planner lets unknown names in ORDER BY pass.
+            None => Err(unknown_column(column, &scope.schema.columns(), &self.lines)),
+        }
     }
 
     fn outer_column(&self, column: &Column) -> Result<ColumnId> {
