@@ -21,6 +21,10 @@ const QUERIES: usize = 96;
 const KEYS: usize = 256;
 /// Rows of a tile begin at multiples of so many elements, and sums have so many lanes.
 const LANES: usize = 16;
+/// Below this, e^x is no normal number, with which processors are slow: such a weight, and that of a hidden score, is 0 beside the
+/// greatest, which is 1.
+const LEAST_F32: f32 = -87.0;
+const LEAST_F64: f64 = -708.0;
 
 /// How many queries are taken together, of so many: the blocks are nearly equal, and a function of the number alone.
 pub fn query_block(queries: usize) -> usize {
@@ -78,6 +82,8 @@ pub trait Attended: Element {
     #[doc(hidden)]
     fn soften(tile: &mut [Self], width: usize, rows: &mut Rows<'_, Self>);
     #[doc(hidden)]
+    fn hide(tile: &mut [Self], width: usize, seen: i64, fill: Self);
+    #[doc(hidden)]
     fn scale_row(row: &mut [Self], factor: Self);
     #[doc(hidden)]
     fn inverse(self) -> Self;
@@ -96,7 +102,7 @@ pub struct Rows<'a, T> {
 }
 
 macro_rules! attended {
-    ($t:ident, $exp:ident, $soften:ident, $scale:ident) => {
+    ($t:ident, $exp:ident, $least:ident, $soften:ident, $hide:ident, $scale:ident) => {
         multiversion! {
             /// Takes a tile's scores into account: they become e^(score - greatest). Rows are `width` long, a multiple of the
             /// lanes.
@@ -109,18 +115,28 @@ macro_rules! attended {
                             *lane = if x > *lane { x } else { *lane };
                         }
                     }
-                    let mut most = lanes[0];
-                    for lane in lanes {
-                        most = if lane > most { lane } else { most };
+                    let mut half = LANES;
+                    while half > 1 {
+                        half /= 2;
+                        for i in 0..half {
+                            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+                        }
                     }
+                    let most = lanes[0];
                     // Where nothing was seen yet, -inf - -inf would be NaN: e^-inf is 0 at any shift.
                     let shift = if most == <$t>::NEG_INFINITY { 0.0 } else { most };
-                    *factor = if *greatest == most { 1.0 } else { $exp(*greatest - most) };
+                    *factor = match *greatest {
+                        before if before == most => 1.0,
+                        <$t>::NEG_INFINITY => 0.0,
+                        before => $exp(before - most),
+                    };
                     *greatest = most;
                     let mut lanes = [0.0; LANES];
                     for chunk in row.chunks_exact_mut(LANES) {
                         for (lane, x) in lanes.iter_mut().zip(chunk) {
-                            *x = $exp(*x - shift);
+                            let below = *x - shift;
+                            let weight = $exp(if below < $least { $least } else { below });
+                            *x = if below < $least { 0.0 } else { weight };
                             *lane += *x;
                         }
                     }
@@ -132,6 +148,16 @@ macro_rules! attended {
                         }
                     }
                     *sum = *sum * *factor + lanes[0];
+                }
+            }
+
+            /// Fills what is behind the first `seen` numbers of the first row, and one more in each row that follows.
+            fn $hide(tile: &mut [$t], width: usize, seen: i64, fill: $t) {
+                for (row, seen) in tile.chunks_exact_mut(width).zip(seen..) {
+                    let seen = seen.clamp(0, width as i64) as i32;
+                    for (i, x) in row.iter_mut().enumerate() {
+                        *x = if (i as i32) < seen { *x } else { fill };
+                    }
                 }
             }
 
@@ -150,6 +176,10 @@ macro_rules! attended {
                 $soften(tile, width, rows);
             }
 
+            fn hide(tile: &mut [$t], width: usize, seen: i64, fill: $t) {
+                $hide(tile, width, seen, fill);
+            }
+
             fn scale_row(row: &mut [$t], factor: $t) {
                 $scale(row, factor);
             }
@@ -161,8 +191,8 @@ macro_rules! attended {
     };
 }
 
-attended!(f32, exp_f32, soften_f32, scale_f32);
-attended!(f64, exp_f64, soften_f64, scale_f64);
+attended!(f32, exp_f32, LEAST_F32, soften_f32, hide_f32, scale_f32);
+attended!(f64, exp_f64, LEAST_F64, soften_f64, hide_f64, scale_f64);
 
 /// The results of these queries; at most [`query_block`] of them make one tile a row of tiles.
 ///
@@ -281,13 +311,12 @@ impl<T: Attended> Attention<'_, T> {
         };
         // SAFETY: the caller's promise.
         unsafe { gemm_raw(&product, 0..queries.len()) };
-        for (i, row) in tile.chunks_exact_mut(width).enumerate() {
-            let (row, rest) = row.split_at_mut(keys.len());
-            rest.fill(T::NEG_INFINITY);
-            for term in self.terms {
-                // SAFETY: the caller's promise: an element of the term for each of these queries and keys.
-                unsafe { term.change(row, queries.start + i, keys.start, self.fill) };
-            }
+        for term in self.terms {
+            // SAFETY: the caller's promise: an element of the term for each of these queries and keys.
+            unsafe { term.change(tile, width, queries.start, keys.clone(), self.fill) };
+        }
+        if width > keys.len() {
+            tile.chunks_exact_mut(width).for_each(|row| row[keys.len()..].fill(T::NEG_INFINITY));
         }
     }
 
@@ -323,27 +352,36 @@ fn seen_by(query: usize, offset: i64, keys: usize) -> usize {
 }
 
 impl<T: Attended> Term<T> {
-    /// Changes the scores of a query with keys from `first` on.
+    /// Changes the scores of a tile with these keys, from this query on.
     ///
     /// # Safety
     /// The term has an element for each of them, at a valid address.
-    unsafe fn change(&self, row: &mut [T], query: usize, first: usize, fill: T) {
+    unsafe fn change(&self, tile: &mut [T], width: usize, query: usize, keys: Range<usize>, fill: T) {
+        let rows = (query..).zip(tile.chunks_exact_mut(width).map(|row| &mut row[..keys.len()]));
         match *self {
             Term::Triangle { offset } => {
-                let end = seen_by(query, offset, first + row.len());
-                row[end.saturating_sub(first)..].fill(fill);
-            }
-            Term::Bias { data, strides } => {
-                for (i, x) in row.iter_mut().enumerate() {
-                    // SAFETY: the caller's promise.
-                    *x = *x + unsafe { *data.wrapping_add(query * strides[0] + (first + i) * strides[1]) };
+                let seen = offset.saturating_add(query as i64).saturating_sub(keys.start as i64).saturating_add(1);
+                if seen < keys.len() as i64 {
+                    T::hide(tile, width, seen, fill);
                 }
             }
-            Term::Mask { data, strides } => {
-                for (i, x) in row.iter_mut().enumerate() {
-                    // SAFETY: the caller's promise.
-                    let seen = unsafe { *data.wrapping_add(query * strides[0] + (first + i) * strides[1]) };
-                    *x = if seen == 0 { fill } else { *x };
+            Term::Bias { data, strides: [down, along] } => {
+                for (query, row) in rows {
+                    let from = data.wrapping_add(query * down + keys.start * along);
+                    for (i, x) in row.iter_mut().enumerate() {
+                        // SAFETY: the caller's promise.
+                        *x = *x + unsafe { *from.wrapping_add(i * along) };
+                    }
+                }
+            }
+            Term::Mask { data, strides: [down, along] } => {
+                for (query, row) in rows {
+                    let from = data.wrapping_add(query * down + keys.start * along);
+                    for (i, x) in row.iter_mut().enumerate() {
+                        // SAFETY: the caller's promise.
+                        let seen = unsafe { *from.wrapping_add(i * along) };
+                        *x = if seen == 0 { fill } else { *x };
+                    }
                 }
             }
         }
