@@ -4,7 +4,7 @@
 //! - An [`Executable`] is shared and unchanging; everything of a run lives in `Run`. Runs may overlap.
 //! - A source is cut into ranges by its number of rows alone. Each range has its own states, and states are put together in
 //!   range order: a result does not depend on threads or timing.
-//! - What a slot of the context points to lives until the run ends.
+//! - What a slot of the context points to lives until the last stage has run that reads it. Texts live until the run ends.
 //! - The executable was compiled for given tables (their encodings, dictionaries and bounds); running it on others is refused.
 
 use std::collections::HashMap;
@@ -374,9 +374,13 @@ impl Executable {
         };
         run.bind_values(&bound);
         let mut times = vec![];
+        let last_uses = self.plan.last_uses();
         for (i, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             let rows = run.stage(i, stage)?;
+            for state in &last_uses[i] {
+                run.states[state.index()] = StateData::Done;
+            }
             let skipped = run.skipped.swap(0, Ordering::Relaxed);
             times.push(StageTime { stage: stage.to_string(), rows, skipped, time: start.elapsed() });
         }
@@ -403,7 +407,7 @@ pub(super) enum StateData {
     Filling(Vec<Part>),
     Rows(RowList),
     Join(JoinTable),
-    /// Tensors are values of the run.
+    /// Tensors are values of the run; of other states the last reader has run.
     Done,
 }
 

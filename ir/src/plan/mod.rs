@@ -394,6 +394,29 @@ pub enum Stage {
     },
 }
 
+impl Stage {
+    /// The states that it reads and writes.
+    fn states(&self) -> Vec<StateId> {
+        match self {
+            Stage::Pipeline(pipeline) => {
+                let (Sink::Append { state: sink, .. } | Sink::Build { state: sink, .. } | Sink::Group { state: sink }) =
+                    &pipeline.sink;
+                let source = match &pipeline.source {
+                    Source::State(state) => Some(*state),
+                    Source::Scan { .. } | Source::Tensors(_) => None,
+                };
+                let probed = pipeline.steps.iter().filter_map(|step| match step {
+                    Step::Probe { table, .. } => Some(*table),
+                    Step::Filter(_) | Step::Extend { .. } | Step::Apply { .. } => None,
+                });
+                source.into_iter().chain(probed).chain([*sink]).collect()
+            }
+            Stage::Seal { state, .. } => vec![*state],
+            Stage::Tensor { .. } => vec![],
+        }
+    }
+}
+
 /// A result of a plan.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
@@ -447,6 +470,28 @@ impl Plan {
             }
             _ => None,
         })
+    }
+
+    /// The states that each stage is the last to read or write: nobody needs them after it. Those of results are in none.
+    pub fn last_uses(&self) -> Vec<Vec<StateId>> {
+        let mut last: Vec<Option<usize>> = vec![None; self.states.len()];
+        for (i, stage) in self.stages.iter().enumerate() {
+            for state in stage.states() {
+                last[state.index()] = Some(i);
+            }
+        }
+        for output in &self.outputs {
+            if let Output::Rows { state, .. } = output {
+                last[state.index()] = None;
+            }
+        }
+        let mut uses = vec![vec![]; self.stages.len()];
+        for (state, last) in last.into_iter().enumerate() {
+            if let Some(last) = last {
+                uses[last].push(StateId(state as u32));
+            }
+        }
+        uses
     }
 
     /// How many rows of a state are read, in the order in which they come, where no more of them are.
