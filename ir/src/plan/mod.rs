@@ -245,6 +245,8 @@ pub enum Source {
         input: InputId,
         /// The columns that are read.
         columns: Vec<ScanColumn>,
+        /// A state with a row for each row of the input, in its order: more columns of the same rows.
+        beside: Option<StateId>,
     },
     /// The rows of a state.
     State(StateId),
@@ -362,7 +364,12 @@ pub enum Seal {
         count: Option<u64>,
     },
     /// The columns of a `window` node are computed into their fields.
-    Window(NodeId),
+    Window {
+        /// The node.
+        node: NodeId,
+        /// Whether the rows stay in the order in which they came; otherwise they end up in that of the window.
+        in_place: bool,
+    },
     /// A hash table over the rows.
     Join,
     /// The ranges' groups are merged.
@@ -403,7 +410,8 @@ impl Stage {
                     &pipeline.sink;
                 let source = match &pipeline.source {
                     Source::State(state) => Some(*state),
-                    Source::Scan { .. } | Source::Tensors(_) => None,
+                    Source::Scan { beside, .. } => *beside,
+                    Source::Tensors(_) => None,
                 };
                 let probed = pipeline.steps.iter().filter_map(|step| match step {
                     Step::Probe { table, .. } => Some(*table),
@@ -519,7 +527,10 @@ fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Scan { input, columns } => write!(f, "scan {input} ({})", list(columns.iter().map(|c| c.id))),
+            Self::Scan { input, columns, beside } => {
+                write!(f, "scan {input} ({})", list(columns.iter().map(|c| c.id)))?;
+                beside.map_or(Ok(()), |state| write!(f, " beside {state}"))
+            }
             Self::State(s) => write!(f, "rows of {s}"),
             Self::Tensors(n) => write!(f, "tensors {n}"),
         }
@@ -583,7 +594,8 @@ impl fmt::Display for Stage {
                     write!(f, "limit {state} offset {offset}")?;
                     count.map_or(Ok(()), |n| write!(f, " count {n}"))
                 }
-                Seal::Window(n) => write!(f, "window {n} over {state}"),
+                Seal::Window { node, in_place: false } => write!(f, "window {node} over {state}"),
+                Seal::Window { node, in_place: true } => write!(f, "window {node} over {state} in place"),
                 Seal::Join => write!(f, "hash {state}"),
                 Seal::Group => write!(f, "merge {state}"),
                 Seal::Tensors => write!(f, "tensors of {state}"),
