@@ -1,5 +1,6 @@
 //! What a run of a program gets and gives ([`Inputs`], [`Outputs`]), and the run itself ([`run`]).
 
+mod batch;
 pub(crate) mod convert;
 pub mod run;
 #[cfg(test)]

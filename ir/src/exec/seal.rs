@@ -18,7 +18,7 @@ use crate::graph::{BridgeOp, Op, RelOp};
 use crate::plan::{KeyWord, Layout, Seal, StateId, StateKind};
 use crate::scalar::reduce::Reducer;
 use crate::types::ScalarType;
-use crate::value::{TensorData, TensorValue, Value};
+use crate::value::{TensorValue, Value};
 
 impl Run<'_> {
     /// Completes a state; the number of its rows.
@@ -37,7 +37,7 @@ impl Run<'_> {
                 let StateKind::Tensors { node } = state.kind else {
                     return Err(Error::Bug(format!("{id} holds no tensors")));
                 };
-                return self.make_tensors(node, row_buffers(parts));
+                return self.make_tensors(id, node, row_buffers(parts));
             }
             (seal, StateData::Filling(parts)) => {
                 let rows = RowList::new(row_buffers(parts));
@@ -142,37 +142,18 @@ impl Run<'_> {
         unsafe { merge_groups(tables, &keys, &merge, &r.pool, &r.cancel) }.map_err(|t| self.trap(t))
     }
 
-    fn make_tensors(&mut self, node: NodeId, buffers: Vec<RowBuffer>) -> Result<usize> {
+    fn make_tensors(&mut self, state: StateId, node: NodeId, buffers: Vec<RowBuffer>) -> Result<usize> {
         let program = Arc::clone(&self.exe.program);
         let Op::Bridge(BridgeOp::ToTensor { rows, groups }) = &program.node(node).op else {
             return Err(Error::Bug(format!("{node} is no to_tensor")));
         };
         let mut count = 0;
+        let mut batches = self.batches.remove(&state).into_iter().flatten();
         for (g, group) in groups.iter().enumerate() {
             let mine: Vec<&RowBuffer> = buffers.iter().skip(g).step_by(groups.len()).collect();
             let n: usize = mine.iter().map(|b| b.len()).sum();
-            let width = group.columns.len();
-            macro_rules! gather {
-                ($variant:ident, $t:ty) => {{
-                    let mut out: Vec<$t> = Vec::with_capacity(n * width);
-                    for b in &mine {
-                        for (at, rows) in b.chunks() {
-                            // SAFETY: a chunk holds `rows` records of `width` elements without gaps.
-                            out.extend_from_slice(unsafe { std::slice::from_raw_parts(at.cast::<$t>(), rows * width) });
-                        }
-                    }
-                    TensorData::$variant(out)
-                }};
-            }
-            let data = match group.dtype {
-                ScalarType::F32 => gather!(F32, f32),
-                ScalarType::F64 => gather!(F64, f64),
-                ScalarType::I32 => gather!(I32, i32),
-                ScalarType::I64 => gather!(I64, i64),
-                ScalarType::Bool => gather!(Bool, bool),
-                other => return Err(Error::Bug(format!("a tensor of {other}"))),
-            };
-            let shape = if group.flat { vec![n] } else { vec![n, width] };
+            let data = self.elements(group, batches.next(), &mine)?;
+            let shape = if group.flat { vec![n] } else { vec![n, group.columns.len()] };
             let tensor = TensorValue::new(shape, data).ok_or_else(|| Error::Bug("a tensor's size".into()))?;
             self.values.insert(program.node(node).results[g], Arc::new(tensor));
             count = n;
