@@ -729,6 +729,8 @@ impl Machine {
         }
         let sources = &body.params[2..2 + f.sources.len()];
         let mut means = vec![vec![f64::NAN; f.epochs]; metrics.len()];
+        // A loop inside of this one is silent.
+        let progress = self.progress.take();
         let mut step = 0i64;
         for epoch in 0..f.epochs {
             let order = match f.shuffle {
@@ -777,7 +779,7 @@ impl Machine {
                 }
                 seen += chosen.len();
                 step += 1;
-                if let Some(progress) = &self.progress
+                if let Some(progress) = &progress
                     && (seen >= next_report || chosen.end == rows)
                 {
                     next_report = seen + report;
@@ -796,6 +798,7 @@ impl Machine {
                 }
             }
         }
+        self.progress = progress;
         self.end_state(&s, &f.results[..count]);
         for (list, v) in means.into_iter().zip(&f.results[count..]) {
             match self.ty(*v).dtype {
