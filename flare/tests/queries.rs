@@ -395,6 +395,19 @@ fn windows() {
             +---+------+---+--------+---+---+
         "#]],
     );
+    // Over a table as it is, the rows behind the window come from the table.
+    check(
+        "select n, name, l from (select *, lag(n) over (order by n desc, name) as l from t) as w where n > 1 order by n, name",
+        expect![[r#"
+            +---+------+---+
+            | n | name | l |
+            +---+------+---+
+            | 2 | two  | 3 |
+            | 2 | zwei | 2 |
+            | 3 |      |   |
+            +---+------+---+
+        "#]],
+    );
     check(
         "select n, sum(price) over (partition by n) as s, first_value(name) over (order by price) as f from t order by n, s",
         expect![[r#"
@@ -407,6 +420,23 @@ fn windows() {
         | 3 |       | one |
         +---+-------+-----+
     "#]],
+    );
+}
+
+#[test]
+fn a_decimal_is_compared_with_a_double_as_a_double() {
+    check(
+        "select x > 0.5 as above, x < 0.5000000000000002 as below, x = 0.5 as equal, 0.5 <= x as least
+         from (values (5e-1), (0.5000000000000001e0), (0.4e0)) as v(x)",
+        expect![[r#"
+            +-------+-------+-------+-------+
+            | above | below | equal | least |
+            +-------+-------+-------+-------+
+            | false | true  | true  | true  |
+            | true  | true  | false | true  |
+            | false | true  | false | false |
+            +-------+-------+-------+-------+
+        "#]],
     );
 }
 

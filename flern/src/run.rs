@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
             return Ok(RanProgram { outputs, took: start.elapsed(), epochs: vec![] });
         }
         let mut program = program;
-        let report = program.optimize(&OptOptions::default())?;
+        let report = program.optimize(&knowing(inputs))?;
         let optimize = start.elapsed();
         let options = CompileOptions { threads: self.settings.threads, ..CompileOptions::default() };
         let executable = Executable::compile(Arc::new(program), inputs, &options)?;
@@ -152,7 +152,7 @@ impl<'a> Run<'a> {
         level: Option<ExplainLevel>,
     ) -> Result<String> {
         let mut program = program.clone();
-        let report = program.optimize(&OptOptions::default())?;
+        let report = program.optimize(&knowing(inputs))?;
         let mut graph = program.print_short();
         for (pass, note) in report.notes() {
             graph += &format!("-- {pass}: {}\n", note.text);
@@ -191,6 +191,11 @@ impl<'a> Run<'a> {
         };
         Ok(out)
     }
+}
+
+/// The optimizer's options for a program that reads these.
+fn knowing(inputs: &Inputs) -> OptOptions {
+    OptOptions { statistics: inputs.statistics(), ..OptOptions::default() }
 }
 
 /// How long each pass took. The loop does not tell when it begins: the first pass's start follows from the rows that it had seen

@@ -3,7 +3,7 @@
 use ir::entity::{ColumnId, ValueId};
 use ir::exec::Inputs;
 use ir::graph::bridge::TensorColumns;
-use ir::graph::{BridgeOp, Builder, Op, Program};
+use ir::graph::{BridgeOp, Builder, Op, Program, RelOp};
 use ir::scalar::ScalarOp;
 use ir::types::ScalarType;
 use ir::value::{TensorData, TensorValue, Value};
@@ -110,21 +110,14 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
     let types = item_types(&items, &label_sql, split_sql.as_deref(), &base, run, label_span)?;
     let label_type = types[items.len()];
 
-    let (base, mut held_out) = split(options, &base, split_sql.as_deref(), types.get(items.len() + 1).copied(), run)?;
-    let mut held_rows = None;
-    if let Some(eval) = &held_out {
-        let names: Vec<String> = source.iter().map(|(n, _)| quoted(n)).collect();
-        let held = run.columns(&Rows { table: &base, condition: eval }.select(&names.join(", "), ""))?;
-        held_rows = (held.rows() > 0).then_some(held);
-    }
-    if held_rows.is_none() {
-        held_out = None;
-    }
-    let train = held_out.as_ref().map_or("TRUE".to_string(), |eval| format!("NOT {eval}"));
-    let rows = Rows { table: &base, condition: &train };
-    if run.columns(&rows.select("count(*)", ""))?.column(0).get_i64(0) == Some(0) {
+    let (base, held_out) = split(options, &base, split_sql.as_deref(), types.get(items.len() + 1).copied(), run)?;
+    let (training_rows, held_rows) = sizes_of_parts(&base, held_out.as_deref(), run)?;
+    if training_rows == 0 {
         return Err(Error::model("there are no training rows", at));
     }
+    let held_out = held_out.filter(|_| held_rows > 0);
+    let train = held_out.as_ref().map_or("TRUE".to_string(), |eval| format!("NOT {eval}"));
+    let rows = Rows { table: &base, condition: &train };
     let typed: Vec<(Item, ScalarType)> = items.into_iter().zip(types).collect();
     let features = transform::features(typed, &rows, run)?;
     let mut columns = vec![];
@@ -182,10 +175,14 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
         network: Network::Layers { sizes, activation, dtype },
         epochs: vec![],
         rows: 0,
-        held_out: held_rows,
+        held_out: None,
         number,
     };
     if let Some(path) = options.text("path") {
+        if let Some(eval) = &held_out {
+            let names: Vec<String> = source.iter().map(|(n, _)| quoted(n)).collect();
+            model.held_out = Some(run.columns(&Rows { table: &base, condition: eval }.select(&names.join(", "), ""))?);
+        }
         let span = options.get("path").map_or(at, |o| o.value_span);
         model.params = crate::store::weights(path, &model.params, span)?;
         return Ok(Training { model, program: None });
@@ -205,7 +202,8 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
         Some("momentum") => Optimizer::momentum(rate, 0.9),
         _ => Optimizer::adam(rate),
     };
-    let program = training_program(&model, &Fit { batches, optimizer }, &base, held_out.as_deref(), run)?;
+    let base = Base { sql: &base, columns: source.len(), held_out: held_out.as_deref() };
+    let program = training_program(&model, &Fit { batches, optimizer }, &base, run)?;
     Ok(Training { model, program: Some(program) })
 }
 
@@ -258,6 +256,8 @@ impl Training {
         if let TensorData::I64(n) = tensor(count + 1)?.data {
             model.rows = n.first().copied().unwrap_or(0) as usize;
         }
+        // Behind the losses of the held-out rows come the rows themselves.
+        model.held_out = ran.outputs.table(count + 3).cloned();
         let watched = if model.held_out.is_some() { doubles(tensor(count + 2)?.data) } else { vec![] };
         // Passes that an early stop left out have NaN, behind the others.
         let epochs = losses.iter().rposition(|l: &f64| !l.is_nan()).map_or(0, |last| last + 1);
@@ -338,8 +338,8 @@ pub(crate) struct Continued {
 
 /// Some of the rows.
 struct Part<'a> {
-    /// What is true, or false, in these rows; all rows without.
-    condition: Option<(&'a Features, bool)>,
+    /// The rows.
+    rows: ValueId,
     /// Features and label.
     columns: &'a Features,
     /// Leave rows out whose class is -1: one that training did not see.
@@ -378,20 +378,21 @@ impl Continued {
         given.collect()
     }
 
+    /// The rows of which a condition is true, or false.
+    fn rows_where(&mut self, condition: &Features, wanted: bool) -> ir::Result<ValueId> {
+        let given = self.given(condition)?;
+        let (with_flag, flag) = condition.write(&mut self.builder, self.table, &given)?;
+        self.builder.filter(with_flag, |b| {
+            let flag = b.col(flag[0])?;
+            if wanted { Ok(flag) } else { b.scalar(ScalarOp::Not, &[flag]) }
+        })
+    }
+
     /// Features and label of a part of the rows as tensors. Rows are chosen before their features are computed: where the query
     /// is a table, each part reads it for itself, and nothing is stored but the tensors.
     fn part(&mut self, model: &Model, part: &Part<'_>, label: (ScalarType, bool)) -> ir::Result<Tensors> {
-        let mut table = self.table;
-        if let Some((condition, wanted)) = part.condition {
-            let given = self.given(condition)?;
-            let (with_flag, flag) = condition.write(&mut self.builder, table, &given)?;
-            table = self.builder.filter(with_flag, |b| {
-                let flag = b.col(flag[0])?;
-                if wanted { Ok(flag) } else { b.scalar(ScalarOp::Not, &[flag]) }
-            })?;
-        }
         let given = self.given(part.columns)?;
-        let (mut table, columns) = part.columns.write(&mut self.builder, table, &given)?;
+        let (mut table, columns) = part.columns.write(&mut self.builder, part.rows, &given)?;
         let names = column_names(model).map_err(|e| ir::Error::Bug(e.to_string()))?;
         for (id, name) in columns.iter().zip(names) {
             self.builder.program_mut().columns[id.index()].name = name;
@@ -422,15 +423,29 @@ impl Continued {
     }
 
     /// Records what becomes of the tensors, and ends the program: its results are what `record` gives, with their names.
-    pub(crate) fn finish(mut self, record: impl FnOnce(&Scope) -> Vec<(String, Tensor)>) -> Result<Program> {
+    pub(crate) fn finish(self, record: impl FnOnce(&Scope) -> Vec<(String, Tensor)>) -> Result<Program> {
+        self.finish_with(None, record)
+    }
+
+    /// As `finish`, with a table and the names of its columns as the last result.
+    fn finish_with(
+        mut self,
+        table: Option<(ValueId, Vec<String>)>,
+        record: impl FnOnce(&Scope) -> Vec<(String, Tensor)>,
+    ) -> Result<Program> {
         let results = Scope::within(&mut self.builder, |scope| {
             record(scope).into_iter().map(|(name, t)| (name, t.value())).collect::<Vec<_>>()
         })?;
         let values: Option<Vec<_>> = results.iter().map(|r| r.1).collect();
-        let values = values.ok_or_else(|| ir::Error::Bug("an operation failed without an error".into()))?;
+        let mut values = values.ok_or_else(|| ir::Error::Bug("an operation failed without an error".into()))?;
+        let mut names: Vec<Vec<String>> = results.into_iter().map(|r| vec![r.0]).collect();
+        if let Some((table, columns)) = table {
+            values.push(table);
+            names.push(columns);
+        }
         self.builder.end_entry(self.entry, &values);
         let mut program = self.builder.finish();
-        program.result_names = results.into_iter().map(|r| vec![r.0]).collect();
+        program.result_names = names;
         program.verify()?;
         Ok(program)
     }
@@ -451,21 +466,26 @@ pub(crate) fn column_names(model: &Model) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// One program from the query's tables to the weights, the losses, the number of rows and, with held-out rows, their losses.
-fn training_program(
-    model: &Model,
-    fit: &Fit,
-    base: &str,
-    held_out: Option<&str>,
-    run: &Run<'_>,
-) -> Result<(Program, Inputs)> {
+/// The rows that a model is made of.
+struct Base<'a> {
+    /// The query in parentheses.
+    sql: &'a str,
+    /// How many of its columns, from the first on, are the user's.
+    columns: usize,
+    /// The condition of held-out rows.
+    held_out: Option<&'a str>,
+}
+
+/// One program from the query's tables to the weights, the losses, the number of rows and, with held-out rows, their losses and
+/// the rows themselves: what the query stands for is computed once.
+fn training_program(model: &Model, fit: &Fit, base: &Base<'_>, run: &Run<'_>) -> Result<(Program, Inputs)> {
     let engine = |error| Error::Engine { error, span: None };
     let (many, dtype) = match (&model.label, &model.network) {
         (Label::Classes(c), _) if c.len() > 2 => (true, ScalarType::I64),
         (_, Network::Layers { dtype, .. }) => (false, *dtype),
         (_, Network::Function { .. }) => return Err(Error::unsupported("training a function from elsewhere", None)),
     };
-    let query = run.query(&format!("SELECT * FROM {base} AS input")).map_err(engine)?;
+    let query = run.query(&format!("SELECT * FROM {} AS input", base.sql)).map_err(engine)?;
     let source = transform::schema(&query)?;
     let columns = |unknown: &str| -> Result<Features> {
         let mut columns = vec![];
@@ -478,18 +498,23 @@ fn training_program(
     let mut program = Continued::new(query.program().map_err(engine)?.clone(), [])?;
     let label = (dtype, many);
     let train = columns("FALSE")?;
-    let condition = held_out.map(|eval| Features::record(&[eval.to_string()], &source)).transpose()?;
-    let part = Part { condition: condition.as_ref().map(|c| (c, false)), columns: &train, known_classes: false };
-    let train = program.part(model, &part, label)?;
-    let eval = match &condition {
-        None => None,
-        Some(condition) => {
-            let known_classes = matches!(model.label, Label::Classes(_));
-            let part = Part { condition: Some((condition, true)), columns: &columns("TRUE")?, known_classes };
-            Some(program.part(model, &part, label)?)
-        }
+    let condition = base.held_out.map(|eval| Features::record(&[eval.to_string()], &source)).transpose()?;
+    let rows = match &condition {
+        None => program.table,
+        Some(condition) => program.rows_where(condition, false)?,
     };
-    let program = program.finish(|scope| {
+    let train = program.part(model, &Part { rows, columns: &train, known_classes: false }, label)?;
+    let (mut eval, mut held) = (None, None);
+    if let Some(condition) = &condition {
+        let rows = program.rows_where(condition, true)?;
+        let known_classes = matches!(model.label, Label::Classes(_));
+        eval = Some(program.part(model, &Part { rows, columns: &columns("TRUE")?, known_classes }, label)?);
+        let kept = program.columns.get(..base.columns).unwrap_or(&program.columns).to_vec();
+        let names = program.names.iter().take(kept.len()).cloned().collect();
+        let project = RelOp::Project { columns: kept };
+        held = Some((program.builder.rel(project, &[rows], &[])?, names));
+    }
+    let program = program.finish_with(held, |scope| {
         let first = Network::constants(scope, &model.params);
         let sources = handles(scope, &train);
         let loss = |batch: &[Tensor], params: &[Tensor]| {
@@ -511,6 +536,16 @@ fn training_program(
         out
     })?;
     Ok((program, query.inputs().map_err(engine)?))
+}
+
+/// How many rows are trained on, and how many are held out.
+fn sizes_of_parts(base: &str, held_out: Option<&str>, run: &Run<'_>) -> Result<(i64, i64)> {
+    let held_out = held_out.unwrap_or("FALSE");
+    let counts = Rows { table: base, condition: "TRUE" }
+        .select(&format!("count(*), count(CASE WHEN {held_out} THEN 1 END)"), "");
+    let counts = run.columns(&counts)?;
+    let count = |i: usize| counts.column(i).get_i64(0).unwrap_or(0);
+    Ok((count(0) - count(1), count(1)))
 }
 
 /// A name out of a list, or an error that suggests one.

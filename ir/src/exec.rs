@@ -1,5 +1,6 @@
 //! What a run of a program gets and gives ([`Inputs`], [`Outputs`]), and the run itself ([`run`]).
 
+mod batch;
 pub(crate) mod convert;
 pub mod run;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use runtime::column::{Column, ColumnKind, Table};
 use crate::entity::SymId;
 use crate::error::{Error, Result};
 use crate::graph::{InputKind, Program};
+use crate::opt::Statistics;
 use crate::types::{Dim, ScalarType};
 use crate::value::{TensorValue, Value};
 
@@ -70,6 +72,18 @@ impl Inputs {
     /// An input.
     pub fn get(&self, name: &str) -> Option<&Datum> {
         self.by_name.get(name)
+    }
+
+    /// What the optimizer may know of the tables among them.
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = Statistics::new();
+        for (name, datum) in &self.by_name {
+            if let Datum::Table(table) = datum {
+                let columns = table.columns().iter().map(|(column, data)| (column.as_str(), data));
+                statistics.add(name, table.rows(), columns);
+            }
+        }
+        statistics
     }
 
     /// The inputs that a program declares, in its order, checked: each is there and of the declared kind and types, columns

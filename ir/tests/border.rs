@@ -148,3 +148,54 @@ fn the_optimizer_knows_the_names_of_the_rules() {
     let off = RULES.iter().map(|r| r.name.to_string()).collect();
     program.optimize(&OptOptions { off, ..OptOptions::default() }).expect("every name is known");
 }
+
+/// Tensors of the rows of which `k` is above 2, and of their pairs with all rows of the same `k`: fewer and more than are read.
+const FEWER_AND_MORE: &str = r#"program {
+  symbol s0 "rows"
+  symbol s1 "pairs"
+  input in0 "t": table("k": i32, "x": f64)
+  column c0 "k": i32
+  column c1 "x": f64
+  column c2 "k": i32
+  column c3 "x": f64
+  func @main() -> (f64[s0, 2], i32[s0], f64[s1, 2]) {
+    %0 = scan in0 (0 -> c0, 1 -> c1)
+    %1 = filter %0 {
+      %2 = col c0
+      %3 = literal 2 : i32
+      %4 = gt %2, %3
+      yield %4
+    }
+    %5, %6 = to_tensor %1 rows s0 (f64 [c1, c0], i32 c0)
+    %7 = scan in0 (0 -> c2, 1 -> c3)
+    %8 = join<inner> %1, %7 {
+      %9 = col c0
+      %10 = col c2
+      %11 = eq %9, %10
+      yield %11
+    }
+    %12 = to_tensor %8 rows s1 (f64 [c1, c3])
+    yield %5, %6, %12
+  }
+  entry @main
+  result "some"
+  result "keys"
+  result "pairs"
+}"#;
+
+#[test]
+fn ranges_write_tensors_of_fewer_and_of_more_rows_than_they_read() {
+    let program = Program::parse(FEWER_AND_MORE).expect("parses");
+    let n = 1000;
+    let keys: Vec<Value> = (0..n).map(|i| Value::I32(i % 7)).collect();
+    let values: Vec<Value> = (0..n).map(|i| Value::F64(f64::from(i))).collect();
+    let table = table_of_values(&[("k", ScalarType::I32, &keys), ("x", ScalarType::F64, &values)], n as usize);
+    let inputs = Inputs::new().table("t", Arc::new(table.expect("a table")));
+    let expected = print_outputs(&program.interpret(&inputs).expect("interprets"));
+    let exe = Executable::compile(Arc::new(program), &inputs, &CompileOptions::default()).expect("compiles");
+    for (threads, morsel_rows) in [(1, 1 << 16), (3, 1 << 16), (1, 50), (3, 50)] {
+        let resources = Resources::new(Arc::new(WorkerPool::new(threads)), None);
+        let outputs = exe.run(&inputs, &Resources { morsel_rows, ..resources }).expect("runs");
+        assert_eq!(print_outputs(&outputs), expected, "{threads} threads, morsels of {morsel_rows} rows");
+    }
+}

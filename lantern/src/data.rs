@@ -182,7 +182,7 @@ impl Scope {
             let (mut next, optimizer) = fit.optimizer.step(params, &grads, optimizer);
             let mut metrics = vec![loss];
             if let Some((held_out, loss, epochs)) = watch {
-                metrics.push(epochs.at_the_end(counters, batch, || loss(held_out, &next)));
+                metrics.push(epochs.at_the_end(counters, batch, || self.mean_loss(at, held_out, &next, loss)));
             }
             next.extend(optimizer);
             (next, metrics)
@@ -192,7 +192,17 @@ impl Scope {
         let losses = metrics.next().unwrap_or_else(|| self.nothing());
         Trained { params: state, losses, watched: metrics.next(), state: optimizer }
     }
+
+    /// The mean loss of rows, `f64[]`, batch by batch: their layers are never stored as a whole.
+    fn mean_loss(&self, at: At, rows: &[Tensor], params: &[Tensor], loss: Loss<'_>) -> Tensor {
+        let batches = Batches::new(WATCHED_ROWS, 1);
+        let (_, means) = self.for_batches_at(at, batches, rows, &[], |_, batch, _| (vec![], vec![loss(batch, params)]));
+        means.first().map_or_else(|| self.nothing(), |mean| mean.sum(0))
+    }
 }
+
+/// Rows of a batch whose loss is only watched: its layers stay in a cache, whatever the number of rows.
+const WATCHED_ROWS: usize = 8192;
 
 type Loss<'a> = &'a dyn Fn(&[Tensor], &[Tensor]) -> Tensor;
 

@@ -51,6 +51,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/src/codegen/cpu/entry.rs", "calls generated code, and frees it"),
     ("ir/src/codegen/cpu/helpers.rs", "functions that generated code calls"),
     ("ir/src/codegen/tests.rs", "runs pipelines over memory of its own"),
+    ("ir/src/exec/batch.rs", "tensors that several ranges write, each its part"),
     ("ir/src/exec/convert.rs", "texts as words of generated code"),
     ("ir/src/exec/run.rs", "calls generated code over memory that outlives the call"),
     ("ir/src/exec/scalar_tests.rs", "runs pipelines over memory of its own"),

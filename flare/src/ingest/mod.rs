@@ -163,7 +163,7 @@ impl Table {
     /// A file that cannot be read, or a value that does not fit its column.
     pub fn load(&self, columns: &[usize], threads: usize) -> Result<Vec<Arc<Column>>> {
         load_all(&[(self, columns)], threads)?;
-        columns.iter().map(|i| self.load_one(*i)).collect()
+        columns.iter().map(|i| self.load_one(*i, &mut Room::default())).collect()
     }
 
     /// Bytes that a column takes in its file, uncompressed; a guess at how long it takes to load.
@@ -175,18 +175,18 @@ impl Table {
         }
     }
 
-    fn load_one(&self, i: usize) -> Result<Arc<Column>> {
+    fn load_one(&self, i: usize, room: &mut Room) -> Result<Arc<Column>> {
         if let Some(column) = self.loaded[i].get() {
             return Ok(column.clone());
         }
         let def = &self.columns[i];
-        let mut builder = Builder::new(def.ty.ty);
+        let mut builder = Builder::in_room(def.ty.ty, room, self.rows);
         match &self.source {
             Source::Memory => return Err(Error::Bug(format!("column {} is not in memory", def.name))),
             Source::Parquet(file) => file.read(&self.origin, i, &def.name, &mut builder)?,
             Source::Csv(file) => file.read(i, &mut builder),
         }
-        let column = builder.finish();
+        let column = builder.finish_into(room);
         if column.len() != self.rows {
             let message = format!("has {} rows where the file promised {}", column.len(), self.rows);
             return Err(Error::input_column(&self.origin, &def.name, message));
@@ -227,26 +227,38 @@ pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<
     }
     // What takes long begins first, so that no thread is left alone with it.
     tasks.sort_by_key(|(table, i)| std::cmp::Reverse(table.bytes_to_decode(*i)));
-    in_parallel(tasks.len(), threads, |i| {
+    in_parallel_with(tasks.len(), threads, Room::default, |room, i| {
         let (table, column) = tasks[i];
-        table.load_one(column).map(|_| ())
+        table.load_one(column, room).map(|_| ())
     })
 }
 
 /// Runs tasks `0..n`, as many at a time as there are threads; the first error in task order.
 pub(crate) fn in_parallel(n: usize, threads: usize, task: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    in_parallel_with(n, threads, || (), |(), i| task(i))
+}
+
+/// As [`in_parallel`]; each thread has something of its own for its tasks.
+fn in_parallel_with<T>(
+    n: usize,
+    threads: usize,
+    own: impl Fn() -> T + Sync,
+    task: impl Fn(&mut T, usize) -> Result<()> + Sync,
+) -> Result<()> {
     if n <= 1 || threads <= 1 {
-        return (0..n).try_for_each(task);
+        let mut own = own();
+        return (0..n).try_for_each(|i| task(&mut own, i));
     }
     let next = AtomicUsize::new(0);
     let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
     let work = || {
+        let mut own = own();
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= n {
                 break;
             }
-            if let Err(e) = task(i) {
+            if let Err(e) = task(&mut own, i) {
                 let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
                 if first.as_ref().is_none_or(|(j, _)| i < *j) {
                     *first = Some((i, e));
@@ -310,6 +322,24 @@ pub(crate) fn scalar_type(kind: ColumnKind) -> ScalarType {
     }
 }
 
+/// Memory in which a thread collects one column after the other: fresh memory costs more than what is written to it.
+#[derive(Default)]
+struct Room {
+    i32s: Vec<i32>,
+    i64s: Vec<i64>,
+    i128s: Vec<i128>,
+    f64s: Vec<f64>,
+}
+
+/// A list in the room of one that is done, with room for so many values, if the system has it.
+fn emptied<T>(list: &mut Vec<T>, rows: usize) -> Vec<T> {
+    let mut list = std::mem::take(list);
+    list.clear();
+    // A footer may promise any number of rows: what it is worth shows when they come.
+    let _ = list.try_reserve_exact(rows);
+    list
+}
+
 /// Collects the values of one column.
 pub(crate) struct Builder {
     ty: ScalarType,
@@ -344,6 +374,19 @@ impl Builder {
         Self { ty, values, validity: vec![], rows: 0, nulls: 0 }
     }
 
+    /// A builder for so many rows in the room of earlier ones.
+    fn in_room(ty: ScalarType, room: &mut Room, rows: usize) -> Self {
+        let mut builder = Self::new(ty);
+        match &mut builder.values {
+            Values::I32(list) => *list = emptied(&mut room.i32s, rows),
+            Values::I64(list) => *list = emptied(&mut room.i64s, rows),
+            Values::I128(list) => *list = emptied(&mut room.i128s, rows),
+            Values::F64(list) => *list = emptied(&mut room.f64s, rows),
+            Values::Bool(_) | Values::F32(_) | Values::Text(_) => {}
+        }
+        builder
+    }
+
     /// Says of the next rows which are NULL; `valid` is not asked where none is.
     pub(crate) fn add_validity(&mut self, rows: usize, nulls: usize, valid: impl Iterator<Item = bool>) {
         if nulls > 0 {
@@ -355,17 +398,36 @@ impl Builder {
     }
 
     /// The column.
-    pub(crate) fn finish(mut self) -> Column {
+    pub(crate) fn finish(self) -> Column {
+        self.finish_into(&mut Room::default())
+    }
+
+    /// The column, its values' memory being left to the next one.
+    fn finish_into(mut self, room: &mut Room) -> Column {
         let kind = column_kind(self.ty);
-        self.validity.resize(self.rows, 1);
+        if self.nulls > 0 {
+            self.validity.resize(self.rows, 1);
+        }
         let validity = (self.nulls > 0).then_some(self.validity);
         match self.values {
             Values::Bool(v) => Column::from_bool(&v, validity),
-            Values::I32(v) => Column::from_i32(kind, &v, validity),
-            Values::I64(v) => Column::from_i64(kind, &v, validity),
-            Values::I128(v) => Column::from_i128(kind, &v, validity),
+            Values::I32(v) => {
+                room.i32s = v;
+                Column::from_i32(kind, &room.i32s, validity)
+            }
+            Values::I64(v) => {
+                room.i64s = v;
+                Column::from_i64(kind, &room.i64s, validity)
+            }
+            Values::I128(v) => {
+                room.i128s = v;
+                Column::from_i128(kind, &room.i128s, validity)
+            }
             Values::F32(v) => Column::from_f32(&v, validity),
-            Values::F64(v) => Column::from_f64(&v, validity),
+            Values::F64(v) => {
+                room.f64s = v;
+                Column::from_f64(&room.f64s, validity)
+            }
             Values::Text(v) => v.finish(),
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::column::TextView;
 use crate::kernels::hash;
-use crate::pool::{Block, LARGE_BLOCK, MemoryLimitError, QueryMemory, SMALLEST_BLOCK};
+use crate::pool::{Block, LARGE_BLOCK, MemoryLimitError, QueryMemory, Reservation, SMALLEST_BLOCK};
 use crate::trap::{Trap, WorkerScratch, raise_null};
 
 /// What a field of a row holds.
@@ -189,11 +189,26 @@ pub unsafe fn hash_keys(keys: &[Field], row: *const u8) -> u64 {
 }
 
 struct Chunk {
-    block: Block,
+    start: *mut u8,
+    held: Held,
     /// The number of rows in earlier chunks.
     first: usize,
     /// Rows that fit.
     capacity: usize,
+}
+
+/// Whose memory a chunk is.
+enum Held {
+    /// The buffer's.
+    Block(Block),
+    /// A part of the region that the buffer was given.
+    Part { _counted: Reservation },
+}
+
+/// Memory that a buffer was given, from its first free byte to its end.
+struct Region {
+    next: *mut u8,
+    end: *mut u8,
 }
 
 /// A growing list of rows of one width, at stable addresses. Its first two fields are read and written by generated code.
@@ -206,6 +221,7 @@ pub struct RowBuffer {
     row_size: usize,
     first_rows: usize,
     chunks: Vec<Chunk>,
+    region: Option<Region>,
     memory: Arc<QueryMemory>,
 }
 
@@ -229,8 +245,25 @@ impl RowBuffer {
             row_size,
             first_rows: first_rows.max(1),
             chunks: Vec::new(),
+            region: None,
             memory: Arc::clone(memory),
         }
+    }
+
+    /// An empty buffer whose first `rows` rows go to `start`, one after the other; what comes behind them goes elsewhere. The
+    /// account is charged as they come.
+    ///
+    /// # Safety
+    /// As long as the buffer lives, so many rows may be written from `start` on, aligned as their fields need, and nobody else
+    /// uses that memory.
+    pub unsafe fn within(start: *mut u8, rows: usize, row_size: usize, memory: &Arc<QueryMemory>) -> Self {
+        let region = Region { next: start, end: start.wrapping_add(rows * row_size) };
+        Self { region: Some(region), ..Self::new(row_size, memory) }
+    }
+
+    /// Whether all rows are where [`RowBuffer::within`] put them.
+    pub fn is_within(&self) -> bool {
+        self.chunks.iter().all(|chunk| matches!(chunk.held, Held::Part { .. }))
     }
 
     /// The address that generated code gets.
@@ -273,19 +306,39 @@ impl RowBuffer {
             return Ok(self.cur);
         }
         let first = self.len();
-        let bytes = match self.chunks.last() {
-            None => SMALLEST_BLOCK,
-            Some(last) => (last.block.bytes() * 2).min(LARGE_BLOCK),
+        let (start, held, mut capacity) = match self.part()? {
+            Some(part) => part,
+            None => {
+                let bytes = match self.chunks.last() {
+                    Some(Chunk { held: Held::Block(last), .. }) => (last.bytes() * 2).min(LARGE_BLOCK),
+                    _ => SMALLEST_BLOCK,
+                };
+                let block = self.memory.allocate(bytes.max(self.row_size))?;
+                let capacity = block.bytes() / self.row_size;
+                (block.as_ptr(), Held::Block(block), capacity)
+            }
         };
-        let block = self.memory.allocate(bytes.max(self.row_size))?;
-        let mut capacity = block.bytes() / self.row_size;
         if self.chunks.is_empty() {
             capacity = capacity.min(self.first_rows);
         }
-        self.cur = block.as_ptr();
+        self.cur = start;
         self.end = self.cur.wrapping_add(capacity * self.row_size);
-        self.chunks.push(Chunk { block, first, capacity });
+        self.chunks.push(Chunk { start, held, first, capacity });
         Ok(self.cur)
+    }
+
+    /// The next part of the region: where it starts, and the rows that fit. None where there is no region or no room in it.
+    fn part(&mut self) -> Result<Option<(*mut u8, Held, usize)>, MemoryLimitError> {
+        let Some(region) = &mut self.region else { return Ok(None) };
+        let rows = (region.end as usize - region.next as usize) / self.row_size;
+        let rows = rows.min((LARGE_BLOCK / self.row_size).max(1));
+        if rows == 0 {
+            return Ok(None);
+        }
+        let counted = self.memory.reserve(rows * self.row_size)?;
+        let start = region.next;
+        region.next = start.wrapping_add(rows * self.row_size);
+        Ok(Some((start, Held::Part { _counted: counted }, rows)))
     }
 
     /// An empty buffer with room for so many rows.
@@ -298,7 +351,7 @@ impl RowBuffer {
         let capacity = block.bytes() / row_size;
         buffer.cur = block.as_ptr();
         buffer.end = buffer.cur.wrapping_add(capacity * row_size);
-        buffer.chunks.push(Chunk { block, first: 0, capacity });
+        buffer.chunks.push(Chunk { start: block.as_ptr(), held: Held::Block(block), first: 0, capacity });
         Ok(buffer)
     }
 
@@ -330,7 +383,7 @@ impl RowBuffer {
         let chunk = self.chunks.partition_point(|c| c.first <= index) - 1;
         let chunk = &self.chunks[chunk];
         let offset = (index - chunk.first) * self.row_size;
-        chunk.block.as_ptr().wrapping_add(offset)
+        chunk.start.wrapping_add(offset)
     }
 
     /// The chunks in order: the address of the first row and the number of rows.
@@ -338,7 +391,7 @@ impl RowBuffer {
         let len = self.len();
         self.chunks.iter().map(move |chunk| {
             let rows = (len - chunk.first).min(chunk.capacity);
-            (chunk.block.as_ptr(), rows)
+            (chunk.start, rows)
         })
     }
 
@@ -351,7 +404,7 @@ impl RowBuffer {
     pub fn clear(&mut self) {
         self.chunks.truncate(1);
         if let Some(first) = self.chunks.first() {
-            self.cur = first.block.as_ptr();
+            self.cur = first.start;
             self.end = self.cur.wrapping_add(first.capacity * self.row_size);
         }
     }
@@ -539,6 +592,31 @@ mod tests {
             buffer.push().expect("no limit");
             assert_eq!(buffer.rows().count(), 1);
         }
+    }
+
+    #[test]
+    fn rows_go_to_the_region_first_and_are_counted() {
+        let memory = QueryMemory::unlimited();
+        let mut region = vec![0u64; 3 * 1000];
+        // SAFETY: the region holds a thousand rows of 24 bytes and is not used until the buffer is dropped.
+        let mut buffer = unsafe { RowBuffer::within(region.as_mut_ptr().cast(), 1000, 24, &memory) };
+        for i in 0..1500u64 {
+            assert_eq!(buffer.is_within(), i <= 1000);
+            let row = buffer.push().expect("no limit");
+            // SAFETY: a fresh row of 24 bytes.
+            unsafe { *row.cast::<u64>() = i };
+        }
+        assert_eq!(buffer.len(), 1500);
+        // SAFETY: written above.
+        assert!(buffer.rows().enumerate().all(|(i, row)| unsafe { *row.cast::<u64>() } == i as u64));
+        assert!(memory.used() >= 1500 * 24);
+        drop(buffer);
+        assert_eq!(memory.used(), 0);
+        assert!((0..1000).all(|i| region[3 * i] == i as u64));
+        let limited = QueryMemory::new(&MemoryPool::new(usize::MAX), 100);
+        // SAFETY: as above.
+        let mut buffer = unsafe { RowBuffer::within(region.as_mut_ptr().cast(), 1000, 24, &limited) };
+        assert!(buffer.push().is_err());
     }
 
     #[test]

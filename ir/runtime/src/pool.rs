@@ -131,7 +131,9 @@ impl MemoryPool {
                 scope: LimitScope::System,
             });
         };
-        advise_huge_pages(block, class.bytes);
+        if class.bytes >= LARGE_BLOCK {
+            advise_huge_pages(block.as_ptr(), class.bytes);
+        }
         Ok(block)
     }
 
@@ -226,20 +228,24 @@ impl SizeClass {
     }
 }
 
+/// Asks the system for large pages in the whole ones of them that lie in this memory: they are made, and found, faster.
 #[cfg(all(target_os = "linux", not(miri)))]
-fn advise_huge_pages(block: NonNull<u8>, bytes: usize) {
+pub fn advise_huge_pages(start: *mut u8, bytes: usize) {
     unsafe extern "C" {
         fn madvise(address: *mut core::ffi::c_void, length: usize, advice: i32) -> i32;
     }
     const MADV_HUGEPAGE: i32 = 14;
-    if bytes >= LARGE_BLOCK {
-        // SAFETY: the range is one whole allocation, aligned to a huge page; the advice changes no contents, and its failure is harmless.
-        unsafe { madvise(block.as_ptr().cast(), bytes, MADV_HUGEPAGE) };
+    let skip = start.align_offset(LARGE_BLOCK);
+    let whole = bytes.saturating_sub(skip) / LARGE_BLOCK * LARGE_BLOCK;
+    if whole > 0 {
+        // SAFETY: the advice changes no contents, whoever the pages belong to, and its failure is harmless.
+        unsafe { madvise(start.wrapping_add(skip).cast(), whole, MADV_HUGEPAGE) };
     }
 }
 
+/// Asks the system for large pages: there are none here.
 #[cfg(not(all(target_os = "linux", not(miri))))]
-fn advise_huge_pages(_block: NonNull<u8>, _bytes: usize) {}
+pub fn advise_huge_pages(_start: *mut u8, _bytes: usize) {}
 
 /// What one query holds of a pool, with a limit of its own.
 pub struct QueryMemory {

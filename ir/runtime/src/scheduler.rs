@@ -101,6 +101,8 @@ struct Job {
     tasks: usize,
     next: AtomicUsize,
     failed: AtomicBool,
+    /// What `state` says, to be looked at without the lock.
+    done: AtomicUsize,
     state: Mutex<JobState>,
     finished: Condvar,
 }
@@ -172,6 +174,7 @@ impl WorkerPool {
             tasks,
             next: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            done: AtomicUsize::new(0),
             state: Mutex::new(JobState::default()),
             finished: Condvar::new(),
         });
@@ -285,6 +288,7 @@ impl Job {
         }
         let mut state = lock(&self.state);
         state.done += done;
+        self.done.store(state.done, Ordering::Release);
         if let Some((task, trap)) = failure
             && state.failure.as_ref().is_none_or(|(first, _)| task < *first)
         {
@@ -296,6 +300,13 @@ impl Job {
     }
 
     fn wait(&self) -> Result<(), Trap> {
+        // Short tasks end while one looks; to be woken takes longer.
+        for _ in 0..SPINS {
+            if self.done.load(Ordering::Acquire) == self.tasks {
+                break;
+            }
+            std::hint::spin_loop();
+        }
         let mut state = lock(&self.state);
         while state.done < self.tasks {
             state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);

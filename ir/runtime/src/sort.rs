@@ -263,22 +263,45 @@ pub unsafe fn sort_rows(
     cancel: &CancelToken,
 ) -> Result<RowList, Trap> {
     let row_size = rows.row_size();
-    let (rows, buffers) = rows.into_parts();
-    let mut sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
-    let rows = Rows(rows);
-    if sort.normalizer.bits > 64 && keys.iter().any(|k| is_integer(k.field.kind)) {
-        // Few distinct bits make keys of one word, and keys that need no second look.
-        // SAFETY: promised by the caller.
-        sort.normalizer = Normalizer::with_spans(keys, unsafe { sort.spans(&rows)? });
-    }
+    let sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
     // SAFETY: promised by the caller.
-    let sorted = unsafe { if sort.normalizer.bits <= 64 { sort.run::<u64>(rows)? } else { sort.run::<u128>(rows)? } };
+    let (sort, sorted) = unsafe { sort.all(rows.rows())? };
+    let (_, buffers) = rows.into_parts();
     if sorted.len() * row_size < MOVED_BYTES {
         return Ok(RowList::from_parts(sorted, buffers, row_size));
     }
     // SAFETY: the rows stand in `buffers`, which live until they were copied.
-    let moved = unsafe { sort.in_order(&Rows(sorted), row_size)? };
+    let moved = unsafe { sort.in_order(&Rows(&sorted), row_size)? };
     Ok(RowList::new(moved))
+}
+
+/// Rows in order: their addresses, while the rows stay where they are.
+pub struct SortedRows(Vec<*mut u8>);
+
+impl SortedRows {
+    /// The addresses.
+    pub fn as_slice(&self) -> &[*mut u8] {
+        &self.0
+    }
+}
+
+/// The rows in order, the list and the rows being left as they are.
+///
+/// # Errors
+/// As for [`sort_rows`].
+///
+/// # Safety
+/// As for [`sort_rows`].
+pub unsafe fn sorted_rows(
+    rows: &RowList,
+    keys: &[SortKey],
+    memory: &Arc<QueryMemory>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<SortedRows, Trap> {
+    let sort = Sort { normalizer: Normalizer::new(keys), limit: usize::MAX, memory, pool, cancel };
+    // SAFETY: promised by the caller.
+    unsafe { sort.all(rows.rows()) }.map(|(_, sorted)| SortedRows(sorted))
 }
 
 /// Sorted rows of fewer bytes stay where they are: they likely fit a core's cache.
@@ -296,12 +319,12 @@ struct Sort<'a> {
 }
 
 /// Rows' addresses, shared with tasks.
-struct Rows(Vec<*mut u8>);
+struct Rows<'a>(&'a [*mut u8]);
 
 // SAFETY: the rows are only read while they are sorted.
-unsafe impl Sync for Rows {}
+unsafe impl Sync for Rows<'_> {}
 
-impl Rows {
+impl Rows<'_> {
     fn chunk(&self, index: usize) -> &[*mut u8] {
         let begin = index * BUCKET_ROWS;
         &self.0[begin..(begin + BUCKET_ROWS).min(self.0.len())]
@@ -309,6 +332,24 @@ impl Rows {
 }
 
 impl Sort<'_> {
+    /// The rows' addresses in order.
+    ///
+    /// # Safety
+    /// As for [`sort_rows`].
+    unsafe fn all(mut self, rows: &[*mut u8]) -> Result<(Self, Vec<*mut u8>), Trap> {
+        let rows = Rows(rows);
+        if self.normalizer.bits > 64 && self.normalizer.keys.iter().any(|k| is_integer(k.field.kind)) {
+            // Few distinct bits make keys of one word, and keys that need no second look.
+            // SAFETY: promised by the caller.
+            let spans = unsafe { self.spans(&rows)? };
+            self.normalizer = Normalizer::with_spans(self.normalizer.keys, spans);
+        }
+        // SAFETY: promised by the caller.
+        let sorted =
+            unsafe { if self.normalizer.bits <= 64 { self.run::<u64>(&rows)? } else { self.run::<u128>(&rows)? } };
+        Ok((self, sorted))
+    }
+
     fn sort<K: KeyWord>(&self, items: &mut [Item<K>]) {
         if self.normalizer.complete {
             items.sort_by_key(|item| item.key);
@@ -324,7 +365,7 @@ impl Sort<'_> {
     ///
     /// # Safety
     /// As for [`sort_rows`].
-    unsafe fn spans(&self, rows: &Rows) -> Result<Vec<Option<Span>>, Trap> {
+    unsafe fn spans(&self, rows: &Rows<'_>) -> Result<Vec<Option<Span>>, Trap> {
         let keys = self.normalizer.keys;
         let of_chunks = self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
             self.cancel.check()?;
@@ -355,7 +396,7 @@ impl Sort<'_> {
 
     /// # Safety
     /// As for [`sort_rows`].
-    unsafe fn run<K: KeyWord>(&self, rows: Rows) -> Result<Vec<*mut u8>, Trap> {
+    unsafe fn run<K: KeyWord>(&self, rows: &Rows<'_>) -> Result<Vec<*mut u8>, Trap> {
         let total = rows.0.len();
         let chunks = total.div_ceil(BUCKET_ROWS);
         let items = PoolArray::<Item<K>>::new(total, self.memory)?;
@@ -396,7 +437,7 @@ impl Sort<'_> {
     ///
     /// # Safety
     /// The rows have `row_size` bytes, a multiple of 8, and live.
-    unsafe fn in_order(&self, rows: &Rows, row_size: usize) -> Result<Vec<RowBuffer>, Trap> {
+    unsafe fn in_order(&self, rows: &Rows<'_>, row_size: usize) -> Result<Vec<RowBuffer>, Trap> {
         self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
             self.cancel.check()?;
             let rows = rows.chunk(chunk);

@@ -11,6 +11,7 @@
 use std::cmp::Ordering;
 
 use crate::buffer::{Field, FieldKind};
+use crate::cpu::prefetch_line;
 use crate::scheduler::WorkerPool;
 use crate::sort::{SortKey, compare_rows};
 use crate::trap::{CancelToken, Trap, TrapCode};
@@ -127,6 +128,17 @@ unsafe impl Sync for Rows<'_> {}
 /// Rows a task looks at, at least: partitions are packed up to it.
 const TASK_ROWS: usize = 32 << 10;
 
+/// How many rows ahead memory is asked for: rows that stayed where they were lie anywhere.
+const AHEAD: usize = 16;
+
+/// Asks for the memory of a row that is looked at soon.
+fn ask_ahead(rows: &[*mut u8], i: usize) {
+    if let Some(&row) = rows.get(i + AHEAD) {
+        prefetch_line(row);
+        prefetch_line(row.wrapping_add(64));
+    }
+}
+
 /// Evaluates the functions over all partitions.
 ///
 /// # Errors
@@ -145,12 +157,20 @@ pub unsafe fn evaluate(
 ) -> Result<(), Trap> {
     // SAFETY: promised by the caller.
     let same = |keys: &[SortKey], a: *mut u8, b: *mut u8| unsafe { compare_rows(keys, a, b) } == Ordering::Equal;
-    let mut starts = vec![];
-    for (i, &row) in rows.iter().enumerate() {
-        if i == 0 || !same(partition, rows[i - 1], row) {
-            starts.push(i);
-        }
-    }
+    let shared = Rows(rows);
+    let starts = pool.map(rows.len().div_ceil(TASK_ROWS), |task, _| {
+        let shared = &shared;
+        let rows = shared.0;
+        cancel.check()?;
+        let range = task * TASK_ROWS..((task + 1) * TASK_ROWS).min(rows.len());
+        Ok(range
+            .filter(|&i| {
+                ask_ahead(rows, i);
+                i == 0 || !same(partition, rows[i - 1], rows[i])
+            })
+            .collect::<Vec<usize>>())
+    })?;
+    let starts = starts.concat();
     let mut tasks: Vec<(usize, usize)> = vec![];
     let mut first = 0;
     for i in 0..starts.len() {
@@ -161,7 +181,6 @@ pub unsafe fn evaluate(
         }
     }
     let with_peers = specs.iter().any(WindowSpec::sees_peers);
-    let shared = Rows(rows);
     pool.run(tasks.len(), |task, _| {
         let shared = &shared;
         cancel.check()?;
@@ -363,6 +382,7 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &Wi
     let mut sum = Accumulator::default();
     let mut added = 0;
     for (i, &row) in part.iter().enumerate() {
+        ask_ahead(part, i);
         let (first_peer, after_peers) = peers.of(i);
         if i == first_peer as usize {
             dense += 1;

@@ -4,7 +4,7 @@
 //! - An [`Executable`] is shared and unchanging; everything of a run lives in `Run`. Runs may overlap.
 //! - A source is cut into ranges by its number of rows alone. Each range has its own states, and states are put together in
 //!   range order: a result does not depend on threads or timing.
-//! - What a slot of the context points to lives until the run ends.
+//! - What a slot of the context points to lives until the last stage has run that reads it. Texts live until the run ends.
 //! - The executable was compiled for given tables (their encodings, dictionaries and bounds); running it on others is refused.
 
 use std::collections::HashMap;
@@ -36,6 +36,7 @@ use crate::plan::split::{InputInfo, split};
 use crate::plan::{Output as PlanOutput, Pipeline, Plan, Seal, Sink, Source, Stage, StateId, StateKind};
 use crate::value::TensorValue;
 
+use super::batch::Batch;
 use super::convert;
 use super::seal;
 use super::tile::Tile;
@@ -368,15 +369,20 @@ impl Executable {
             values: HashMap::new(),
             dims: HashMap::new(),
             states: (0..self.plan.states.len()).map(|_| StateData::Filling(vec![])).collect(),
+            batches: HashMap::new(),
             skipped: AtomicUsize::new(0),
             kept: vec![],
             texts: vec![],
         };
         run.bind_values(&bound);
         let mut times = vec![];
+        let last_uses = self.plan.last_uses();
         for (i, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             let rows = run.stage(i, stage)?;
+            for state in &last_uses[i] {
+                run.states[state.index()] = StateData::Done;
+            }
             let skipped = run.skipped.swap(0, Ordering::Relaxed);
             times.push(StageTime { stage: stage.to_string(), rows, skipped, time: start.elapsed() });
         }
@@ -403,7 +409,7 @@ pub(super) enum StateData {
     Filling(Vec<Part>),
     Rows(RowList),
     Join(JoinTable),
-    /// Tensors are values of the run.
+    /// Tensors are values of the run; of other states the last reader has run.
     Done,
 }
 
@@ -418,6 +424,8 @@ pub(super) struct Run<'a> {
     /// Sizes of symbolic dimensions.
     pub(super) dims: HashMap<SymId, usize>,
     pub(super) states: Vec<StateData>,
+    /// The memory of tensors that are being filled, by group.
+    pub(super) batches: HashMap<StateId, Vec<Batch>>,
     /// Rows that the stage skipped.
     skipped: AtomicUsize,
     /// Worker blocks: their texts are in use until the run ends.
@@ -539,6 +547,8 @@ impl Run<'_> {
             Sink::Append { state, .. } => self.exe.plan.first_rows(state).filter(|n| *n < usize::MAX),
             Sink::Build { .. } | Sink::Group { .. } => None,
         };
+        self.prepare_batches(*state, rows)?;
+        let batches = self.batches.get(state);
         let stored: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
         let read = AtomicUsize::new(0);
         let made = self.resources.pool.map(tasks, |task, _| {
@@ -546,8 +556,14 @@ impl Run<'_> {
             let mut parts = lowered
                 .states
                 .iter()
-                .map(|s| {
+                .enumerate()
+                .map(|(i, s)| {
                     Ok(match s {
+                        WorkerState::Rows { size } if batches.is_some_and(|b| i < b.len()) => {
+                            let batch = batches.and_then(|b| b.get(i));
+                            let batch = batch.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no batch"))?;
+                            Part::Rows(Box::new(batch.part(&range, *size as usize, memory)))
+                        }
                         WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
                         WorkerState::TopRows { size } => {
                             let (keys, limit) =

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use runtime::buffer::{RowBuffer, RowList};
 use runtime::group_table::{GroupTable, MergePair, merge_groups};
 use runtime::join_table::JoinTable;
-use runtime::sort::{SortKey as RuntimeKey, sort_rows};
+use runtime::sort::{SortKey as RuntimeKey, SortedRows, sort_rows, sorted_rows};
 use runtime::trap::{Trap, TrapCode, WorkerBlock};
 use runtime::window::{self, WindowSpec};
 
 use super::convert;
 use super::run::{Part, Run, StateData};
+use crate::entity::NodeId;
 use crate::error::{Error, Result};
 use crate::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowFunc};
 use crate::graph::{BridgeOp, Op, RelOp};
 use crate::plan::{KeyWord, Layout, Seal, StateId, StateKind};
 use crate::scalar::reduce::Reducer;
 use crate::types::ScalarType;
-use crate::value::{TensorData, TensorValue, Value};
+use crate::value::{TensorValue, Value};
 
 impl Run<'_> {
     /// Completes a state; the number of its rows.
@@ -36,7 +37,7 @@ impl Run<'_> {
                 let StateKind::Tensors { node } = state.kind else {
                     return Err(Error::Bug(format!("{id} holds no tensors")));
                 };
-                return self.make_tensors(node, row_buffers(parts));
+                return self.make_tensors(id, node, row_buffers(parts));
             }
             (seal, StateData::Filling(parts)) => {
                 let rows = RowList::new(row_buffers(parts));
@@ -91,7 +92,7 @@ impl Run<'_> {
                 let count = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
                 rows.slice(offset, count)
             }
-            Seal::Window(node) => self.window(*node, rows, layout)?,
+            Seal::Window { node, in_place } => self.window(*node, rows, layout, *in_place)?,
             _ => rows,
         }))
     }
@@ -102,7 +103,7 @@ impl Run<'_> {
         unsafe { sort_rows(rows, keys, limit, &r.memory, &r.pool, &r.cancel) }.map_err(|t| self.trap(t))
     }
 
-    fn values_rows(&mut self, node: crate::entity::NodeId, layout: &Layout) -> Result<RowList> {
+    fn values_rows(&mut self, node: NodeId, layout: &Layout) -> Result<RowList> {
         let Op::Rel(RelOp::Values { columns, rows }) = &self.exe.program.node(node).op else {
             return Err(Error::Bug(format!("{node} is no values")));
         };
@@ -141,37 +142,18 @@ impl Run<'_> {
         unsafe { merge_groups(tables, &keys, &merge, &r.pool, &r.cancel) }.map_err(|t| self.trap(t))
     }
 
-    fn make_tensors(&mut self, node: crate::entity::NodeId, buffers: Vec<RowBuffer>) -> Result<usize> {
+    fn make_tensors(&mut self, state: StateId, node: NodeId, buffers: Vec<RowBuffer>) -> Result<usize> {
         let program = Arc::clone(&self.exe.program);
         let Op::Bridge(BridgeOp::ToTensor { rows, groups }) = &program.node(node).op else {
             return Err(Error::Bug(format!("{node} is no to_tensor")));
         };
         let mut count = 0;
+        let mut batches = self.batches.remove(&state).into_iter().flatten();
         for (g, group) in groups.iter().enumerate() {
             let mine: Vec<&RowBuffer> = buffers.iter().skip(g).step_by(groups.len()).collect();
             let n: usize = mine.iter().map(|b| b.len()).sum();
-            let width = group.columns.len();
-            macro_rules! gather {
-                ($variant:ident, $t:ty) => {{
-                    let mut out: Vec<$t> = Vec::with_capacity(n * width);
-                    for b in &mine {
-                        for (at, rows) in b.chunks() {
-                            // SAFETY: a chunk holds `rows` records of `width` elements without gaps.
-                            out.extend_from_slice(unsafe { std::slice::from_raw_parts(at.cast::<$t>(), rows * width) });
-                        }
-                    }
-                    TensorData::$variant(out)
-                }};
-            }
-            let data = match group.dtype {
-                ScalarType::F32 => gather!(F32, f32),
-                ScalarType::F64 => gather!(F64, f64),
-                ScalarType::I32 => gather!(I32, i32),
-                ScalarType::I64 => gather!(I64, i64),
-                ScalarType::Bool => gather!(Bool, bool),
-                other => return Err(Error::Bug(format!("a tensor of {other}"))),
-            };
-            let shape = if group.flat { vec![n] } else { vec![n, width] };
+            let data = self.elements(group, batches.next(), &mine)?;
+            let shape = if group.flat { vec![n] } else { vec![n, group.columns.len()] };
             let tensor = TensorValue::new(shape, data).ok_or_else(|| Error::Bug("a tensor's size".into()))?;
             self.values.insert(program.node(node).results[g], Arc::new(tensor));
             count = n;
@@ -180,7 +162,7 @@ impl Run<'_> {
         Ok(count)
     }
 
-    fn window(&mut self, node: crate::entity::NodeId, rows: RowList, layout: &Layout) -> Result<RowList> {
+    fn window(&mut self, node: NodeId, rows: RowList, layout: &Layout, in_place: bool) -> Result<RowList> {
         let program = Arc::clone(&self.exe.program);
         let Op::Rel(RelOp::Window { partition, order, columns }) = &program.node(node).op else {
             return Err(Error::Bug(format!("{node} is no window")));
@@ -190,7 +172,14 @@ impl Run<'_> {
         let partition = sort_keys(&partition, layout)?;
         let order = sort_keys(order, layout)?;
         let keys: Vec<RuntimeKey> = partition.iter().chain(&order).copied().collect();
-        let rows = self.sort(rows, &keys, None)?;
+        let r = self.resources;
+        let (rows, order_of_rows) = if in_place {
+            // SAFETY: as for `sort`.
+            let sorted = unsafe { sorted_rows(&rows, &keys, &r.memory, &r.pool, &r.cancel) };
+            (rows, Some(sorted.map_err(|t| self.trap(t))?))
+        } else {
+            (self.sort(rows, &keys, None)?, None)
+        };
         let mut specs = vec![];
         for c in columns {
             let field = |id| {
@@ -243,9 +232,9 @@ impl Run<'_> {
                 out: convert::runtime_field(out),
             });
         }
-        let r = self.resources;
+        let sorted = order_of_rows.as_ref().map_or(rows.rows(), SortedRows::as_slice);
         // SAFETY: the rows are sorted by these keys and have these fields; nobody else reads them now.
-        let done = unsafe { window::evaluate(rows.rows(), &partition, &order, &specs, &r.pool, &r.cancel) };
+        let done = unsafe { window::evaluate(sorted, &partition, &order, &specs, &r.pool, &r.cancel) };
         done.map_err(|t| self.trap(t))?;
         Ok(rows)
     }

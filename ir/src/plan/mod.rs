@@ -245,6 +245,8 @@ pub enum Source {
         input: InputId,
         /// The columns that are read.
         columns: Vec<ScanColumn>,
+        /// A state with a row for each row of the input, in its order: more columns of the same rows.
+        beside: Option<StateId>,
     },
     /// The rows of a state.
     State(StateId),
@@ -362,7 +364,12 @@ pub enum Seal {
         count: Option<u64>,
     },
     /// The columns of a `window` node are computed into their fields.
-    Window(NodeId),
+    Window {
+        /// The node.
+        node: NodeId,
+        /// Whether the rows stay in the order in which they came; otherwise they end up in that of the window.
+        in_place: bool,
+    },
     /// A hash table over the rows.
     Join,
     /// The ranges' groups are merged.
@@ -392,6 +399,30 @@ pub enum Stage {
         /// Values that others read.
         outputs: Vec<ValueId>,
     },
+}
+
+impl Stage {
+    /// The states that it reads and writes.
+    fn states(&self) -> Vec<StateId> {
+        match self {
+            Stage::Pipeline(pipeline) => {
+                let (Sink::Append { state: sink, .. } | Sink::Build { state: sink, .. } | Sink::Group { state: sink }) =
+                    &pipeline.sink;
+                let source = match &pipeline.source {
+                    Source::State(state) => Some(*state),
+                    Source::Scan { beside, .. } => *beside,
+                    Source::Tensors(_) => None,
+                };
+                let probed = pipeline.steps.iter().filter_map(|step| match step {
+                    Step::Probe { table, .. } => Some(*table),
+                    Step::Filter(_) | Step::Extend { .. } | Step::Apply { .. } => None,
+                });
+                source.into_iter().chain(probed).chain([*sink]).collect()
+            }
+            Stage::Seal { state, .. } => vec![*state],
+            Stage::Tensor { .. } => vec![],
+        }
+    }
 }
 
 /// A result of a plan.
@@ -449,6 +480,28 @@ impl Plan {
         })
     }
 
+    /// The states that each stage is the last to read or write: nobody needs them after it. Those of results are in none.
+    pub fn last_uses(&self) -> Vec<Vec<StateId>> {
+        let mut last: Vec<Option<usize>> = vec![None; self.states.len()];
+        for (i, stage) in self.stages.iter().enumerate() {
+            for state in stage.states() {
+                last[state.index()] = Some(i);
+            }
+        }
+        for output in &self.outputs {
+            if let Output::Rows { state, .. } = output {
+                last[state.index()] = None;
+            }
+        }
+        let mut uses = vec![vec![]; self.stages.len()];
+        for (state, last) in last.into_iter().enumerate() {
+            if let Some(last) = last {
+                uses[last].push(StateId(state as u32));
+            }
+        }
+        uses
+    }
+
     /// How many rows of a state are read, in the order in which they come, where no more of them are.
     pub fn first_rows(&self, id: StateId) -> Option<usize> {
         self.stages.iter().find_map(|stage| match stage {
@@ -474,7 +527,10 @@ fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Scan { input, columns } => write!(f, "scan {input} ({})", list(columns.iter().map(|c| c.id))),
+            Self::Scan { input, columns, beside } => {
+                write!(f, "scan {input} ({})", list(columns.iter().map(|c| c.id)))?;
+                beside.map_or(Ok(()), |state| write!(f, " beside {state}"))
+            }
             Self::State(s) => write!(f, "rows of {s}"),
             Self::Tensors(n) => write!(f, "tensors {n}"),
         }
@@ -538,7 +594,8 @@ impl fmt::Display for Stage {
                     write!(f, "limit {state} offset {offset}")?;
                     count.map_or(Ok(()), |n| write!(f, " count {n}"))
                 }
-                Seal::Window(n) => write!(f, "window {n} over {state}"),
+                Seal::Window { node, in_place: false } => write!(f, "window {node} over {state}"),
+                Seal::Window { node, in_place: true } => write!(f, "window {node} over {state} in place"),
                 Seal::Join => write!(f, "hash {state}"),
                 Seal::Group => write!(f, "merge {state}"),
                 Seal::Tensors => write!(f, "tensors of {state}"),

@@ -219,6 +219,15 @@ struct JoinKeys {
     residual: Vec<ValueId>,
 }
 
+/// A `window` node.
+struct Window<'a> {
+    node: NodeId,
+    operand: ValueId,
+    partition: &'a [ColumnId],
+    order: &'a [SortKey],
+    columns: &'a [WindowColumn],
+}
+
 /// An index of so many words is always worth its memory: 4 MB.
 const SMALL_INDEX: u64 = 16 << 20;
 
@@ -323,7 +332,9 @@ impl<'a> Splitter<'a> {
                 Ok(state)
             }
             Op::Rel(RelOp::Window { partition, order, columns }) => {
-                self.window(n, node.operands[0], partition, order, columns, need)
+                let window = Window { node: n, operand: node.operands[0], partition, order, columns };
+                let state = self.window(&window, need, false)?;
+                Ok(state)
             }
             Op::Rel(RelOp::Union { inputs, columns }) => {
                 let mut plain = plain.clone();
@@ -372,23 +383,17 @@ impl<'a> Splitter<'a> {
         state
     }
 
-    fn window(
-        &mut self,
-        n: NodeId,
-        operand: ValueId,
-        partition: &[ColumnId],
-        order: &[SortKey],
-        columns: &[WindowColumn],
-        need: &BTreeSet<ColumnId>,
-    ) -> Result<StateId> {
+    /// Stores the rows of a window with the columns that are needed, and what its functions give. `in_place`: the rows stay in
+    /// the order of the operand.
+    fn window(&mut self, w: &Window<'_>, need: &BTreeSet<ColumnId>, in_place: bool) -> Result<StateId> {
         // Codes are in the order of their texts, so that keys may be codes.
-        let plain: BTreeSet<ColumnId> = columns.iter().filter_map(|c| c.arg).collect();
+        let plain: BTreeSet<ColumnId> = w.columns.iter().filter_map(|c| c.arg).collect();
         let mut below = need.clone();
-        below.extend(partition.iter().copied().chain(order.iter().map(|k| k.column)));
+        below.extend(w.partition.iter().copied().chain(w.order.iter().map(|k| k.column)));
         below.extend(&plain);
         self.plain.extend(&plain);
-        let source = self.table(operand)?;
-        let stream = self.stream(operand, &below)?;
+        let source = self.table(w.operand)?;
+        let stream = self.stream(w.operand, &below)?;
         let mut b = LayoutBuilder::new(false);
         let mut from = vec![];
         for c in source.columns.iter().filter(|c| below.contains(&c.id)) {
@@ -396,14 +401,26 @@ impl<'a> Splitter<'a> {
             from.push(Some(c.id));
         }
         // The results' fields are written by the seal.
-        for c in columns {
+        for c in w.columns {
             let arg = c.arg.and_then(|a| source.get(a));
             b.add(Some(c.out), FieldKind::Value, c.func.result_type(arg)?);
         }
         let state = self.state(StateKind::Rows, b.finish());
         self.pipeline(stream, Sink::Append { state, columns: from });
-        self.seal(state, Seal::Window(n));
+        self.seal(state, Seal::Window { node: w.node, in_place });
         Ok(state)
+    }
+
+    /// A window over a scan as a scan beside what its functions give: only keys and arguments are stored, not the rows.
+    fn window_stream(&mut self, w: &Window<'_>, need: &BTreeSet<ColumnId>) -> Result<Option<Stream>> {
+        let Some((input, sources)) = columns_of_input(self.p, w.operand) else { return Ok(None) };
+        let beside = Some(self.window(w, &BTreeSet::new(), true)?);
+        let table = self.table(w.operand)?;
+        let needed = table.columns.iter().filter(|c| need.contains(&c.id));
+        let columns = needed.map(|c| sources.get(&c.id).map(|source| ScanColumn { id: c.id, source: *source }));
+        let columns: Option<_> = columns.collect();
+        let columns = columns.ok_or_else(|| Error::Bug(format!("{} has columns that no scan gives", w.operand)))?;
+        Ok(Some(Stream { source: Source::Scan { input, columns, beside }, steps: vec![] }))
     }
 
     fn full_join(
@@ -456,13 +473,16 @@ impl<'a> Splitter<'a> {
             Op::Rel(op) => match op {
                 RelOp::Scan { input, columns } => {
                     let columns = columns.iter().filter(|c| need.contains(&c.id)).copied().collect();
-                    Ok(Stream { source: Source::Scan { input: *input, columns }, steps: vec![] })
+                    Ok(Stream { source: Source::Scan { input: *input, columns, beside: None }, steps: vec![] })
                 }
-                RelOp::Values { .. }
-                | RelOp::Sort { .. }
-                | RelOp::Limit { .. }
-                | RelOp::Union { .. }
-                | RelOp::Window { .. } => {
+                RelOp::Window { partition, order, columns } => {
+                    let window = Window { node: n, operand: node.operands[0], partition, order, columns };
+                    match self.window_stream(&window, need)? {
+                        Some(stream) => Ok(stream),
+                        None => from(self.window(&window, need, false)?),
+                    }
+                }
+                RelOp::Values { .. } | RelOp::Sort { .. } | RelOp::Limit { .. } | RelOp::Union { .. } => {
                     let state = self.store(v, need, &BTreeSet::new())?;
                     from(state)
                 }

@@ -4,6 +4,10 @@
 //! The number with index i depends on the seed, the stream and i alone, so that any split of the work gives the same numbers.
 
 use super::vector_math;
+use crate::cpu::prefetch_line;
+
+/// Swaps of a shuffle whose memory is asked for ahead of them.
+const AHEAD: usize = 32;
 
 /// One stream of random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +142,19 @@ impl Philox {
     /// Puts the items into an order that depends on the stream and their number alone.
     pub fn shuffle<T>(&self, items: &mut [T]) {
         let mut draw = 0;
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last as u64 + 1, &mut draw) as usize);
+        let mut end = items.len();
+        let mut partners = [0; AHEAD];
+        while end > 1 {
+            // The numbers do not depend on the items: what they name is asked for some swaps ahead.
+            let count = (end - 1).min(AHEAD);
+            for (i, partner) in partners[..count].iter_mut().enumerate() {
+                *partner = self.below((end - i) as u64, &mut draw) as usize;
+                prefetch_line((&raw const items[*partner]).cast());
+            }
+            for (i, partner) in partners[..count].iter().enumerate() {
+                items.swap(end - 1 - i, *partner);
+            }
+            end -= count;
         }
     }
 

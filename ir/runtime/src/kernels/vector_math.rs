@@ -573,14 +573,14 @@ fn power_of_ten(n: u32) -> f64 {
 /// A trigonometric function and its block form: branch-free, then the few large arguments once more.
 macro_rules! trigonometric {
     ($t:ident, $name:ident, $block:ident, $small:ident, $max:ident, $doc:literal, $large:expr) => {
-        #[doc = $doc]
-        #[inline]
-        pub fn $name(x: $t) -> $t {
-            // Beyond the range, and for NaN: the standard library.
-            if x.abs() <= $max { $small(x) } else { $large(x) }
-        }
-
+        // The single form as well: code for any machine calls a function for each fused multiply-add.
         multiversion! {
+            #[doc = $doc]
+            pub fn $name(x: $t) -> $t {
+                // Beyond the range, and for NaN: the standard library.
+                if x.abs() <= $max { $small(x) } else { $large(x) }
+            }
+
             #[doc = concat!("`out[i] = ", stringify!($name), "(x[i])`.")]
             pub fn $block(x: &[$t], out: &mut [$t]) {
                 check_lengths(x.len(), out.len());

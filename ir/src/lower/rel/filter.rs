@@ -183,7 +183,7 @@ impl PipelineLower<'_> {
     /// The tests among the conditions of the filters that stand first.
     pub(super) fn tile_filter(&mut self) -> Result<TileFilter> {
         let mut filter = TileFilter::default();
-        let Source::Scan { input, columns } = &self.pipeline.source else { return Ok(filter) };
+        let Source::Scan { input, columns, .. } = &self.pipeline.source else { return Ok(filter) };
         for step in &self.pipeline.steps {
             match step {
                 Step::Extend { .. } => filter.rest.push(None),

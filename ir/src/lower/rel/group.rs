@@ -110,7 +110,7 @@ impl<'a> PipelineLower<'a> {
         if let Some((index, slots)) = self.small_index(state, keys)? {
             return Ok(Some((index, Direct::Slots(slots))));
         }
-        let (&[id], &[key], Source::Scan { input, columns }) = (ids, keys, &self.pipeline.source) else {
+        let (&[id], &[key], Source::Scan { input, columns, .. }) = (ids, keys, &self.pipeline.source) else {
             return Ok(None);
         };
         let Some(c) = columns.iter().find(|c| c.id == id) else { return Ok(None) };

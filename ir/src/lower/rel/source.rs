@@ -15,15 +15,18 @@ impl<'a> PipelineLower<'a> {
     pub(super) fn source(&mut self, index: kernel::Value) -> Result<Env> {
         let mut env = Env::default();
         match &self.pipeline.source {
-            Source::Scan { input, columns } => {
+            Source::Scan { input, columns, beside } => {
+                if let Some(state) = beside {
+                    let row = self.row_of(*state, index);
+                    self.bind_row(*state, row, &mut env)?;
+                }
+                // A column that both have is nearer, and narrower, in the input.
                 for c in columns {
                     env.columns.insert(c.id, Binding::Scan { input: *input, source: c.source, index });
                 }
             }
             Source::State(state) => {
-                let rows = self.r.slot(Slot::Rows(*state));
-                let at = self.r.b.offset(rows, index, 8, 0);
-                let row = self.r.b.load_readonly(K::Ptr, at, 0);
+                let row = self.row_of(*state, index);
                 self.bind_row(*state, row, &mut env)?;
             }
             Source::Tensors(node) => {
@@ -41,6 +44,13 @@ impl<'a> PipelineLower<'a> {
             }
         }
         Ok(env)
+    }
+
+    /// The address of row `index` of a state.
+    fn row_of(&mut self, state: StateId, index: kernel::Value) -> kernel::Value {
+        let rows = self.r.slot(Slot::Rows(state));
+        let at = self.r.b.offset(rows, index, 8, 0);
+        self.r.b.load_readonly(K::Ptr, at, 0)
     }
 
     /// Binds `width` columns to the elements of a row-major tensor's row.

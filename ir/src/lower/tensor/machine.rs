@@ -40,10 +40,12 @@ const ALIGN: usize = 64;
 const AHEAD: usize = 16;
 /// Bytes of such a row that are asked for; the processor follows by itself.
 const PREFETCHED: usize = 256;
-/// Operations below which a nest runs on one thread.
-const SPLIT_WORK: usize = 1 << 19;
-/// Multiplications below which a matrix product runs on one thread.
-const SPLIT_PRODUCTS: usize = 1 << 23;
+/// Bytes of a shuffled batch below which one thread copies it.
+const SPLIT_BYTES: usize = 1 << 16;
+/// Operations below which a nest runs on one thread: some ten microseconds. Handing work to threads that wait takes about three.
+const SPLIT_WORK: usize = 1 << 16;
+/// Multiplications below which a matrix product runs on one thread: some ten microseconds as well.
+const SPLIT_PRODUCTS: usize = 1 << 19;
 
 /// A nest's machine code.
 pub(super) struct Kernel {
@@ -681,6 +683,30 @@ impl Machine {
         Ok(())
     }
 
+    /// Copies the rows of a shuffled batch to where it stands, on several threads where that pays.
+    fn gather_batch(&self, order: &[u32], chosen: Range<usize>, sources: &[Copies]) -> Result<()> {
+        let rows = chosen.len();
+        let bytes = rows * sources.iter().map(|s| s.width).sum::<usize>();
+        let tasks = match &self.pool {
+            Some(pool) if bytes >= SPLIT_BYTES => pool.threads(),
+            _ => 1,
+        };
+        let step = rows.div_ceil(tasks);
+        let copy = |task: usize, _| {
+            let part = (task * step).min(rows)..((task + 1) * step).min(rows);
+            for source in sources {
+                // SAFETY: the permutation's numbers are below the number of rows of each source; the buffer has room for the rows of
+                // a batch, of which each task writes its own.
+                unsafe { source.run(order, chosen.start + part.start..chosen.start + part.end, part.start) };
+            }
+            Ok(())
+        };
+        match &self.pool {
+            Some(pool) if tasks > 1 => pool.run(tasks, copy),
+            _ => copy(0, 0),
+        }
+    }
+
     fn for_batches(&mut self, f: &ForBatches) -> Result<()> {
         let (rows, _) = self.rows(f.sources[0])?;
         let body = &f.body;
@@ -703,6 +729,8 @@ impl Machine {
         }
         let sources = &body.params[2..2 + f.sources.len()];
         let mut means = vec![vec![f64::NAN; f.epochs]; metrics.len()];
+        // A loop inside of this one is silent.
+        let progress = self.progress.take();
         let mut step = 0i64;
         for epoch in 0..f.epochs {
             let order = match f.shuffle {
@@ -724,30 +752,15 @@ impl Machine {
                 }
                 self.set_size(f.batch, chosen.len());
                 for (((param, v), width), buffer) in sources.iter().zip(&f.sources).zip(&widths).zip(buffers) {
-                    match &order {
-                        Some(order) => {
-                            let from = self.at(*v);
-                            for (i, row) in order[chosen.clone()].iter().enumerate() {
-                                if let Some(ahead) = order.get(chosen.start + i + AHEAD) {
-                                    let ahead = from.wrapping_add(*ahead as usize * width).cast_const();
-                                    (0..PREFETCHED.min(*width))
-                                        .step_by(64)
-                                        .for_each(|at| runtime::prefetch_line(ahead.wrapping_add(at)));
-                                }
-                                // SAFETY: the permutation's numbers are below the number of rows of each source; the buffer has room for
-                                // the rows of a batch.
-                                unsafe {
-                                    let from = from.wrapping_add(*row as usize * width);
-                                    std::ptr::copy_nonoverlapping(from, buffer.wrapping_add(i * width), *width);
-                                }
-                            }
-                            self.set_address(*param, *buffer);
-                        }
-                        None => {
-                            let at = self.at(*v).wrapping_add(first * width);
-                            self.set_address(*param, at);
-                        }
-                    }
+                    let at = if order.is_some() { *buffer } else { self.at(*v).wrapping_add(first * width) };
+                    self.set_address(*param, at);
+                }
+                if let Some(order) = &order {
+                    let sources = f.sources.iter().zip(&widths).zip(buffers);
+                    let copies: Vec<Copies> = sources
+                        .map(|((v, width), to)| Copies { from: Address(self.at(*v)), to: Address(*to), width: *width })
+                        .collect();
+                    self.gather_batch(order, chosen.clone(), &copies)?;
                 }
                 // SAFETY: the two counters are 8 bytes each.
                 unsafe {
@@ -766,7 +779,7 @@ impl Machine {
                 }
                 seen += chosen.len();
                 step += 1;
-                if let Some(progress) = &self.progress
+                if let Some(progress) = &progress
                     && (seen >= next_report || chosen.end == rows)
                 {
                     next_report = seen + report;
@@ -785,6 +798,7 @@ impl Machine {
                 }
             }
         }
+        self.progress = progress;
         self.end_state(&s, &f.results[..count]);
         for (list, v) in means.into_iter().zip(&f.results[count..]) {
             match self.ty(*v).dtype {
@@ -796,6 +810,36 @@ impl Machine {
         }
         self.put_size(f.batch, outer);
         Ok(())
+    }
+}
+
+/// Rows of a source that are copied into a batch.
+struct Copies {
+    from: Address,
+    to: Address,
+    /// Bytes of a row.
+    width: usize,
+}
+
+impl Copies {
+    /// Copies the rows that `order[chosen]` names, in that order, to the place of `chosen`'s first row and behind it.
+    ///
+    /// # Safety
+    /// The source has the rows; there is room for them, which nobody else uses.
+    unsafe fn run(&self, order: &[u32], chosen: Range<usize>, place: usize) {
+        let (width, mut to) = (self.width, self.to.0.wrapping_add(place * self.width));
+        for at in chosen {
+            if let Some(ahead) = order.get(at + AHEAD) {
+                let ahead = self.from.0.wrapping_add(*ahead as usize * width).cast_const();
+                (0..PREFETCHED.min(width)).step_by(64).for_each(|at| runtime::prefetch_line(ahead.wrapping_add(at)));
+            }
+            // SAFETY: promised by the caller.
+            unsafe {
+                let from = self.from.0.wrapping_add(order[at] as usize * width);
+                std::ptr::copy_nonoverlapping(from, to, width);
+            }
+            to = to.wrapping_add(width);
+        }
     }
 }
 
