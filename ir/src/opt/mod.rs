@@ -17,7 +17,9 @@ mod clean;
 mod cross_inline;
 mod cross_late;
 mod cross_onehot;
+mod cross_scale;
 mod elementwise;
+mod features;
 mod fold;
 mod guard;
 mod join_order;
@@ -70,6 +72,7 @@ pub static PASSES: &[Pass] = &[
     UNNEST,
     PUSHDOWN,
     CROSS_LATE,
+    CROSS_SCALE,
     JOIN_ORDER,
     AGGREGATE,
     CROSS_INLINE,
@@ -106,6 +109,14 @@ const CROSS_LATE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: cross_late::run,
+};
+
+const CROSS_SCALE: Pass = Pass {
+    name: "cross_scale",
+    doc: "B7: puts the scaling of features into the weights of the model's first product",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_scale::run,
 };
 
 const CROSS_INLINE: Pass = Pass {
