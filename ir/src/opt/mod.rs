@@ -18,6 +18,7 @@ mod cross_inline;
 mod cross_late;
 mod cross_onehot;
 mod cross_scale;
+mod cross_unused;
 mod elementwise;
 mod features;
 mod fold;
@@ -72,6 +73,7 @@ pub static PASSES: &[Pass] = &[
     UNNEST,
     PUSHDOWN,
     CROSS_LATE,
+    CROSS_UNUSED,
     CROSS_SCALE,
     JOIN_ORDER,
     AGGREGATE,
@@ -109,6 +111,14 @@ const CROSS_LATE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: cross_late::run,
+};
+
+const CROSS_UNUSED: Pass = Pass {
+    name: "cross_unused",
+    doc: "M1: drops features whose weights are all zero from what models read",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_unused::run,
 };
 
 const CROSS_SCALE: Pass = Pass {
