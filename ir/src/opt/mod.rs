@@ -16,6 +16,7 @@ mod attention;
 mod clean;
 mod cross_inline;
 mod cross_late;
+mod cross_logit;
 mod cross_onehot;
 mod cross_scale;
 mod cross_unused;
@@ -25,6 +26,7 @@ mod fold;
 mod guard;
 mod join_order;
 mod live;
+mod monotone;
 mod pushdown;
 mod reduce;
 mod rows;
@@ -78,6 +80,7 @@ pub static PASSES: &[Pass] = &[
     JOIN_ORDER,
     AGGREGATE,
     CROSS_INLINE,
+    CROSS_LOGIT,
     ALGEBRA,
     REORDER,
     ATTENTION,
@@ -111,6 +114,14 @@ const CROSS_LATE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: cross_late::run,
+};
+
+const CROSS_LOGIT: Pass = Pass {
+    name: "cross_logit",
+    doc: "M4: makes conditions on a model's answer conditions on what its last function is computed from",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: cross_logit::run,
 };
 
 const CROSS_UNUSED: Pass = Pass {
