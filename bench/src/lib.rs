@@ -1,7 +1,8 @@
-//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), perceptrons ([`mlp`]) and the matrix products of
-//! the models ([`gemm`]), on engines ([`engine`]) and input files
-//! ([`data`]) of their own, with the clock and the machine ([`measure`]) and the files of results ([`report`]).
+//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), perceptrons ([`mlp`]), the matrix products of
+//! the models ([`gemm`]) and the rules across the border of query and model, on and off ([`ablation`]), on engines ([`engine`])
+//! and input files ([`data`]) of their own, with the clock and the machine ([`measure`]) and the files of results ([`report`]).
 
+pub mod ablation;
 pub mod data;
 pub mod engine;
 pub mod gemm;

@@ -43,6 +43,45 @@ fn the_scalar_is_the_column_of_ml_predict() {
     assert_eq!(rows(&session, "SELECT predict('z', 1, 2)").schema().field(0).name(), "predict");
 }
 
+/// Scaling is in the weights, and conditions on a probability are conditions on its logit: the same rows pass, for a model that
+/// is an expression of its row and for one that runs over tiles, whatever the constant and whether the answer is a result too.
+#[test]
+fn conditions_on_a_probability_keep_the_rows_that_its_values_pass() {
+    let session = with_models();
+    run(
+        &session,
+        "CREATE MODEL deep OPTIONS (model_type = 'dnn_classifier', input_label_cols = ['late'], hidden_units = [20, 20],
+           max_iterations = 5, data_split_method = 'no_split') AS SELECT x, y, late FROM points;
+         CREATE TABLE p AS SELECT i, predict('late', y, x) AS small, predict('deep', x, y) AS big FROM points",
+    );
+    for (column, call) in [("small", "predict('late', y, x)"), ("big", "predict('deep', x, y)")] {
+        let condition = format!("SELECT count(*) FROM points WHERE {call} > 0.5");
+        let explained = explained(&session, &format!("EXPLAIN (GRAPH) {condition}"));
+        assert!(explained.contains("B7: weights scale 2 of 2 features: 4 operations a row less"), "{explained}");
+        assert!(explained.contains("one on its logit") && !explained.contains("sigmoid"), "{explained}");
+        // Constants between the values, and values themselves.
+        let stored = rows(&session, &format!("SELECT {column} AS p FROM p ORDER BY p LIMIT 20"));
+        let constants =
+            doubles(&stored, "p").into_iter().map(|p| format!("{p:e}")).chain(["0.5".into(), "0.49".into()]);
+        for constant in constants {
+            for op in ["<", "<=", ">", ">=", "= 0 OR p <"] {
+                let kept = |from: &str| {
+                    number(
+                        &session,
+                        &format!("SELECT coalesce(sum(i), 0e0) FROM ({from}) AS q WHERE p {op} {constant}"),
+                    )
+                };
+                let stored = kept(&format!("SELECT CAST(i AS DOUBLE) AS i, {column} AS p FROM p"));
+                assert_eq!(
+                    kept(&format!("SELECT CAST(i AS DOUBLE) AS i, {call} AS p FROM points")),
+                    stored,
+                    "{op} {constant}"
+                );
+            }
+        }
+    }
+}
+
 /// Wherever an expression may stand.
 #[test]
 fn the_scalar_stands_in_every_clause() {

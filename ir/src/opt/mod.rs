@@ -16,12 +16,17 @@ mod attention;
 mod clean;
 mod cross_inline;
 mod cross_late;
+mod cross_logit;
 mod cross_onehot;
+mod cross_scale;
+mod cross_unused;
 mod elementwise;
+mod features;
 mod fold;
 mod guard;
 mod join_order;
 mod live;
+mod monotone;
 mod pushdown;
 mod reduce;
 mod rows;
@@ -70,9 +75,12 @@ pub static PASSES: &[Pass] = &[
     UNNEST,
     PUSHDOWN,
     CROSS_LATE,
+    CROSS_UNUSED,
+    CROSS_SCALE,
     JOIN_ORDER,
     AGGREGATE,
     CROSS_INLINE,
+    CROSS_LOGIT,
     ALGEBRA,
     REORDER,
     ATTENTION,
@@ -106,6 +114,30 @@ const CROSS_LATE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: cross_late::run,
+};
+
+const CROSS_LOGIT: Pass = Pass {
+    name: "cross_logit",
+    doc: "M4: makes conditions on a model's answer conditions on what its last function is computed from",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: cross_logit::run,
+};
+
+const CROSS_UNUSED: Pass = Pass {
+    name: "cross_unused",
+    doc: "M1: drops features whose weights are all zero from what models read",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_unused::run,
+};
+
+const CROSS_SCALE: Pass = Pass {
+    name: "cross_scale",
+    doc: "B7: puts the scaling of features into the weights of the model's first product",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: cross_scale::run,
 };
 
 const CROSS_INLINE: Pass = Pass {

@@ -905,6 +905,56 @@ mod tests {
         2.0 / std::f64::consts::PI.sqrt() * x * (-x * x).exp() * sum
     }
 
+    /// The floats of a range that does not contain zero, ascending, in blocks: their values by a function.
+    fn walk_f32(from: f32, to: f32, block: fn(&[f32], &mut [f32]), see: &mut dyn FnMut(f32, f32)) {
+        assert!(from <= to && from.is_sign_negative() == to.is_sign_negative());
+        let (first, last) = (from.to_bits(), to.to_bits());
+        let count = u64::from(first.abs_diff(last)) + 1;
+        let (mut x, mut y) = (vec![0.0f32; 1 << 14], vec![0.0f32; 1 << 14]);
+        let mut done = 0;
+        while done < count {
+            let n = (count - done).min(x.len() as u64) as usize;
+            for (i, x) in x[..n].iter_mut().enumerate() {
+                let at = done as u32 + i as u32;
+                *x = f32::from_bits(if first <= last { first + at } else { first - at });
+            }
+            block(&x[..n], &mut y[..n]);
+            x[..n].iter().zip(&y).for_each(|(x, y)| see(*x, *y));
+            done += n as u64;
+        }
+    }
+
+    /// How many floats apart two of one sign are.
+    fn apart(a: f32, b: f32) -> u32 {
+        a.to_bits().abs_diff(b.to_bits())
+    }
+
+    /// The optimizer compares what a function is computed from in place of what it gives (`opt/monotone.rs` of `ir`): it
+    /// counts on these, for every float between where the functions are flat.
+    #[test]
+    fn computed_functions_fall_no_further_than_told() {
+        const FLAT: f32 = 1.0 / 33_554_432.0;
+        type Block = fn(&[f32], &mut [f32]);
+        let told: [(Block, f32, fn(f32) -> u32); 3] = [
+            (exp_block_f32, 104.0, |_| 0),
+            (sigmoid_block_f32, 104.0, |x| u32::from(x < -0.69)),
+            (tanh_block_f32, 20.0, |_| 2),
+        ];
+        let check = |(block, end, may_fall): (Block, f32, fn(f32) -> u32)| {
+            let mut most = f32::NEG_INFINITY;
+            let mut see = |x: f32, y: f32| {
+                if y < most {
+                    assert!(apart(most, y) <= may_fall(x), "{x} gives {y}, less gave {most}");
+                } else {
+                    most = y;
+                }
+            };
+            walk_f32(-end, -FLAT, block, &mut see);
+            walk_f32(FLAT, end, block, &mut see);
+        };
+        std::thread::scope(|s| told.map(|f| s.spawn(move || check(f))).map(|t| t.join().expect("it holds")));
+    }
+
     /// Bit patterns over the whole range, and values where functions bend.
     fn inputs_f32() -> Vec<f32> {
         let mut x: Vec<f32> = (0..=u32::MAX).step_by(20_011).map(f32::from_bits).collect();
