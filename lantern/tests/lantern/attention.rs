@@ -73,3 +73,18 @@ fn softmax_written_out_is_found_too() {
     let compiled = f.run(inputs).expect("it runs").remove(0);
     assert_close("the result", &compiled, &found, 1e-5);
 }
+
+#[test]
+fn sizes_may_be_known_at_run_time_only() {
+    let specs = ["q: f64[n, rows, 6]", "k: f64[n, keys, 6]"].map(Spec::from);
+    let f = stage("f", specs, |t| nn::attention(&t[0], &t[1], &t[1], 2, true)).expect("it stages");
+    assert_eq!(optimized(&f).1.rewrites("attention"), 1);
+    for [n, rows, keys] in [[1, 1, 1], [2, 5, 3], [3, 40, 41]] {
+        let numbers = |rows: usize, by: f64| {
+            let at = |i: usize| ((i * 7 % 13) as f64 - 6.0) * by;
+            let numbers = (0..n * rows * 6).map(at).collect();
+            TensorValue::new(vec![n, rows, 6], TensorData::F64(numbers)).expect("sizes agree")
+        };
+        both(&f, &[numbers(rows, 0.5), numbers(keys, 0.25)]).expect("it runs");
+    }
+}
