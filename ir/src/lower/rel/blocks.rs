@@ -15,8 +15,8 @@ use runtime::kernels::groups::MOST_SLOTS;
 use runtime::tile::TILE_ROWS;
 
 use super::super::context::Slot;
-use super::filter::{Place, integer_base};
 use super::PipelineLower;
+use super::filter::{Place, integer_base};
 use crate::entity::{ColumnId, InputId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::Op;
