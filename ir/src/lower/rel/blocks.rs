@@ -28,8 +28,8 @@ use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
 use crate::value::Value;
 
-/// A tile goes by blocks where at least one row in so many is left.
-const ROWS_A_SURVIVOR: i64 = 128;
+/// A tile goes by blocks where at least one row in so many is left: the kernels' work on all rows is that of about as many by rows.
+const ROWS_A_SURVIVOR: i64 = 4;
 
 /// The most sums: those of a tile, and the list of its slots, take the place of its selection.
 const MOST_SUMS: usize = (TILE_ROWS * 2 - MOST_SLOTS * layout::FOUND_SLOT_SIZE as usize) / (MOST_SLOTS * 8);
