@@ -103,6 +103,11 @@ def tpch_rows(runs):
         rows[name] = {e: dict(median=f([rows["q%02d" % q][e]["median"] for q in queries])) for e in done}
     for name, key in (("load, s", "load_s"), ("peak memory, GB", "peak_rss")):
         rows[name] = {e: over_rounds((r[key] / (1e9 if key == "peak_rss" else 1)) if r.get(key) else None for r in rs) for e, rs in runs.items()}
+    for name, key, over in (("planning and compilation, first runs, sum, ms", "compile_ms", sum),
+                            ("planning and look-up, later runs, largest, ms", "lookup_ms", max)):
+        cells = {e: over_rounds(over(found) if found else None for found in
+                                ([q[key] for q in r.get("queries", {}).values() if key in q] for r in rs)) for e, rs in runs.items()}
+        rows[name] = {e: c for e, c in cells.items() if c}
     return rows
 
 

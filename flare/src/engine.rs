@@ -785,14 +785,15 @@ impl Query {
     /// # Errors
     /// As for [`Query::program`], and what loading and compiling say.
     pub fn prepare(&self) -> Result<Duration> {
+        let start = Instant::now();
+        self.optimized()?;
+        let optimizing = start.elapsed();
         let inputs = self.inputs()?;
         let start = Instant::now();
-        if self.settings.interpret {
-            self.optimized()?;
-        } else {
+        if !self.settings.interpret {
             self.executable(&inputs)?;
         }
-        Ok(start.elapsed())
+        Ok(optimizing + start.elapsed())
     }
 
     fn compile(&self, inputs: &Inputs, keep_text: bool) -> Result<Executable> {

@@ -271,3 +271,94 @@ fn close_keys_are_a_window() {
         assert!(module.contains("group_table_insert_direct"));
     }
 }
+
+/// Rows with keys of few values, and integers without NULLs.
+fn measures(rows: usize) -> Table {
+    let mut rng = Draw(13);
+    let decimal = S::Decimal { precision: 6, scale: 2 };
+    let mut column =
+        |f: &mut dyn FnMut(usize, &mut Draw) -> Value| -> Vec<Value> { (0..rows).map(|i| f(i, &mut rng)).collect() };
+    let list = [
+        (
+            "a",
+            S::Text,
+            column(&mut |i, rng| Value::Text(rng.one(&["x", "y", "z"][..1 + (i > 2500) as usize * 2]).into())),
+        ),
+        ("b", S::Text, column(&mut |_, rng| Value::Text(rng.one(&["one", "another"]).into()))),
+        ("q", decimal, column(&mut |_, rng| Value::Decimal(rng.between(-500, 90_000).into()))),
+        ("d", decimal, column(&mut |_, rng| Value::Decimal(rng.between(0, 11).into()))),
+        ("n", S::I32, column(&mut |_, rng| Value::I32(rng.between(100_000, 100_100) as i32))),
+        ("day", S::Date, column(&mut |i, _| Value::Date(9000 + (i / 100) as i32))),
+    ];
+    let list: Vec<(&str, S, &[Value])> = list.iter().map(|(name, ty, v)| (*name, *ty, v.as_slice())).collect();
+    table_of_values(&list, rows).expect("a table")
+}
+
+#[test]
+fn few_groups_are_summed_by_blocks() {
+    let inputs = Inputs::new().table("t", Arc::new(measures(5000)));
+    let out = "c20: i64, c21: decimal(38,2), c22: decimal(38,4), c23: decimal(38,6), c24: i64, c25: decimal(38,2)";
+    for (keys, day, mark) in [("c0, c1", "1994-08-25", ""), ("c0, c1", "1994-10-12", ""), ("", "1900-01-01", "?")] {
+        // Without keys a sum may be that of no rows.
+        let sums = out.replace("),", &format!("){mark},")).replace("c24: i64", &format!("c24: i64{mark}"));
+        let result = format!("{}{sums}{mark}", keys.replace("c0, c1", "c0: text, c1: text, "));
+        let text = format!(
+            "program {{
+  input in0 \"t\": table(\"a\": text, \"b\": text, \"q\": decimal(6,2), \"d\": decimal(6,2), \"n\": i32, \"day\": date)
+  column c0 \"a\": text
+  column c1 \"b\": text
+  column c2 \"q\": decimal(6,2)
+  column c3 \"d\": decimal(6,2)
+  column c4 \"n\": i32
+  column c5 \"day\": date
+  column c10 \"less\": decimal(13,4)
+  column c11 \"taxed\": decimal(20,6)
+  column c12 \"m\": i32
+  column c20 \"rows\": i64
+  column c21 \"sq\": decimal(38,2)
+  column c22 \"sl\": decimal(38,4)
+  column c23 \"st\": decimal(38,6)
+  column c24 \"sm\": i64
+  column c25 \"sd\": decimal(38,2)
+  func @main() -> (table({result})) {{
+    %0 = scan in0 (0 -> c0, 1 -> c1, 2 -> c2, 3 -> c3, 4 -> c4, 5 -> c5)
+    %1 = filter %0 {{
+      %2 = col c5
+      %3 = literal \"{day}\" : date
+      %4 = ge %2, %3
+      yield %4
+    }}
+    %5 = extend %1 (c10, c11, c12) {{
+      %6 = col c2
+      %7 = literal 1 : decimal(1,0)
+      %8 = col c3
+      %9 = sub %7, %8
+      %10 = mul %6, %9
+      %11 = add %7, %8
+      %12 = mul %10, %11
+      %13 = col c4
+      %14 = literal 3 : i32
+      %15 = mul %13, %14
+      %16 = sub %14, %15
+      yield %10, %12, %16
+    }}
+    %17 = group %5 ({keys}) (c20 = count_all(), c21 = sum(c2), c22 = sum(c10), c23 = sum(c11), c24 = sum(c12), c25 = sum(c3))
+    yield %17
+  }}
+  entry @main
+  result {}
+}}
+",
+            result.split(": ").skip(1).map(|_| "\"x\"").collect::<Vec<_>>().join(", ")
+        );
+        let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+        let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+        for morsel in [3, 1000, 64 << 10] {
+            let (rows, _, module) = run(&p, &inputs, morsel);
+            assert_eq!(rows, expected, "{keys} from {day} in morsels of {morsel}");
+            assert_eq!(module.matches("call runtime slot_sums_").count(), 5, "{module}");
+            // The third product goes on from the second.
+            assert_eq!(module.matches("call runtime words_scale_").count(), 3, "{module}");
+        }
+    }
+}

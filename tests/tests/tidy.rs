@@ -40,6 +40,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/kernels/bloom.rs", "reads the hashes of rows that a table holds"),
     ("ir/runtime/src/kernels/calls.rs", "functions that generated code calls"),
     ("ir/runtime/src/kernels/filter.rs", "tiles by address, from generated code"),
+    ("ir/runtime/src/kernels/groups.rs", "tiles by address, from generated code"),
     ("ir/runtime/src/kernels/hash.rs", "hashes the bytes behind text views"),
     ("ir/runtime/src/kernels/mask.rs", "tiles by address, from generated code"),
     ("ir/runtime/src/kernels/mod.rs", "tiles by address, from generated code"),

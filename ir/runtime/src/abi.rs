@@ -399,6 +399,29 @@ runtime_functions! {
     /// Tests hashes against a Bloom filter, into a byte mask; the mode is 0 (set) or 1 (and).
     BloomTest = bloom_test(filter: Ptr, hashes: Ptr, rows: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::bloom::bloom_test;
 
+    // Sums of few groups by tiles; see `kernels::groups`.
+
+    /// `slots = slots * values + codes`, byte by byte, for u8 codes; null adds nothing. `first` other than 0 begins with 0 instead of what `slots` holds.
+    SlotsAdd = slots_add(codes: Ptr, rows: I64, values: I64, slots: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::slots_add;
+    /// Leaves out the rows whose byte of the mask (null: none) is 0, writes the slots that rows fall into to `list`, by their first rows, and returns their number.
+    SlotsFound = slots_found(slots: Ptr, mask: Ptr, rows: I64, list: Ptr) -> I64, Writes, Never => crate::kernels::groups::slots_found;
+    /// The sum of the i8 elements of each slot of the list, into i64; it wraps.
+    SlotSumsI8 = slot_sums_i8(data: Ptr, rows: I64, slots: Ptr, list: Ptr, found: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::slot_sums_i8;
+    /// The sum of the i16 elements of each slot of the list, into i64; it wraps.
+    SlotSumsI16 = slot_sums_i16(data: Ptr, rows: I64, slots: Ptr, list: Ptr, found: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::slot_sums_i16;
+    /// The sum of the i32 elements of each slot of the list, into i64; it wraps.
+    SlotSumsI32 = slot_sums_i32(data: Ptr, rows: I64, slots: Ptr, list: Ptr, found: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::slot_sums_i32;
+    /// The sum of the i64 elements of each slot of the list, into i64; it wraps.
+    SlotSumsI64 = slot_sums_i64(data: Ptr, rows: I64, slots: Ptr, list: Ptr, found: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::slot_sums_i64;
+    /// `words *= x * factor + constant` for each i8 element, in i64; it wraps. `first` other than 0 sets instead.
+    WordsScaleI8 = words_scale_i8(data: Ptr, rows: I64, factor: I64, constant: I64, words: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::words_scale_i8;
+    /// `words *= x * factor + constant` for each i16 element, in i64; it wraps. `first` other than 0 sets instead.
+    WordsScaleI16 = words_scale_i16(data: Ptr, rows: I64, factor: I64, constant: I64, words: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::words_scale_i16;
+    /// `words *= x * factor + constant` for each i32 element, in i64; it wraps. `first` other than 0 sets instead.
+    WordsScaleI32 = words_scale_i32(data: Ptr, rows: I64, factor: I64, constant: I64, words: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::words_scale_i32;
+    /// `words *= x * factor + constant` for each i64 element, in i64; it wraps. `first` other than 0 sets instead.
+    WordsScaleI64 = words_scale_i64(data: Ptr, rows: I64, factor: I64, constant: I64, words: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::words_scale_i64;
+
     // Calls back.
 
     /// Evaluates an operation that is not emitted: `data` begins with the address of a function of these three arguments.
@@ -796,12 +819,16 @@ layouts! {
         TILE_MASK = crate::tile::Tile, mask: I8;
         /// The selection: u16 indices.
         TILE_SELECTION = crate::tile::Tile, selection: I16;
-        /// One hash a row.
-        TILE_HASHES = crate::tile::Tile, hashes: I64;
+        /// One word a row.
+        TILE_WORDS = crate::tile::Tile, words: I64;
         /// The number of rows.
         TILE_ROWS = crate::tile::Tile, rows: I64;
         /// The number of indices in the selection.
         TILE_SELECTED = crate::tile::Tile, selected: I64;
+        /// The first row of a slot in its tile.
+        FOUND_SLOT_FIRST = crate::kernels::groups::FoundSlot, first: I64;
+        /// The number of a slot's rows in its tile.
+        FOUND_SLOT_ROWS = crate::kernels::groups::FoundSlot, rows: I64;
 
     }
     sizes {
@@ -813,6 +840,8 @@ layouts! {
         JOIN_ENTRY_SIZE = crate::join_table::JoinEntry;
         /// Bytes of a tile.
         TILE_SIZE = crate::tile::Tile;
+        /// Bytes of an entry of a list of slots.
+        FOUND_SLOT_SIZE = crate::kernels::groups::FoundSlot;
         /// Bytes of a block of an index.
         INDEX_BLOCK_SIZE = crate::join_table::IndexBlock;
     }

@@ -16,8 +16,8 @@ pub struct Tile {
     pub mask: [u8; TILE_ROWS],
     /// Indices of the rows that are in.
     pub selection: [u16; TILE_ROWS],
-    /// Hashes of the rows' keys.
-    pub hashes: [u64; TILE_ROWS],
+    /// A word a row: a hash of its keys, or what is summed.
+    pub words: [u64; TILE_ROWS],
     /// The number of rows.
     pub rows: u64,
     /// The number of indices in `selection`.
@@ -33,7 +33,7 @@ impl Default for Tile {
 impl Tile {
     /// A tile without rows.
     pub fn new() -> Self {
-        Self { mask: [0; TILE_ROWS], selection: [0; TILE_ROWS], hashes: [0; TILE_ROWS], rows: 0, selected: 0 }
+        Self { mask: [0; TILE_ROWS], selection: [0; TILE_ROWS], words: [0; TILE_ROWS], rows: 0, selected: 0 }
     }
 
     /// The address that generated code gets.

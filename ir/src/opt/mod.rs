@@ -31,6 +31,7 @@ mod pushdown;
 mod reduce;
 mod rows;
 mod share;
+mod share_groups;
 mod statistics;
 mod unnest;
 
@@ -88,6 +89,7 @@ pub static PASSES: &[Pass] = &[
     CROSS_ONEHOT,
     FOLD,
     SHARE,
+    SHARE_GROUPS,
     CLEAN,
     REDUCE,
 ];
@@ -234,6 +236,14 @@ const SHARE: Pass = Pass {
     exactness: Exactness::Bit,
     stage: Stage::Built,
     run: share::run,
+};
+
+const SHARE_GROUPS: Pass = Pass {
+    name: "share_groups",
+    doc: "computes equal groups once, also where their columns have other ids",
+    exactness: Exactness::Bit,
+    stage: Stage::Built,
+    run: share_groups::run,
 };
 
 const CLEAN: Pass = Pass {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::Context;
 use crate::entity::{ColumnId, NodeId, RegionId, ValueId};
 use crate::error::Result;
-use crate::graph::rewrite::{Change, Rebuild, Rewrite, bound_symbol, defined_columns, rebuild};
+use crate::graph::rewrite::{Change, Rebuild, Rewrite, bound_symbol, columns_of_mut, defined_columns, rebuild};
 use crate::graph::{Node, Op, Program};
 
 pub(super) fn run(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
@@ -50,7 +50,7 @@ impl Rewrite for Share<'_, '_> {
         let mut known = self.scopes[from..].iter().flat_map(|s| s.known.get(&hash).into_iter().flatten());
         let found = known.find(|values| {
             let other = cx.def(values[0]);
-            other.is_some_and(|other| same_node(cx.b.program(), new, other, &mut HashMap::new()))
+            other.is_some_and(|other| Same::new(cx.b.program()).node(new, other))
         });
         match found {
             Some(values) if self.cx.spend() => Ok(Change::Values(values.clone())),
@@ -74,30 +74,81 @@ impl Rewrite for Share<'_, '_> {
     }
 }
 
-/// Whether two nodes compute the same, `same` saying which values of `a`'s regions are which of `b`'s.
-fn same_node(p: &Program, a: &Node, b: &Node, same: &mut HashMap<ValueId, ValueId>) -> bool {
-    let read = |v: &ValueId, same: &HashMap<ValueId, ValueId>| same.get(v).copied().unwrap_or(*v);
-    a.op == b.op
-        && a.operands.len() == b.operands.len()
-        && a.operands.iter().zip(&b.operands).all(|(x, y)| read(x, same) == *y)
-        && a.regions.len() == b.regions.len()
-        && a.regions.iter().zip(&b.regions).all(|(x, y)| same_region(p, *x, *y, same))
+/// The equality of nodes, in the course of a comparison.
+pub(super) struct Same<'p> {
+    pub(super) p: &'p Program,
+    /// Which values of the first are which of the second.
+    values: HashMap<ValueId, ValueId>,
+    /// Which columns that the first makes are which of the second.
+    columns: HashMap<ColumnId, ColumnId>,
 }
 
-fn same_region(p: &Program, a: RegionId, b: RegionId, same: &mut HashMap<ValueId, ValueId>) -> bool {
-    let (a, b) = (p.region(a), p.region(b));
-    let lengths =
-        a.params.len() == b.params.len() && a.nodes.len() == b.nodes.len() && a.results.len() == b.results.len();
-    if !lengths || a.params.iter().zip(&b.params).any(|(x, y)| p.ty(*x) != p.ty(*y)) {
-        return false;
+impl<'p> Same<'p> {
+    pub(super) fn new(p: &'p Program) -> Self {
+        Self { p, values: HashMap::new(), columns: HashMap::new() }
     }
-    same.extend(a.params.iter().copied().zip(b.params.iter().copied()));
-    for (x, y) in a.nodes.iter().zip(&b.nodes) {
-        let (x, y) = (p.node(*x), p.node(*y));
-        if !same_node(p, x, y, same) {
+
+    /// Whether two nodes over the same operands compute the same.
+    fn node(&mut self, a: &Node, b: &Node) -> bool {
+        a.operands.len() == b.operands.len()
+            && a.operands.iter().zip(&b.operands).all(|(x, y)| self.is(*x, *y))
+            && self.but_operands(a, b)
+    }
+
+    fn is(&self, a: ValueId, b: ValueId) -> bool {
+        self.values.get(&a).copied().unwrap_or(a) == b
+    }
+
+    fn but_operands(&mut self, a: &Node, b: &Node) -> bool {
+        self.op(&a.op, &b.op)
+            && a.regions.len() == b.regions.len()
+            && a.regions.iter().zip(&b.regions).all(|(x, y)| self.region(*x, *y))
+            && {
+                self.values.extend(a.results.iter().copied().zip(b.results.iter().copied()));
+                true
+            }
+    }
+
+    fn op(&self, a: &Op, b: &Op) -> bool {
+        if self.columns.is_empty() {
+            return a == b;
+        }
+        let mut a = a.clone();
+        columns_of_mut(&mut a, &mut |id| *id = self.columns.get(id).copied().unwrap_or(*id));
+        a == *b
+    }
+
+    fn region(&mut self, a: RegionId, b: RegionId) -> bool {
+        let p = self.p;
+        let (a, b) = (p.region(a), p.region(b));
+        let lengths =
+            a.params.len() == b.params.len() && a.nodes.len() == b.nodes.len() && a.results.len() == b.results.len();
+        if !lengths || a.params.iter().zip(&b.params).any(|(x, y)| p.ty(*x) != p.ty(*y)) {
             return false;
         }
-        same.extend(x.results.iter().copied().zip(y.results.iter().copied()));
+        self.values.extend(a.params.iter().copied().zip(b.params.iter().copied()));
+        a.nodes.iter().zip(&b.nodes).all(|(x, y)| self.node(p.node(*x), p.node(*y)))
+            && a.results.iter().zip(&b.results).all(|(x, y)| self.is(*x, *y))
     }
-    a.results.iter().zip(&b.results).all(|(x, y)| same.get(x).copied().unwrap_or(*x) == *y)
+
+    /// Whether two tables have the same rows in the same order, each with columns of its own.
+    pub(super) fn table(&mut self, a: ValueId, b: ValueId) -> bool {
+        if self.is(a, b) {
+            return true;
+        }
+        let (Some(x), Some(y)) = (self.p.node_of(a), self.p.node_of(b)) else { return false };
+        let (Op::Rel(x_op), Op::Rel(y_op)) = (&x.op, &y.op) else { return false };
+        if std::mem::discriminant(x_op) != std::mem::discriminant(y_op) || x.operands.len() != y.operands.len() {
+            return false;
+        }
+        let below = x.operands.iter().zip(&y.operands).all(|(x, y)| self.table(*x, *y));
+        let (mut made, mut other) = (vec![], vec![]);
+        defined_columns(&x.op, &mut |c| made.push(c));
+        defined_columns(&y.op, &mut |c| other.push(c));
+        if !below || made.len() != other.len() {
+            return false;
+        }
+        self.columns.extend(made.into_iter().zip(other));
+        self.but_operands(x, y)
+    }
 }

@@ -9,6 +9,7 @@ pub(crate) mod calls;
 pub mod date;
 pub mod decimal;
 pub mod filter;
+pub mod groups;
 pub mod hash;
 pub mod mask;
 pub mod random;

@@ -169,7 +169,7 @@ struct Scanned {
 }
 
 /// The base that is added to elements, where they are integers of at most 64 bits.
-fn integer_base(column: &Column) -> Option<i64> {
+pub(super) fn integer_base(column: &Column) -> Option<i64> {
     match column.physical() {
         PhysicalType::I8 | PhysicalType::I16 | PhysicalType::I32 | PhysicalType::I64 => Some(match column.encoding() {
             Encoding::Narrowed { base } => base,
@@ -346,17 +346,18 @@ impl PipelineLower<'_> {
         Ok(Some(Test::Range { source, low, high, negate }))
     }
 
-    /// The loop over the rows that the filter lets through.
-    pub(super) fn filtered_rows(&mut self) -> Result<()> {
+    /// The loop over tiles, and in each over the rows that the filter lets through.
+    pub(super) fn tiles(&mut self) -> Result<()> {
         let Source::Scan { input, .. } = &self.pipeline.source else {
-            return Err(Error::Bug("a tile filter belongs to a scan".into()));
+            return Err(Error::Bug("tiles belong to a scan".into()));
         };
         let (begin, end) = (self.r.b.param(2), self.r.b.param(3));
         let base = self.state_pointer(self.masks);
-        let at = |s: &mut Self, level: usize| {
-            s.r.b.displace(base, level as i64 * i64::from(layout::TILE_SIZE) + i64::from(layout::TILE_MASK.offset))
-        };
-        let masks: Vec<kernel::Value> = (0..self.filter.levels()).map(|level| at(self, level)).collect();
+        let levels = self.filter.levels();
+        let level = |s: &mut Self, level: usize| s.r.b.displace(base, level as i64 * i64::from(layout::TILE_SIZE));
+        let tiles: Vec<kernel::Value> = (0..=levels).map(|i| level(self, i)).collect();
+        let mask = |s: &mut Self, i: usize| s.r.b.displace(tiles[i], i64::from(layout::TILE_MASK.offset));
+        let masks: Vec<kernel::Value> = (0..levels).map(|i| mask(self, i)).collect();
         let selection = self.r.b.displace(base, i64::from(layout::TILE_SELECTION.offset));
         let tile = self.r.b.begin_for(kernel::LoopKind::Serial, begin, end, TILE_ROWS as i64, &[]);
         let start = tile.index;
@@ -368,17 +369,36 @@ impl PipelineLower<'_> {
             let mode = if i == 0 { mode::SET } else { mode::AND };
             self.emit_test(test, &place, &masks, mode)?;
         }
-        let selected = self.r.b.call(RuntimeFn::MaskToSelection, &[masks[0], rows, selection]);
+        match self.blocks.clone() {
+            None => self.selected_rows(&place, masks[0], selection)?,
+            Some(blocks) if self.filter.is_empty() => self.add_block(&blocks, &place, None, tiles[levels])?,
+            Some(blocks) => {
+                let selected = self.r.b.call(RuntimeFn::MaskCount, &[masks[0], rows]);
+                let selected = selected.ok_or_else(|| Error::Bug("mask_count returns a count".into()))?;
+                let many = self.goes_by_blocks(&place, selected);
+                self.r.b.begin_if(many, &[]);
+                self.add_block(&blocks, &place, Some(masks[0]), tiles[levels])?;
+                self.r.b.begin_else(&[]);
+                self.selected_rows(&place, masks[0], selection)?;
+                self.r.b.end_if(&[]);
+            }
+        }
+        self.r.b.end_for(&[]);
+        Ok(())
+    }
+
+    /// The loop over a tile's rows of a mask.
+    fn selected_rows(&mut self, place: &Place, mask: kernel::Value, selection: kernel::Value) -> Result<()> {
+        let selected = self.r.b.call(RuntimeFn::MaskToSelection, &[mask, place.rows, selection]);
         let selected = selected.ok_or_else(|| Error::Bug("mask_to_selection returns a count".into()))?;
         let zero = self.r.b.iconst(K::I64, 0);
         let row = self.r.b.begin_for(kernel::LoopKind::Serial, zero, selected, 1, &[]);
         let at = self.r.b.offset(selection, row.index, 2, 0);
         let index = self.r.b.load(K::I16, at, 0);
         let index = self.r.b.zext(index, K::I64);
-        let index = self.r.b.add(start, index);
+        let index = self.r.b.add(place.start, index);
         let env = self.source(index)?;
         self.step(0, env)?;
-        self.r.b.end_for(&[]);
         self.r.b.end_for(&[]);
         Ok(())
     }
@@ -586,12 +606,12 @@ impl PipelineLower<'_> {
 }
 
 /// Where a tile is.
-struct Place {
-    input: InputId,
+pub(super) struct Place {
+    pub(super) input: InputId,
     /// Its first row.
-    start: kernel::Value,
+    pub(super) start: kernel::Value,
     /// Its number of rows.
-    rows: kernel::Value,
+    pub(super) rows: kernel::Value,
 }
 
 impl Test {

@@ -201,35 +201,38 @@ impl<'a> PipelineLower<'a> {
         self.init_states(state, row)
     }
 
-    pub(super) fn group(&mut self, state: StateId, mut env: Env) -> Result<()> {
+    /// The record of a row's group.
+    pub(super) fn group_row(&mut self, state: StateId, env: &mut Env) -> Result<kernel::Value> {
+        if let Some(row) = self.single_group {
+            return Ok(row);
+        }
         let keys = self.group_keys(state)?;
-        let s = self.plan.state(state);
-        let row = match self.single_group {
-            Some(row) => row,
-            None => {
-                let mut cells = vec![];
-                for (id, f) in keys.iter().zip(&s.layout.fields) {
-                    let cell = match f.kind {
-                        FieldKind::Code { .. } => match self.r.code(*id, &mut env)? {
-                            Some((_, _, code, valid)) => Cell { value: code, valid, ty: ScalarType::I32, range: None },
-                            None => return Err(Error::Bug(format!("{id} is grouped by code but has none"))),
-                        },
-                        FieldKind::Value => {
-                            let cell = self.r.column(*id, &mut env)?;
-                            Cell { value: self.r.to_register(&cell, f.register())?, ..cell }
-                        }
-                    };
-                    cells.push(cell);
+        let mut cells = vec![];
+        for (id, f) in keys.iter().zip(&self.plan.state(state).layout.fields) {
+            let cell = match f.kind {
+                FieldKind::Code { .. } => match self.r.code(*id, env)? {
+                    Some((_, _, code, valid)) => Cell { value: code, valid, ty: ScalarType::I32, range: None },
+                    None => return Err(Error::Bug(format!("{id} is grouped by code but has none"))),
+                },
+                FieldKind::Value => {
+                    let cell = self.r.column(*id, env)?;
+                    Cell { value: self.r.to_register(&cell, f.register())?, ..cell }
                 }
-                match self.direct_index(state, keys, &cells)? {
-                    Some((index, by)) => {
-                        self.direct = Some(by);
-                        self.find_direct(state, &cells, index)?
-                    }
-                    None => self.find_group(state, &cells)?,
-                }
+            };
+            cells.push(cell);
+        }
+        match self.direct_index(state, keys, &cells)? {
+            Some((index, by)) => {
+                self.direct = Some(by);
+                self.find_direct(state, &cells, index)
             }
-        };
+            None => self.find_group(state, &cells),
+        }
+    }
+
+    pub(super) fn group(&mut self, state: StateId, mut env: Env) -> Result<()> {
+        let row = self.group_row(state, &mut env)?;
+        let s = self.plan.state(state);
         let StateKind::Group { accumulators, .. } = &s.kind else {
             return Err(Error::Bug(format!("{state} holds no groups")));
         };

@@ -5,10 +5,12 @@
 //!   and a full tile (or the last one of the range) runs the model and goes on with the steps after it.
 //! - A step is emitted inside the code of the steps before it: a filter opens an `if`, a probe a loop over partners. What is
 //!   inside sees what is outside; nothing inside is seen outside.
-//! - Conditions on a scan's columns as they are stored are tested by tiles, before the loop over rows (see `filter.rs`).
+//! - Conditions on a scan's columns as they are stored are tested by tiles, before the loop over rows (see `filter.rs`); sums of
+//!   few groups go by tiles too (see `blocks.rs`).
 //! - The worker block holds, from its first state slot on, the sink's states and then the tiles, in the order of
 //!   [`Lowered::states`].
 
+mod blocks;
 mod filter;
 mod group;
 mod probe;
@@ -26,6 +28,7 @@ use crate::kernel::{self, FunctionRef, LoopKind, Module, Signature, Type as K};
 use crate::plan::{Pipeline, Plan, Sink, Source, StateKind, Step, register_type};
 use crate::types::ScalarType;
 
+use blocks::Blocks;
 use filter::TileFilter;
 pub use group::merge;
 pub(crate) use group::zone_bounds;
@@ -72,7 +75,7 @@ pub enum WorkerState {
     },
     /// The area of host calls.
     Area,
-    /// Masks of a scan's filter; the first tile has the selection too.
+    /// Masks of a scan's filter; the first tile has the selection too, the last one is scratch of sums by blocks.
     Masks {
         /// Tiles.
         levels: usize,
@@ -148,6 +151,8 @@ struct PipelineLower<'a> {
     direct: Option<Direct>,
     /// The scan's filter, once the main function has it.
     filter: TileFilter,
+    /// How groups are summed by blocks, if they are.
+    blocks: Option<Blocks>,
     /// The index of the masks among the states.
     masks: usize,
 }
@@ -190,6 +195,7 @@ pub fn pipeline(
             single_group: None,
             direct: None,
             filter: TileFilter::default(),
+            blocks: None,
             masks,
         };
         if k == 0 {
@@ -200,8 +206,8 @@ pub fn pipeline(
         if let (Some(by), Some(WorkerState::Group { direct, .. })) = (l.direct, states.first_mut()) {
             *direct = Some(by);
         }
-        if let (false, Source::Scan { input, .. }) = (l.filter.is_empty(), &pipeline.source) {
-            states[masks] = WorkerState::Masks { levels: l.filter.levels() };
+        if let (true, Source::Scan { input, .. }) = (l.goes_by_tiles(), &pipeline.source) {
+            states[masks] = WorkerState::Masks { levels: l.filter.levels() + 1 };
             zones = l.filter.zones(*input);
         }
         let zero = l.r.b.iconst(K::I32, 0);
@@ -243,19 +249,26 @@ impl<'a> PipelineLower<'a> {
         k == self.flushes.len()
     }
 
+    fn goes_by_tiles(&self) -> bool {
+        !self.filter.is_empty() || self.blocks.is_some()
+    }
+
     fn main(&mut self) -> Result<()> {
         if self.has_sink(0) {
             self.sink_prologue()?;
         }
         self.filter = self.tile_filter()?;
-        if self.filter.is_empty() {
+        if self.has_sink(0) {
+            self.blocks = self.block_sums()?;
+        }
+        if !self.goes_by_tiles() {
             let (begin, end) = (self.r.b.param(2), self.r.b.param(3));
             let body = self.r.b.begin_for(LoopKind::Serial, begin, end, 1, &[]);
             let env = self.source(body.index)?;
             self.step(0, env)?;
             self.r.b.end_for(&[]);
         } else {
-            self.filtered_rows()?;
+            self.tiles()?;
         }
         for (_, function, _) in self.flushes {
             let status = self.r.b.call_function(function, &[self.r.ctx, self.r.worker]);
