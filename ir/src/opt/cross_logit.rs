@@ -123,16 +123,14 @@ impl<'p> Around<'p> {
                 around.answers.extend(columns.iter().enumerate().map(|(i, c)| (*c, (*id, i))));
             }
         }
-        reachable_nodes(p, |id, node| match &node.op {
-            Op::Scalar(op @ (ScalarOp::Lt | ScalarOp::Le | ScalarOp::Gt | ScalarOp::Ge)) => {
-                let (a, b) = (node.operands[0], node.operands[1]);
-                match (literal(p, a), literal(p, b)) {
-                    (None, Some(bound)) => around.compared.push((id, a, *op, bound)),
-                    (Some(bound), None) => around.compared.push((id, b, mirrored(*op), bound)),
-                    _ => {}
-                }
+        reachable_nodes(p, |id, node| {
+            let Op::Scalar(op @ (ScalarOp::Lt | ScalarOp::Le | ScalarOp::Gt | ScalarOp::Ge)) = node.op else { return };
+            let (a, b) = (node.operands[0], node.operands[1]);
+            match (literal(p, a), literal(p, b)) {
+                (None, Some(bound)) => around.compared.push((id, a, op, bound)),
+                (Some(bound), None) => around.compared.push((id, b, mirrored(op), bound)),
+                _ => {}
             }
-            _ => {}
         });
         around
     }

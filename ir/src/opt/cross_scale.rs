@@ -196,10 +196,13 @@ struct Scaled {
     shift: Option<TensorValue>,
 }
 
+/// For each feature of a group the value that it is written as now, if that is another.
+type Written = Vec<Option<ValueId>>;
+
 #[derive(Default)]
 struct Scale {
     /// For each group of a model, the values that its features are written as.
-    models: HashMap<NodeId, Vec<(usize, Vec<Option<ValueId>>)>>,
+    models: HashMap<NodeId, Vec<(usize, Written)>>,
     /// What an `extend` yields more: the value and the column that it is called by in errors.
     raw: HashMap<NodeId, Vec<(ValueId, ColumnId)>>,
     /// The values that a projection has to let pass.

@@ -934,13 +934,14 @@ mod tests {
     #[test]
     fn computed_functions_fall_no_further_than_told() {
         const FLAT: f32 = 1.0 / 33_554_432.0;
-        type Block = fn(&[f32], &mut [f32]);
-        let told: [(Block, f32, fn(f32) -> u32); 3] = [
+        /// A function, where it is flat from, and by how much it may fall.
+        type Told = (fn(&[f32], &mut [f32]), f32, fn(f32) -> u32);
+        let told: [Told; 3] = [
             (exp_block_f32, 104.0, |_| 0),
             (sigmoid_block_f32, 104.0, |x| u32::from(x < -0.69)),
             (tanh_block_f32, 20.0, |_| 2),
         ];
-        let check = |(block, end, may_fall): (Block, f32, fn(f32) -> u32)| {
+        let check = |(block, end, may_fall): Told| {
             let mut most = f32::NEG_INFINITY;
             let mut see = |x: f32, y: f32| {
                 if y < most {
