@@ -502,7 +502,7 @@ fn set_operations_and_ctes() {
     "#]],
     );
     check(
-        "select n from t except all select n from u",
+        "select n from t except all select n from u order by n",
         expect![[r#"
             +---+
             | n |

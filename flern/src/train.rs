@@ -506,13 +506,13 @@ fn training_program(model: &Model, fit: &Fit, base: &Base<'_>, run: &Run<'_>) ->
     let train = program.part(model, &Part { rows, columns: &train, known_classes: false }, label)?;
     let (mut eval, mut held) = (None, None);
     if let Some(condition) = &condition {
-        let rows = program.rows_where(condition, true)?;
-        let known_classes = matches!(model.label, Label::Classes(_));
-        eval = Some(program.part(model, &Part { rows, columns: &columns("TRUE")?, known_classes }, label)?);
         let kept = program.columns.get(..base.columns).unwrap_or(&program.columns).to_vec();
         let names = program.names.iter().take(kept.len()).cloned().collect();
-        let project = RelOp::Project { columns: kept };
-        held = Some((program.builder.rel(project, &[rows], &[])?, names));
+        let rows = program.rows_where(condition, true)?;
+        let rows = program.builder.rel(RelOp::Project { columns: kept }, &[rows], &[])?;
+        let known_classes = matches!(model.label, Label::Classes(_));
+        eval = Some(program.part(model, &Part { rows, columns: &columns("TRUE")?, known_classes }, label)?);
+        held = Some((rows, names));
     }
     let program = program.finish_with(held, |scope| {
         let first = Network::constants(scope, &model.params);

@@ -111,9 +111,11 @@ impl Run<'_> {
         batch: Option<Batch>,
         buffers: &[&RowBuffer],
     ) -> Result<TensorData> {
-        if let Some(batch) = batch.filter(|_| buffers.iter().all(|buffer| buffer.is_within())) {
-            return Ok(batch.close_up(buffers));
-        }
+        // Where it is not closed up its rows are copied below: it lives that long.
+        let _first_rows = match batch {
+            Some(batch) if buffers.iter().all(|buffer| buffer.is_within()) => return Ok(batch.close_up(buffers)),
+            other => other,
+        };
         let elements = buffers.iter().map(|b| b.len()).sum::<usize>() * group.columns.len();
         macro_rules! gather {
             ($variant:ident, $t:ty) => {{
