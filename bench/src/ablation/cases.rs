@@ -3,7 +3,7 @@
 use ir::opt::{Exactness, PASSES};
 
 /// A rule, and a program that shows it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Case {
     /// Its letter and number.
     pub(super) rule: &'static str,
@@ -17,7 +17,7 @@ pub(super) struct Case {
 }
 
 /// What is run.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Work {
     /// Statements that are run once, the statement that is measured, and the one whose numbers are compared, if that is
     /// another.
