@@ -1,6 +1,7 @@
-//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), perceptrons ([`mlp`]), the matrix products of
-//! the models ([`gemm`]) and the rules across the border of query and model, on and off ([`ablation`]), on engines ([`engine`])
-//! and input files ([`data`]) of their own, with the clock and the machine ([`measure`]) and the files of results ([`report`]).
+//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), perceptrons ([`mlp`]), Transformers
+//! ([`transformer`]), the matrix products of the models ([`gemm`]) and the rules across the border of query and model, on and
+//! off ([`ablation`]), on engines ([`engine`]) and input files ([`data`]) of their own, with the clock and the machine
+//! ([`measure`]) and the files of results ([`report`]).
 
 pub mod ablation;
 pub mod data;
@@ -11,6 +12,7 @@ pub mod mlp;
 pub mod pipelines;
 pub mod report;
 pub mod tpch;
+pub mod transformer;
 
 /// Any failure of a benchmark, told to the user and the exit status.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

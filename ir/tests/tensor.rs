@@ -336,6 +336,34 @@ fn reductions() {
     case.check(&out, 0.0);
 }
 
+/// Rows shorter and longer than a strip, of numbers, infinities, NaN and zeros, of stored values and of maps.
+#[test]
+fn a_maximum_of_rows_knows_nan() {
+    for ty in [ScalarType::F32, F64] {
+        for columns in [1, 3, 31, 65, 511, 512, 513, 1200] {
+            let mut rows = numbers(F64, &[7, columns], 5);
+            if let TensorData::F64(v) = &mut rows.data {
+                v[columns - 1] = f64::NAN;
+                v[columns] = f64::INFINITY;
+                v[2 * columns..3 * columns].fill(f64::NEG_INFINITY);
+                v[3 * columns..4 * columns].fill(-0.0);
+                v[4 * columns + columns / 2] = f64::NAN;
+            }
+            if let (ScalarType::F32, TensorData::F64(v)) = (ty, &rows.data) {
+                rows.data = TensorData::F32(v.iter().map(|x| *x as f32).collect());
+            }
+            let mut g = Case::new();
+            let x = g.input("x", rows);
+            let plain = reduce(&mut g.b, Reducer::Max, &[1], x);
+            let twice = binary(&mut g.b, ScalarOp::Add, x, x);
+            let mapped = reduce(&mut g.b, Reducer::Max, &[1], twice);
+            let down = reduce(&mut g.b, Reducer::Max, &[0], x);
+            let all = reduce(&mut g.b, Reducer::Max, &[0, 1], x);
+            g.check(&[plain, mapped, down, all], 0.0);
+        }
+    }
+}
+
 #[test]
 fn a_minimum_knows_nan() {
     let mut case = Case::new();

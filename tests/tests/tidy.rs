@@ -33,6 +33,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/gemm/mod.rs", "matrices by address and stride"),
     ("ir/runtime/src/gemm/pack.rs", "matrices by address and stride"),
     ("ir/runtime/src/gemm/peak.rs", "vectors of a processor that was asked for them"),
+    ("ir/runtime/src/gemm/split.rs", "matrices by address and stride, written by several workers"),
     ("ir/runtime/src/gemm/tests.rs", "calls the kernels"),
     ("ir/runtime/src/gemm/vector.rs", "vectors of a processor that was asked for them"),
     ("ir/runtime/src/group_table.rs", "rows behind the addresses of a table that generated code probes"),

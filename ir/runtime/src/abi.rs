@@ -628,6 +628,11 @@ runtime_functions! {
     /// x rounded half away from zero at a decimal digit, for f64.
     RoundF64 = round_f64(x: F64, digits: I32) -> F64, Pure, Never => crate::kernels::vector_math::round_f64;
 
+    /// `out[0]` becomes the greatest of itself and `n` f32; NaN is the greatest, and of equals the first is kept.
+    MaxFoldF32 = max_fold_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::max_fold_f32;
+    /// The same for f64.
+    MaxFoldF64 = max_fold_f64(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::max_fold_f64;
+
     // The same for blocks: `out[i] = f(x[i])` for `n` elements; `out` may be `x`, and overlaps it in no other way.
 
     /// exp of each f32.

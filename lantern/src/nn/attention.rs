@@ -1,4 +1,4 @@
-//! Attention, and the Transformer of encoder and decoder.
+//! Attention, the Transformer of encoder and decoder, and an encoder alone.
 
 use std::collections::HashMap;
 use std::panic::Location;
@@ -6,7 +6,7 @@ use std::panic::Location;
 use ir::types::{Dim, ScalarType};
 use ndarray::Array2;
 
-use super::{layer_norm, linear};
+use super::{Activation, layer_norm, linear};
 use crate::error::Fault;
 use crate::params::Init;
 use crate::tensor::{Tensor, value};
@@ -50,6 +50,23 @@ fn positions(rows: usize, d: usize) -> Array2<f64> {
     })
 }
 
+/// Name, shape and initial numbers of a parameter.
+type Param = (String, Vec<usize>, Init);
+
+fn norm_params(out: &mut Vec<Param>, name: &str, width: usize) {
+    out.push((format!("{name}.g"), vec![width], Init::Full(1.0)));
+    out.push((format!("{name}.b"), vec![width], Init::Full(0.0)));
+}
+
+fn linear_params(out: &mut Vec<Param>, name: &str, inputs: usize, outputs: usize) {
+    out.push((format!("{name}.w"), vec![outputs, inputs], Init::uniform_for(inputs)));
+    out.push((format!("{name}.b"), vec![outputs], Init::uniform_for(inputs)));
+}
+
+fn attention_params(out: &mut Vec<Param>, name: &str, width: usize) {
+    ["q", "k", "v", "o"].iter().for_each(|k| linear_params(out, &format!("{name}.{k}"), width, width));
+}
+
 /// A Transformer of encoder and decoder with norms before the layers, one more behind each stack, and one table for the words
 /// of both sides and for the output.
 ///
@@ -77,29 +94,21 @@ const EPSILON: f64 = 1e-5;
 
 impl Transformer {
     /// Names, shapes and initial numbers of the parameters: uniform in ±1/√in, the table in ±1/√width, norms 1 and 0.
-    pub fn params(&self) -> Vec<(String, Vec<usize>, Init)> {
+    pub fn params(&self) -> Vec<Param> {
         let (d, f) = (self.width, self.inner);
         let mut out = vec![("emb".to_string(), vec![self.words, d], Init::uniform_for(d))];
-        let norm = |out: &mut Vec<_>, name: String| {
-            out.push((format!("{name}.g"), vec![d], Init::Full(1.0)));
-            out.push((format!("{name}.b"), vec![d], Init::Full(0.0)));
-        };
-        let layer = |out: &mut Vec<_>, name: String, inputs: usize, outputs: usize| {
-            out.push((format!("{name}.w"), vec![outputs, inputs], Init::uniform_for(inputs)));
-            out.push((format!("{name}.b"), vec![outputs], Init::uniform_for(inputs)));
-        };
         for (side, layers) in [("e", self.encoders), ("d", self.decoders)] {
             let attentions = if side == "e" { &["sa"][..] } else { &["sa", "ca"] };
             for i in 0..layers {
                 for (n, a) in attentions.iter().enumerate() {
-                    norm(&mut out, format!("{side}{i}.n{}", n + 1));
-                    ["q", "k", "v", "o"].iter().for_each(|k| layer(&mut out, format!("{side}{i}.{a}.{k}"), d, d));
+                    norm_params(&mut out, &format!("{side}{i}.n{}", n + 1), d);
+                    attention_params(&mut out, &format!("{side}{i}.{a}"), d);
                 }
-                norm(&mut out, format!("{side}{i}.n{}", attentions.len() + 1));
-                layer(&mut out, format!("{side}{i}.f1"), d, f);
-                layer(&mut out, format!("{side}{i}.f2"), f, d);
+                norm_params(&mut out, &format!("{side}{i}.n{}", attentions.len() + 1), d);
+                linear_params(&mut out, &format!("{side}{i}.f1"), d, f);
+                linear_params(&mut out, &format!("{side}{i}.f2"), f, d);
             }
-            norm(&mut out, format!("{side}.n"));
+            norm_params(&mut out, &format!("{side}.n"), d);
         }
         out
     }
@@ -108,27 +117,70 @@ impl Transformer {
     /// `[batch, rows]` of `i64`, of sizes that are known.
     #[track_caller]
     pub fn logits(&self, params: &HashMap<&str, &Tensor>, source: &Tensor, target: &Tensor) -> Tensor {
-        let net = Net { shape: self, params, scope: source.scope(), at: Location::caller() };
-        let mut x = net.embed(source);
+        let net = Net { heads: self.heads, params, scope: source.scope(), at: Location::caller() };
+        let mut x = net.embed(source, self.width);
         for i in 0..self.encoders {
             let h = net.norm(&x, &format!("e{i}.n1"));
             x = x + net.attend(&h, &h, &format!("e{i}.sa"), false);
-            x = net.feed(x, &format!("e{i}"), "n2");
+            x = &x + net.feed(&net.norm(&x, &format!("e{i}.n2")), &format!("e{i}"), Activation::Relu);
         }
         let memory = net.norm(&x, "e.n");
-        let mut x = net.embed(target);
+        let mut x = net.embed(target, self.width);
         for i in 0..self.decoders {
             let h = net.norm(&x, &format!("d{i}.n1"));
             x = x + net.attend(&h, &h, &format!("d{i}.sa"), true);
             x = &x + net.attend(&net.norm(&x, &format!("d{i}.n2")), &memory, &format!("d{i}.ca"), false);
-            x = net.feed(x, &format!("d{i}"), "n3");
+            x = &x + net.feed(&net.norm(&x, &format!("d{i}.n3")), &format!("d{i}"), Activation::Relu);
         }
         linear(&net.norm(&x, "d.n"), &net.param("emb"), None)
     }
 }
 
+/// Layers of a Transformer's encoder with norms behind them, as in BERT (Devlin et al. 2018), over rows that are embedded
+/// already: attention and GELU layers, each added to its input and normed.
+///
+/// Its parameters go by name, for each layer: `e0.sa.q.w`, `e0.sa.q.b`, … `k`, `v`, `o` (attention), `e0.n1.g`, `e0.n1.b`
+/// (norm), `e0.f1`, `e0.f2`, `e0.n2`. Weights are `[out, in]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Encoder {
+    /// Width of the rows.
+    pub width: usize,
+    /// Heads of attention.
+    pub heads: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Width between the two linear layers.
+    pub inner: usize,
+}
+
+impl Encoder {
+    /// Names, shapes and initial numbers of the parameters: uniform in ±1/√in, norms 1 and 0.
+    pub fn params(&self) -> Vec<Param> {
+        let (d, f) = (self.width, self.inner);
+        let mut out = vec![];
+        for i in 0..self.layers {
+            attention_params(&mut out, &format!("e{i}.sa"), d);
+            norm_params(&mut out, &format!("e{i}.n1"), d);
+            linear_params(&mut out, &format!("e{i}.f1"), d, f);
+            linear_params(&mut out, &format!("e{i}.f2"), f, d);
+            norm_params(&mut out, &format!("e{i}.n2"), d);
+        }
+        out
+    }
+
+    /// The rows behind the last layer, `[batch, rows, width]` as `x`.
+    #[track_caller]
+    pub fn rows(&self, params: &HashMap<&str, &Tensor>, x: &Tensor) -> Tensor {
+        let net = Net { heads: self.heads, params, scope: x.scope(), at: Location::caller() };
+        (0..self.layers).fold(x.clone(), |x, i| {
+            let x = net.norm(&(&x + net.attend(&x, &x, &format!("e{i}.sa"), false)), &format!("e{i}.n1"));
+            net.norm(&(&x + net.feed(&x, &format!("e{i}"), Activation::Gelu)), &format!("e{i}.n2"))
+        })
+    }
+}
+
 struct Net<'a> {
-    shape: &'a Transformer,
+    heads: usize,
     params: &'a HashMap<&'a str, &'a Tensor>,
     scope: &'a crate::stage::Scope,
     at: crate::At,
@@ -156,23 +208,21 @@ impl Net<'_> {
 
     fn attend(&self, x: &Tensor, memory: &Tensor, name: &str, causal: bool) -> Tensor {
         let [q, k, v] = [(x, "q"), (memory, "k"), (memory, "v")].map(|(x, k)| self.linear(x, &format!("{name}.{k}")));
-        self.linear(&attention(&q, &k, &v, self.shape.heads, causal), &format!("{name}.o"))
+        self.linear(&attention(&q, &k, &v, self.heads, causal), &format!("{name}.o"))
     }
 
-    fn feed(&self, x: Tensor, layer: &str, norm: &str) -> Tensor {
-        let h = self.norm(&x, &format!("{layer}.{norm}"));
-        let h = self.linear(&h, &format!("{layer}.f1")).relu();
-        x + self.linear(&h, &format!("{layer}.f2"))
+    fn feed(&self, x: &Tensor, layer: &str, activation: Activation) -> Tensor {
+        self.linear(&activation.of(&self.linear(x, &format!("{layer}.f1"))), &format!("{layer}.f2"))
     }
 
-    fn embed(&self, words: &Tensor) -> Tensor {
+    fn embed(&self, words: &Tensor, width: usize) -> Tensor {
         let table = self.param("emb");
         let Some(rows) = words.dim(1).as_const() else {
             let message = format!("{} has rows of unknown length", words.ty());
             self.scope.fail(Fault::Invalid(message).at("transformer", self.at));
             return self.scope.nothing();
         };
-        let places = self.scope.constant(value(positions(rows, self.shape.width))).cast(table.dtype());
-        super::embedding(&table, words) * (self.shape.width as f64).sqrt() + places
+        let places = self.scope.constant(value(positions(rows, width))).cast(table.dtype());
+        super::embedding(&table, words) * (width as f64).sqrt() + places
     }
 }

@@ -16,7 +16,7 @@ use crate::error::Fault;
 use crate::stage::Scope;
 use crate::tensor::Tensor;
 
-pub use attention::{Transformer, attention};
+pub use attention::{Encoder, Transformer, attention};
 pub use loss::{binary_cross_entropy, cross_entropy, mae, mse};
 pub use recurrent::{Lstm, Tree, TreeLstm, lstm, lstm_cell, tree_lstm};
 

@@ -166,3 +166,21 @@ fn transformer_has_the_values_and_gradients_of_pytorch() {
     };
     matches("transformer_s.safetensors", "batch/", network, Optimizer::adagrad(1e-3));
 }
+
+#[test]
+fn bert_has_the_values_and_gradients_of_pytorch() {
+    const SHAPE: nn::Encoder = nn::Encoder { width: 24, heads: 3, layers: 2, inner: 48 };
+    let golden = golden("bert4_s.safetensors");
+    let names = SHAPE.params();
+    assert_eq!(golden.iter().filter(|(name, _)| name.starts_with("param/")).count(), names.len());
+    for (name, sizes, _) in names {
+        assert_eq!(golden.get(&format!("param/{name}")).map(|v| &v.shape), Some(&sizes), "{name}");
+    }
+    let network: Network = |p, b| {
+        let [x, y] = ["x", "y"].map(|name| b[name].cast(p["e0.n1.g"].dtype()));
+        let out = SHAPE.rows(p, &x);
+        let loss = nn::mse(&out, &y);
+        (out, loss)
+    };
+    matches("bert4_s.safetensors", "batch/", network, Optimizer::adagrad(1e-3));
+}

@@ -7,7 +7,8 @@
 //! - an element of C is one chain of fused multiply-adds in the order of k, cut every [`k_block`] steps; its bits depend on
 //!   neither the instruction set, nor the split of the rows over workers, nor on packing. The one exception is a product with
 //!   a vector (m = 1 or n = 1) whose matrix is contiguous along k, which has its own fixed order;
-//! - nothing here spawns. A caller with workers gives each of them a range of rows ([`gemm_rows`]).
+//! - nothing here spawns. A caller with workers gives each of them a range of rows ([`gemm_rows`]), or runs the tasks of
+//!   [`gemm_split`] on them.
 //!
 //! The structure is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): B is packed into
 //! panels as wide as the micro-kernel's tile, block by block; A is read in place by broadcasts, or packed where its columns are
@@ -17,6 +18,7 @@ mod attention;
 mod kernel;
 mod pack;
 mod peak;
+mod split;
 mod vector;
 
 use crate::cpu::simd_level;
@@ -25,6 +27,7 @@ use kernel::{Kernels, MAX_TILE, ROWS, Tile};
 pub use pack::PackedB;
 use pack::{Scratch, pack_a, pack_b};
 pub use peak::fused_chains;
+pub use split::{Runner, gemm_split};
 use std::ffi::c_void;
 use std::ops::Range;
 

@@ -12,7 +12,7 @@ use std::cell::Cell;
 /// One cache line, so that buffers are aligned to it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(super) struct Line([u8; 64]);
 
 /// A growing buffer of lines, reused by all products of a thread.
 #[derive(Default)]
@@ -101,6 +101,12 @@ unsafe fn pack_columns<T: Element>(
     padded: usize,
     to: *mut T,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if size_of::<T>() == size_of::<f32>() && row_stride == 1 && simd_level() >= SimdLevel::Avx2 {
+        // SAFETY: the machine has AVX2; the elements are of four bytes each, which are moved and not looked at; the rest is
+        // the caller's promise.
+        return unsafe { turned::pack_columns(panel.cast(), column_stride, k, columns, padded, to.cast()) };
+    }
     const SQUARE: usize = 16;
     for first_p in (0..k).step_by(SQUARE) {
         for first_j in (0..columns).step_by(SQUARE) {
@@ -111,6 +117,89 @@ unsafe fn pack_columns<T: Element>(
                         *to.wrapping_add(p * padded + j) = *panel.wrapping_add(p * row_stride + j * column_stride)
                     };
                 }
+            }
+        }
+    }
+}
+
+/// Panels whose columns are contiguous, of elements of four bytes: squares of 8 × 8 are transposed in registers.
+#[cfg(target_arch = "x86_64")]
+mod turned {
+    use crate::cpu::prefetch_line;
+    use std::arch::x86_64::{
+        __m256, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+        _mm256_unpacklo_ps,
+    };
+
+    const SQUARE: usize = 8;
+    /// Steps whose elements of one column are a cache line.
+    const LINE: usize = 16;
+
+    /// # Safety
+    /// As for [`super::pack_columns`]; the machine has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn pack_columns(
+        panel: *const f32,
+        stride: usize,
+        k: usize,
+        columns: usize,
+        padded: usize,
+        to: *mut f32,
+    ) {
+        let (whole_k, whole_columns) = (k / SQUARE * SQUARE, columns / SQUARE * SQUARE);
+        for first in (0..whole_k).step_by(LINE) {
+            for j in (0..whole_columns).step_by(SQUARE) {
+                for i in 0..SQUARE {
+                    prefetch_line(panel.wrapping_add((j + i) * stride + first + LINE).cast());
+                }
+                for p in (first..whole_k.min(first + LINE)).step_by(SQUARE) {
+                    // SAFETY: steps p to p + 8 of columns j to j + 8, and their places.
+                    unsafe {
+                        square(panel.wrapping_add(j * stride + p), stride, to.wrapping_add(p * padded + j), padded)
+                    };
+                }
+            }
+        }
+        for p in 0..k {
+            let first = if p < whole_k { whole_columns } else { 0 };
+            for j in first..columns {
+                // SAFETY: element (p, j) of the panel, and its place.
+                unsafe { *to.wrapping_add(p * padded + j) = *panel.wrapping_add(p + j * stride) };
+            }
+        }
+    }
+
+    /// Row i of the result is element i of each row.
+    ///
+    /// # Safety
+    /// 8 rows of 8 elements are readable at `from`, and writable at `to`; the machine has AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn square(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: promised by the caller.
+        let row = |i: usize| unsafe { _mm256_loadu_ps(from.wrapping_add(i * stride)) };
+        // Pairs, then fours of rows side by side within each half; then the halves.
+        let pairs = |i: usize| {
+            let (a, b) = (row(i), row(i + 1));
+            [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)]
+        };
+        let fours = |i: usize| -> [__m256; 4] {
+            let ([a, b], [c, d]) = (pairs(i), pairs(i + 2));
+            [
+                _mm256_shuffle_ps::<0x44>(a, c),
+                _mm256_shuffle_ps::<0xee>(a, c),
+                _mm256_shuffle_ps::<0x44>(b, d),
+                _mm256_shuffle_ps::<0xee>(b, d),
+            ]
+        };
+        let (low, high) = (fours(0), fours(4));
+        for i in 0..4 {
+            let (first, second) =
+                (_mm256_permute2f128_ps::<0x20>(low[i], high[i]), _mm256_permute2f128_ps::<0x31>(low[i], high[i]));
+            // SAFETY: promised by the caller.
+            unsafe {
+                _mm256_storeu_ps(to.wrapping_add(i * to_stride), first);
+                _mm256_storeu_ps(to.wrapping_add((i + 4) * to_stride), second);
             }
         }
     }
@@ -178,6 +267,27 @@ impl<T: Element> PackedB<T> {
             unsafe { pack_b(from, strides, steps, n, kernels.width(), kernels.lanes, to.wrapping_add(first * padded)) };
         }
         packed
+    }
+
+    /// Room for a k × n matrix in memory that held another one; what it holds is not this matrix yet.
+    pub(super) fn over(mut lines: Vec<Line>, k: usize, n: usize) -> PackedB<T> {
+        let level = simd_level();
+        let need = (k * n.next_multiple_of(T::kernels(level).lanes) * size_of::<T>()).div_ceil(size_of::<Line>());
+        if lines.len() < need {
+            lines.clear();
+            lines.resize(need, Line([0; 64]));
+        }
+        PackedB { lines, k, n, level, element: std::marker::PhantomData }
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
+        self.lines.as_mut_ptr().cast()
+    }
+
+    /// Takes the memory, for another matrix.
+    pub(super) fn take_lines(&mut self) -> Vec<Line> {
+        (self.k, self.n) = (0, 0);
+        std::mem::take(&mut self.lines)
     }
 
     /// Where the panel of this column starts within the block of `steps` steps that begins at `first`; how far apart its rows are.

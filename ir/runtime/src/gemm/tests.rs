@@ -291,6 +291,54 @@ fn bits_do_not_depend_on_the_way() {
     }
 }
 
+/// By tasks, in the order of their numbers and in the reverse one.
+fn split_has_the_same_bits<T: Float>() {
+    let shapes = [[1, 70, 40], [70, 1, 40], [2, 3, 0], [61, 70, 33], [50, 65, 517], [7, 1600, 24]];
+    for shape @ [m, n, k] in shapes {
+        for a_strides in [[k.max(1), 1], [1, m]] {
+            for b_strides in [[n, 1], [1, k + 3], [3 * n, 3]] {
+                for c_strides in [[n, 1], [1, m]] {
+                    let case = Case::<T>::new(shape, [a_strides, b_strides, c_strides], 1.0, 0.0);
+                    for epilogue in [Epilogue::None, Epilogue::BiasRelu(&case.bias)] {
+                        let whole = case.run(Rhs::Plain(case.b()), epilogue);
+                        for (workers, reverse) in [(1, false), (5, true)] {
+                            let mut c = case.c.clone();
+                            let problem = Problem {
+                                m,
+                                n,
+                                k,
+                                alpha: case.alpha,
+                                a: case.a.as_ptr(),
+                                a_strides,
+                                b: RawRhs::Plain { data: case.b.as_ptr(), strides: b_strides },
+                                beta: case.beta,
+                                c: c.as_mut_ptr(),
+                                c_strides,
+                                epilogue,
+                            };
+                            let mut run = |tasks: usize, body: &(dyn Fn(usize) + Sync)| {
+                                (0..tasks).for_each(|i| body(if reverse { tasks - 1 - i } else { i }));
+                            };
+                            // SAFETY: the slices hold the elements that the strides reach.
+                            unsafe { gemm_split(&problem, workers, &mut run) };
+                            let same = c.iter().zip(&whole).all(|(x, y)| x.bits() == y.bits());
+                            assert!(same, "{shape:?} {a_strides:?} {b_strides:?} {c_strides:?} {workers}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_product_has_the_bits_of_the_whole() {
+    at_every_level(|_| {
+        split_has_the_same_bits::<f32>();
+        split_has_the_same_bits::<f64>();
+    });
+}
+
 #[test]
 fn callbacks_see_each_final_element_once() {
     struct Seen {

@@ -465,6 +465,25 @@ blocks! {
     relu_block_f64(f64);
 }
 
+/// Reductions of a block into one element, which `x` does not overlap.
+macro_rules! folds {
+    ($($name:ident($t:ident) => $function:ident;)+) => {
+        calls! {$(
+            fn $name(x: *mut u8, out: *mut u8, n: i64) {
+                let (x, out, n) = (x.cast_const().cast::<$t>(), out.cast::<$t>(), usize::try_from(n).unwrap_or(0));
+                if n > 0 {
+                    *out = vector_math::$function(*out, std::slice::from_raw_parts(x, n));
+                }
+            }
+        )+}
+    };
+}
+
+folds! {
+    max_fold_f32(f32) => max_f32;
+    max_fold_f64(f64) => max_f64;
+}
+
 /// Elements that are copied at a time where a block function works in place.
 const PIECE: usize = 512;
 

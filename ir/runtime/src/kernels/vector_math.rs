@@ -672,7 +672,7 @@ pub struct Adam {
 
 /// Fused kernels over whole slices, for one precision.
 macro_rules! fused {
-    ($t:ident, $lanes:literal, $relu:ident, $pow:ident => $pow_block:ident, $exp:ident, $sum:ident, $dot:ident, $axpy:ident,
+    ($t:ident, $lanes:literal, $relu:ident, $pow:ident => $pow_block:ident, $exp:ident, $sum:ident, $max:ident, $dot:ident, $axpy:ident,
      $bias_add:ident, $adam:ident, $softmax:ident, $layer_norm:ident) => {
         /// The larger of `x` and 0; NaN stays.
         #[inline(always)]
@@ -705,6 +705,33 @@ macro_rules! fused {
                     *lane += x;
                 }
                 add_lanes(lanes)
+            }
+
+            /// The greatest of `first` and the elements; NaN is greater than every number, and of equals the first is meant, which
+            /// the sign of a zero shows.
+            pub fn $max(first: $t, x: &[$t]) -> $t {
+                // A NaN is kept apart: the lanes are compared as numbers.
+                let (mut lanes, mut odd) = ([first; $lanes], [0.0; $lanes]);
+                let chunks = x.chunks_exact($lanes);
+                let rest = chunks.remainder();
+                for chunk in chunks {
+                    for ((lane, odd), &x) in lanes.iter_mut().zip(&mut odd).zip(chunk) {
+                        *lane = if x > *lane { x } else { *lane };
+                        *odd = if x.is_nan() { x } else { *odd };
+                    }
+                }
+                for ((lane, odd), &x) in lanes.iter_mut().zip(&mut odd).zip(rest) {
+                    *lane = if x > *lane { x } else { *lane };
+                    *odd = if x.is_nan() { x } else { *odd };
+                }
+                let most = lanes.into_iter().fold(first, |most, x| if x > most { x } else { most });
+                if first.is_nan() || odd.iter().any(|x: &$t| x.is_nan()) {
+                    <$t>::NAN
+                } else if most == 0.0 && first != 0.0 {
+                    x.iter().copied().find(|x| *x == 0.0).unwrap_or(most)
+                } else {
+                    most
+                }
             }
 
             /// The inner product, in the same order as the sum.
@@ -831,11 +858,11 @@ fn add_lanes<T: Copy + std::ops::Add<Output = T>, const N: usize>(mut lanes: [T;
 }
 
 fused!(
-    f32, 64, relu_f32, pow_f32 => pow_block_f32, exp_f32, sum_f32, dot_f32, axpy_f32, bias_add_f32, adam_step_f32,
+    f32, 64, relu_f32, pow_f32 => pow_block_f32, exp_f32, sum_f32, max_f32, dot_f32, axpy_f32, bias_add_f32, adam_step_f32,
     softmax_rows_f32, layer_norm_rows_f32
 );
 fused!(
-    f64, 32, relu_f64, pow_f64 => pow_block_f64, exp_f64, sum_f64, dot_f64, axpy_f64, bias_add_f64, adam_step_f64,
+    f64, 32, relu_f64, pow_f64 => pow_block_f64, exp_f64, sum_f64, max_f64, dot_f64, axpy_f64, bias_add_f64, adam_step_f64,
     softmax_rows_f64, layer_norm_rows_f64
 );
 
@@ -1286,6 +1313,39 @@ mod tests {
         let mut seen = Vec::new();
         at_every_level(|_| seen.push((sum_f32(&x).to_bits(), dot_f32(&x, &x).to_bits())));
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn the_greatest_is_the_first_of_equals_and_nan_above_all() {
+        fn greatest(first: f32, x: &[f32]) -> f32 {
+            x.iter().fold(first, |most, &x| if most.is_nan() || x <= most { most } else { x })
+        }
+        at_every_level(|level| {
+            for n in [0usize, 1, 3, 31, 32, 63, 64, 65, 127, 128, 129, 1000] {
+                let plain: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+                let with = |at: usize, v: f32| {
+                    let mut x = plain.clone();
+                    x.iter_mut().skip(at).take(1).for_each(|x| *x = v);
+                    x
+                };
+                let mut cases = vec![plain.clone(), vec![f32::NEG_INFINITY; n]];
+                cases.extend([0, n / 2, n.saturating_sub(1)].map(|at| with(at, f32::NAN)));
+                cases.extend([0, n / 2, n.saturating_sub(1)].map(|at| with(at, f32::INFINITY)));
+                let zeros = |odd: usize| (0..n).map(|i| if i % 3 == odd { 0.0 } else { -0.0 }).collect::<Vec<f32>>();
+                cases.extend([zeros(0), zeros(1), zeros(2)]);
+                for first in [f32::NEG_INFINITY, -0.0, 0.0, 3.0, f32::INFINITY, f32::NAN] {
+                    for x in &cases {
+                        let expected = greatest(first, x);
+                        assert!(same_f32(max_f32(first, x), expected), "{level:?} {n} {first}");
+                        let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+                        assert!(
+                            same_f64(max_f64(f64::from(first), &wide), f64::from(expected)),
+                            "{level:?} {n} {first}"
+                        );
+                    }
+                }
+            }
+        });
     }
 
     #[test]

@@ -409,15 +409,15 @@ impl Machine {
         };
         let relu = matches!(g.finish, Finish::Relu | Finish::BiasRelu(_));
         let products: usize = around.iter().map(|r| r[0]).product();
-        let one = |index: usize, rows: Range<usize>| {
-            let (a, b, c) = (&a, &b, &c);
+        let problem = |index: usize| {
             let (mut left, mut at) = (index, [0usize; 3]);
             for [size, x, y, z] in around.iter().rev() {
                 let i = left % size;
                 left /= size;
                 at = [at[0] + i * x, at[1] + i * y, at[2] + i * z];
             }
-            let problem = Problem {
+            let (a, b, c) = (&a, &b, &c);
+            Problem {
                 m,
                 n,
                 k,
@@ -435,27 +435,35 @@ impl Machine {
                     (None, None) if relu => Epilogue::Relu,
                     (None, None) => Epilogue::None,
                 },
-            };
-            // SAFETY: the strides were derived from the shapes of stored values, whose buffers have their size; the result's buffer
-            // overlaps none of them, nor of what the epilogue reads, and these rows of it are written by nobody else.
-            unsafe { gemm::gemm_raw(&problem, rows) };
+            }
         };
+        // SAFETY: the strides were derived from the shapes of stored values, whose buffers have their size; the result's buffer
+        // overlaps none of them, nor of what the epilogue reads, and each product writes elements of its own, which nobody else
+        // accesses meanwhile. The same holds below.
+        let one = |index: usize| unsafe { gemm::gemm_raw(&problem(index), 0..m) };
         let work = products.saturating_mul(m).saturating_mul(n).saturating_mul(k);
         match &self.pool {
+            Some(pool) if work >= SPLIT_PRODUCTS && products >= 2 * pool.threads() => pool.run(products, |i, _| {
+                one(i);
+                Ok(())
+            }),
             Some(pool) if work >= SPLIT_PRODUCTS => {
-                let threads = pool.threads();
-                let cuts =
-                    if products >= threads { 1 } else { threads.div_ceil(products.max(1)).min(m.div_ceil(16)).max(1) };
-                let rows = m.div_ceil(cuts).next_multiple_of(8);
-                let cuts = m.div_ceil(rows);
-                pool.run(products * cuts, |task, _| {
-                    let first = task % cuts * rows;
-                    one(task / cuts, first..m.min(first + rows));
-                    Ok(())
-                })
+                let mut done = Ok(());
+                let mut run = |tasks: usize, body: &(dyn Fn(usize) + Sync)| {
+                    let ran = pool.run(tasks, |task, _| {
+                        body(task);
+                        Ok(())
+                    });
+                    done = std::mem::replace(&mut done, Ok(())).and(ran);
+                };
+                for index in 0..products {
+                    // SAFETY: as above.
+                    unsafe { gemm::gemm_split(&problem(index), pool.threads(), &mut run) };
+                }
+                done
             }
             _ => {
-                (0..products).for_each(|i| one(i, 0..m));
+                (0..products).for_each(one);
                 Ok(())
             }
         }

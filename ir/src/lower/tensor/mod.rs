@@ -347,13 +347,15 @@ impl TensorProgram {
             let count = machine.count(&ty.shape).map_err(failed)?;
             let _charged =
                 resources.memory.reserve(count * element_bytes(ty.dtype) as usize).map_err(|e| failed(e.into()))?;
-            let mut tensor = TensorValue { shape, data: zeros(ty.dtype, count)? };
+            let mut tensor = TensorValue { shape, data: room(ty.dtype, count)? };
             machine.set_address(*r, tensor_mut_ptr(&mut tensor));
-            made.push((*v, tensor));
+            made.push((*v, tensor, count));
         }
         machine.run_entry().map_err(failed)?;
         drop(machine);
-        for (v, tensor) in made {
+        for (v, mut tensor, count) in made {
+            // SAFETY: there is room for so many elements, and the run wrote each of a result's.
+            unsafe { set_len(&mut tensor.data, count) };
             values.insert(v, Arc::new(tensor));
         }
         Ok(())
@@ -369,6 +371,33 @@ fn zeros(ty: ScalarType, n: usize) -> Result<TensorData> {
         ScalarType::F64 => TensorData::F64(vec![0.0; n]),
         other => return Err(Error::Bug(format!("a tensor of {other}"))),
     })
+}
+
+/// Room for so many elements, which are not written yet: large results would be written twice.
+fn room(ty: ScalarType, n: usize) -> Result<TensorData> {
+    Ok(match ty {
+        ScalarType::Bool => TensorData::Bool(Vec::with_capacity(n)),
+        ScalarType::I32 => TensorData::I32(Vec::with_capacity(n)),
+        ScalarType::I64 => TensorData::I64(Vec::with_capacity(n)),
+        ScalarType::F32 => TensorData::F32(Vec::with_capacity(n)),
+        ScalarType::F64 => TensorData::F64(Vec::with_capacity(n)),
+        other => return Err(Error::Bug(format!("a tensor of {other}"))),
+    })
+}
+
+/// # Safety
+/// There is room for so many elements, and all of them have been written.
+unsafe fn set_len(data: &mut TensorData, n: usize) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match data {
+            TensorData::Bool(v) => v.set_len(n),
+            TensorData::I32(v) => v.set_len(n),
+            TensorData::I64(v) => v.set_len(n),
+            TensorData::F32(v) => v.set_len(n),
+            TensorData::F64(v) => v.set_len(n),
+        }
+    }
 }
 
 fn tensor_mut_ptr(t: &mut TensorValue) -> *mut u8 {

@@ -96,6 +96,16 @@ fn block_function(op: ScalarOp, ty: ScalarType) -> Option<RuntimeFn> {
     }
 }
 
+/// What folds a block into one element where generated code would compare one element after the other: the greatest, for NaN is
+/// above all numbers.
+fn fold_function(reducer: Reducer, dtype: ScalarType) -> Option<RuntimeFn> {
+    match (reducer, dtype) {
+        (Reducer::Max, ScalarType::F32) => Some(RuntimeFn::MaxFoldF32),
+        (Reducer::Max, ScalarType::F64) => Some(RuntimeFn::MaxFoldF64),
+        _ => None,
+    }
+}
+
 type V = kernel::Value;
 
 impl Indices for NestLower<'_> {
@@ -559,7 +569,12 @@ impl NestLower<'_> {
         if !outer_groups.is_empty() {
             self.need_elements(reducer, &reduced);
         }
-        if inner {
+        if let (true, [last], Some(function)) = (inner, &inner_groups[..], fold_function(reducer, dtype)) {
+            let start = self.identity(reducer, dtype)?;
+            let out = self.address(root, &out_shape, &out_index(&index));
+            self.r.b.store(start, out, 0);
+            self.folded(last, &mut index, dtype, (function, out), element)?;
+        } else if inner {
             let start = self.identity(reducer, dtype)?;
             let acc = self.accumulate(&inner_groups, &mut index, start, &|l, index, acc| {
                 let x = element(l, index)?;
@@ -589,6 +604,38 @@ impl NestLower<'_> {
         }
         self.close(&outer_groups);
         Ok((extent, work))
+    }
+
+    /// The elements of a group in strips, each computed and then folded into one place by a block function.
+    #[allow(clippy::type_complexity, reason = "a function of the elements")]
+    fn folded(
+        &mut self,
+        group: &Group,
+        index: &mut [V],
+        dtype: ScalarType,
+        (function, out): (RuntimeFn, V),
+        element: &dyn Fn(&mut Self, &[V]) -> Result<V>,
+    ) -> Result<()> {
+        let (begin, end) = (self.index(0), self.size(&group.extent));
+        let strip = self.r.b.begin_for(LoopKind::Serial, begin, end, STRIP as i64, &[]);
+        let limit = self.r.b.add_imm(strip.index, STRIP as i64);
+        let limit = self.r.b.smin(limit, end);
+        let count = self.r.b.sub(limit, strip.index);
+        let scratch = self.r.b.load_always(K::Ptr, self.r.worker, runtime::trap::WORKER_HEAD_SLOTS as i32 * 8);
+        let body = self.r.b.begin_for(LoopKind::Vector(0), strip.index, limit, 1, &[]);
+        self.forget();
+        if let Some(d) = group.dims.last() {
+            index[*d] = body.index;
+        }
+        let x = element(self, index)?;
+        let offset = self.r.b.sub(body.index, strip.index);
+        let at = self.r.b.offset(scratch, offset, i64::from(element_bytes(dtype)), 0);
+        self.r.b.store(x, at, 0);
+        self.r.b.end_for(&[]);
+        self.r.b.call(function, &[scratch, out, count]);
+        self.r.b.end_for(&[]);
+        self.forget();
+        Ok(())
     }
 
     /// Loops over groups that carry one value.

@@ -1,0 +1,132 @@
+//! One product by several workers.
+//!
+//! What holds:
+//! - each element of C is computed by one task, as [`gemm_raw`] computes it: its bits depend on neither the cuts nor the workers;
+//! - there are more tasks than workers, so that one that is held up leaves its share to the others;
+//! - an element of B is packed once altogether: either each task packs the columns that are its own, or all workers pack B
+//!   into memory that they then share. That memory belongs to the thread that asks for the product, and stays with it.
+
+use super::kernel::ROWS;
+use super::pack::{Line, PackedB, pack_b};
+use super::{Blocked, Element, Problem, RawRhs, gemm_raw, k_block};
+use crate::cpu::simd_level;
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Runs `body(0)` to `body(n - 1)`, on whatever threads, and returns behind the last one.
+pub type Runner<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
+
+/// Tasks for each worker.
+const TASKS: usize = 4;
+/// Steps of k that a task packs at a time.
+const PACKED_STEPS: usize = 128;
+/// Rows of a task at least where A's columns are strided: a cache line of A holds elements of 16 rows.
+const STRIDED_ROWS: usize = 8 * ROWS;
+/// Bytes of a packed B above which workers pack blocks of it for themselves.
+const SHARED_BYTES: usize = 64 << 20;
+
+/// Something that tasks may use at the same time.
+struct Shared<T>(T);
+
+// SAFETY: what is shared are numbers and addresses; the tasks of a product write to elements of their own.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    // A closure that names the field would capture what is in it, which is not `Sync`.
+    fn get(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The whole product, by tasks for so many workers.
+///
+/// # Safety
+/// As for [`gemm_raw`], for all rows, until the function returns; `run` runs each task once.
+pub unsafe fn gemm_split<T: Element>(problem: &Problem<T>, workers: usize, run: &mut Runner<'_>) {
+    let p = *problem;
+    let kernels = T::kernels(simd_level());
+    let (tasks, panels) = (TASKS * workers.max(1), p.n.div_ceil(kernels.width()));
+    let packed_bytes = p.k.saturating_mul(p.n.next_multiple_of(kernels.lanes)).saturating_mul(size_of::<T>());
+    let row_major = p.c_strides[1] == 1 || p.c_strides[0] != 1;
+    // SAFETY: promised by the caller, here and below.
+    unsafe {
+        match p.b {
+            RawRhs::Plain { .. } if p.m > 1 && p.n > 1 && row_major && panels >= tasks && p.a_strides[1] == 1 => {
+                by_columns(p, panels.div_ceil(tasks) * kernels.width(), run);
+            }
+            RawRhs::Plain { data, strides } if p.m > 1 && p.n > 1 && row_major && packed_bytes <= SHARED_BYTES => {
+                let mut packed = packed_together(data, strides, [p.k, p.n], run);
+                by_rows(Problem { b: RawRhs::Packed(&packed), ..p }, tasks, run);
+                SHARED.set(packed.take_lines());
+            }
+            RawRhs::Plain { .. } | RawRhs::Packed(_) => by_rows(p, tasks, run),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`gemm_split`].
+unsafe fn by_columns<T: Element>(p: Problem<T>, step: usize, run: &mut Runner<'_>) {
+    let p = Shared(p);
+    run(p.0.n.div_ceil(step), &|task| {
+        let p = *p.get();
+        let columns = task * step..p.n.min((task + 1) * step);
+        // SAFETY: the columns are this task's alone.
+        unsafe { Blocked::new(p, 0..p.m, columns, false).run() };
+    });
+}
+
+/// # Safety
+/// As for [`gemm_split`].
+unsafe fn by_rows<T: Element>(p: Problem<T>, tasks: usize, run: &mut Runner<'_>) {
+    let least = if p.a_strides[1] == 1 { ROWS } else { STRIDED_ROWS };
+    let step = p.m.div_ceil(tasks).next_multiple_of(ROWS).max(least);
+    let p = Shared(p);
+    run(p.0.m.div_ceil(step), &|task| {
+        let p = p.get();
+        let rows: Range<usize> = task * step..p.m.min((task + 1) * step);
+        // SAFETY: the rows are this task's alone.
+        unsafe { gemm_raw(p, rows) };
+    });
+}
+
+thread_local! {
+    static SHARED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// B, packed by all workers: a task for some steps of one panel.
+///
+/// # Safety
+/// The k × n elements of B are readable until the function returns.
+unsafe fn packed_together<T: Element>(
+    b: *const T,
+    strides: [usize; 2],
+    [k, n]: [usize; 2],
+    run: &mut Runner<'_>,
+) -> PackedB<T> {
+    let mut packed = PackedB::<T>::over(SHARED.take(), k, n);
+    let kernels = T::kernels(simd_level());
+    let (width, lanes) = (kernels.width(), kernels.lanes);
+    let (block, padded) = (k_block(k), n.next_multiple_of(lanes));
+    let panels = n.div_ceil(width);
+    let operands = Shared((b, packed.as_mut_ptr()));
+    run(panels * k.div_ceil(PACKED_STEPS), &|task| {
+        let (b, to) = *operands.get();
+        let column = task % panels * width;
+        let columns = width.min(n - column);
+        let mut first = task / panels * PACKED_STEPS;
+        let end = k.min(first + PACKED_STEPS);
+        // A block of k ends where the next one's panels begin.
+        while first < end {
+            let (begin, last) = (first / block * block, end.min((first / block + 1) * block));
+            let steps = k.min(begin + block) - begin;
+            let at = begin * padded + column * steps + (first - begin) * columns.next_multiple_of(lanes);
+            let from = b.wrapping_add(first * strides[0] + column * strides[1]);
+            // SAFETY: `from` is the first of the steps' elements of these columns; their place in the packed matrix is this
+            // task's alone.
+            unsafe { pack_b(from, strides, last - first, columns, width, lanes, to.wrapping_add(at)) };
+            first = last;
+        }
+    });
+    packed
+}
