@@ -133,6 +133,20 @@ impl TableSource for Source {
     }
 }
 
+/// The working table of a recursive query: inside of the query its name stands for the rows that the last iteration added.
+#[derive(Debug)]
+pub(crate) struct WorkTable {
+    /// The query's name.
+    pub(crate) name: String,
+    schema: SchemaRef,
+}
+
+impl TableSource for WorkTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
+
 struct View {
     schema: SchemaRef,
     plan: LogicalPlan,
@@ -225,6 +239,10 @@ impl ContextProvider for Context<'_> {
             }
         };
         Ok(source(name, Arc::new(table.map_err(external)?)))
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        Ok(Arc::new(WorkTable { name: name.to_string(), schema }))
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
@@ -694,7 +712,6 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         },
         DataFusionError::SchemaError(error, _) => schema_error(*error, lines),
         DataFusionError::NotImplemented(message) => Error::unsupported(match message.as_str() {
-            "Recursive CTE is not implemented" => "WITH RECURSIVE".to_string(),
             m if m.starts_with("Could not plan array literal") => "array literals".to_string(),
             m if m.starts_with("Empty tuple") => "an empty list in parentheses, as in GROUP BY ()".to_string(),
             m if m.starts_with("Struct not supported") => "rows as values, as in (a, b) = (1, 2)".to_string(),
