@@ -3,7 +3,8 @@
 //! DataFusion's planner binds, its `TypeCoercion` inserts casts; none of its other rules run. Where its types are not ours,
 //! the difference is settled here, before its types are computed:
 //! - every function is a stub with the type rules of [`crate::functions`];
-//! - a division of decimals casts both sides to double, and so does a comparison of a decimal with a real or a double;
+//! - a division of decimals casts both sides to double;
+//! - a decimal that meets a double becomes one ([`crate::doubles`]);
 //! - an integer constant takes the type of the other side: `i32 + 1` is `i32`, `decimal * 2` multiplies by `decimal(1,0)`;
 //! - `date - date` counts days, `date ± integer` adds days.
 //!
@@ -37,6 +38,7 @@ use datafusion_sql::sqlparser::ast::{self, BinaryOperator};
 use ir::types::{RowType, ScalarType};
 
 use crate::catalog::{Argument, Catalog, Relation, RowFunction};
+use crate::doubles;
 use crate::error::{Error, Result, suggest};
 use crate::functions::{self, AGGREGATES, AggregateMake, SCALARS, WINDOWS, WindowKind};
 use crate::import::expr::constant_of;
@@ -60,7 +62,9 @@ pub(crate) struct Bound {
 pub(crate) fn bind(query: &ParsedQuery, text: &str, catalog: &Catalog, types: &[Option<ScalarType>]) -> Result<Bound> {
     let lines = Lines::new(text);
     let plan = plan(query, catalog, types, 0).map_err(|e| translate(e, &lines, catalog))?;
-    let plan = TypeCoercion::new().analyze(plan, &OPTIONS).map_err(|e| translate(e, &lines, catalog))?;
+    let plan = doubles::coerce(plan)
+        .and_then(|plan| TypeCoercion::new().analyze(plan, &OPTIONS))
+        .map_err(|e| translate(e, &lines, catalog))?;
     let parameters = parameter_types(&plan, query.parameters);
     Ok(Bound { plan, parameters })
 }
@@ -124,6 +128,20 @@ pub(crate) struct Source {
 }
 
 impl TableSource for Source {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
+
+/// The working table of a recursive query: inside of the query its name stands for the rows that the last iteration added.
+#[derive(Debug)]
+pub(crate) struct WorkTable {
+    /// The query's name.
+    pub(crate) name: String,
+    schema: SchemaRef,
+}
+
+impl TableSource for WorkTable {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
@@ -223,6 +241,10 @@ impl ContextProvider for Context<'_> {
         Ok(source(name, Arc::new(table.map_err(external)?)))
     }
 
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>, DataFusionError> {
+        Ok(Arc::new(WorkTable { name: name.to_string(), schema }))
+    }
+
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         &PLANNERS
     }
@@ -310,18 +332,6 @@ impl ExprPlanner for Planner {
             {
                 e.left = cast(e.left, DataType::Float64);
                 e.right = cast(e.right, DataType::Float64);
-            }
-            // A double beside a decimal: the decimal becomes a double, as in PostgreSQL. The other way would round.
-            BinaryOperator::Gt
-            | BinaryOperator::GtEq
-            | BinaryOperator::Lt
-            | BinaryOperator::LtEq
-            | BinaryOperator::Eq
-            | BinaryOperator::NotEq
-                if (is_decimal(&left) && right.is_floating()) || (left.is_floating() && is_decimal(&right)) =>
-            {
-                let decimal = if is_decimal(&left) { &mut e.left } else { &mut e.right };
-                *decimal = cast(std::mem::take(decimal), DataType::Float64);
             }
             BinaryOperator::Minus if is_date(&left) && is_date(&right) => {
                 return Ok(PlannerResult::Planned(call("date_diff", vec![text("day"), e.right, e.left])));
@@ -702,7 +712,6 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         },
         DataFusionError::SchemaError(error, _) => schema_error(*error, lines),
         DataFusionError::NotImplemented(message) => Error::unsupported(match message.as_str() {
-            "Recursive CTE is not implemented" => "WITH RECURSIVE".to_string(),
             m if m.starts_with("Could not plan array literal") => "array literals".to_string(),
             m if m.starts_with("Empty tuple") => "an empty list in parentheses, as in GROUP BY ()".to_string(),
             m if m.starts_with("Struct not supported") => "rows as values, as in (a, b) = (1, 2)".to_string(),

@@ -38,6 +38,7 @@ pub mod error;
 pub mod ingest;
 
 mod binder;
+mod doubles;
 mod functions;
 mod import;
 mod result;

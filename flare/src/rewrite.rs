@@ -2,6 +2,8 @@
 //!
 //! - A window that builds on a named one (`OVER (w ROWS 1 PRECEDING)`, `WINDOW b AS (a ORDER BY x)`) gets all of its parts.
 //! - `FETCH FIRST n ROWS ONLY` becomes `LIMIT n`.
+//! - What a recursive query may not have is refused; one that does not read itself is a plain one. The binder would leave the
+//!   ORDER BY and LIMIT of both out.
 //! - Behind `RIGHT` and `FULL JOIN … USING (k)` the name `k` alone is the right side's `k`, or the side's that has one; the
 //!   binder takes it for the left side's.
 
@@ -12,6 +14,7 @@ use datafusion_sql::sqlparser::ast::{self, VisitMut, VisitorMut};
 use datafusion_sql::sqlparser::tokenizer::Span;
 
 use crate::error::{Error, Result};
+use crate::functions::AGGREGATES;
 use crate::sql::normalize;
 
 /// Rewrites a query and all queries inside. The error comes with its place as the parser counts, if there is one.
@@ -31,7 +34,8 @@ impl VisitorMut for Queries {
 
     // Inner queries first: their names of windows hide those outside.
     fn post_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<Refusal> {
-        match named_windows(query).and_then(|()| merged_columns(query)).and_then(|()| fetch(query)) {
+        let done = named_windows(query).and_then(|()| merged_columns(query)).and_then(|()| fetch(query));
+        match done.and_then(|()| recursions(query)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(e) => ControlFlow::Break(e),
         }
@@ -54,6 +58,106 @@ fn fetch(query: &mut ast::Query) -> Result<(), Refusal> {
     };
     query.limit_clause = Some(ast::LimitClause::LimitOffset { limit: Some(count), offset, limit_by: vec![] });
     Ok(())
+}
+
+/// Looks at the queries of `WITH RECURSIVE` that are unions: those that do not read themselves become plain ones.
+fn recursions(query: &mut ast::Query) -> Result<(), Refusal> {
+    let Some(with) = query.with.as_mut().filter(|w| w.recursive) else { return Ok(()) };
+    for cte in &mut with.cte_tables {
+        let name = normalize(&cte.alias.name);
+        let at = Some(cte.alias.name.span);
+        let ast::SetExpr::SetOperation { op: ast::SetOperator::Union, left, right, .. } = &mut *cte.query.body else {
+            continue;
+        };
+        if reads(&**left, &name).is_some() {
+            let message = format!(
+                "the recursive query \"{name}\" reads itself in its first part: it is first rows UNION [ALL] a step that reads it"
+            );
+            return Err((Error::meaning(message), at));
+        }
+        if reads(&**right, &name).is_none() {
+            let inner = cte.query.clone();
+            let plain = ast::SetExpr::Query(inner);
+            cte.query.body = Box::new(plain);
+            cte.query.with = None;
+            cte.query.order_by = None;
+            cte.query.limit_clause = None;
+            continue;
+        }
+        check_step(right, &name)?;
+        let beside = [
+            (cte.query.order_by.is_some(), "ORDER BY"),
+            (cte.query.limit_clause.is_some(), "LIMIT"),
+            (cte.query.with.is_some(), "WITH"),
+        ];
+        if let Some((_, clause)) = beside.iter().find(|(there, _)| *there) {
+            let construct =
+                format!("{clause} inside of the recursive query \"{name}\"; put it into the query that reads it");
+            return Err((Error::unsupported(construct), at));
+        }
+    }
+    Ok(())
+}
+
+/// Where a query, or a part of one, reads a table of this name.
+fn reads<V: ast::Visit>(part: &V, name: &str) -> Option<Span> {
+    let found = ast::visit_relations(part, |relation| match relation.0.as_slice() {
+        [ast::ObjectNamePart::Identifier(ident)] if normalize(ident) == name => ControlFlow::Break(ident.span),
+        _ => ControlFlow::Continue(()),
+    });
+    found.break_value()
+}
+
+/// Refuses aggregates over the recursive reference, and references inside of subqueries.
+fn check_step(step: &ast::SetExpr, name: &str) -> Result<(), Refusal> {
+    let mut check = Step { name, selects: vec![] };
+    match ast::Visit::visit(step, &mut check) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(e) => Err(e),
+    }
+}
+
+struct Step<'n> {
+    name: &'n str,
+    /// For each SELECT around whether it reads the recursive query.
+    selects: Vec<bool>,
+}
+
+impl ast::Visitor for Step<'_> {
+    type Break = Refusal;
+
+    fn pre_visit_select(&mut self, select: &ast::Select) -> ControlFlow<Refusal> {
+        self.selects.push(reads(&select.from, self.name).is_some());
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, _: &ast::Select) -> ControlFlow<Refusal> {
+        self.selects.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, e: &ast::Expr) -> ControlFlow<Refusal> {
+        let subquery = match e {
+            ast::Expr::Subquery(query) => Some(query),
+            ast::Expr::Exists { subquery, .. } | ast::Expr::InSubquery { subquery, .. } => Some(subquery),
+            _ => None,
+        };
+        if let Some(at) = subquery.and_then(|query| reads(&**query, self.name)) {
+            let construct = format!("a reference to the recursive query \"{}\" inside of a subquery", self.name);
+            return ControlFlow::Break((Error::unsupported(construct), Some(at)));
+        }
+        let ast::Expr::Function(call) = e else { return ControlFlow::Continue(()) };
+        let [ast::ObjectNamePart::Identifier(function)] = call.name.0.as_slice() else {
+            return ControlFlow::Continue(());
+        };
+        let is_aggregate = AGGREGATES.iter().any(|f| f.names.contains(&normalize(function).as_str()));
+        if is_aggregate && call.over.is_none() && self.selects.last() == Some(&true) {
+            let construct =
+                format!("the aggregate {} over the recursive query \"{}\" in its step", normalize(function), self.name);
+            return ControlFlow::Break((Error::unsupported(construct), Some(function.span)));
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 fn select_of(query: &mut ast::Query) -> Option<&mut ast::Select> {

@@ -403,41 +403,93 @@ fn exponents_are_doubles(query: &mut ast::Query) {
     });
 }
 
-/// Gives each expression of the outermost (leftmost) SELECT list a name of its own; returns what each of them shows as.
+/// Gives each expression of a SELECT list a name of its own, in all queries inside too; returns what the names that were made
+/// up show as.
 fn name_columns(query: &mut ast::Query) -> HashMap<String, String> {
-    let mut shown = HashMap::new();
-    let mut taken = HashSet::new();
-    let Some(select) = leftmost_select(&mut query.body) else { return shown };
-    for item in &mut select.projection {
-        let (expr, name) = match item {
-            ast::SelectItem::UnnamedExpr(expr) => (expr.clone(), implied_name(expr)),
-            ast::SelectItem::ExprWithAlias { expr, alias } => (expr.clone(), normalize(alias)),
-            ast::SelectItem::ExprWithAliases { .. }
-            | ast::SelectItem::QualifiedWildcard(..)
-            | ast::SelectItem::Wildcard(_) => continue,
-        };
-        let plain = matches!(expr, ast::Expr::Identifier(_));
-        if taken.insert(name.clone()) {
-            if !plain && matches!(item, ast::SelectItem::UnnamedExpr(_)) && !is_column(&expr) {
-                *item = ast::SelectItem::ExprWithAlias { expr, alias: ast::Ident::with_quote('"', name) };
+    let mut names = Names::default();
+    if let Some(select) = leftmost_select(&mut query.body) {
+        names.of_list(select, true);
+    }
+    let _: ControlFlow<()> = ast::VisitMut::visit(query, &mut names);
+    names.shown
+}
+
+/// Names that were made up for repeated ones, and what they show as.
+#[derive(Default)]
+struct Names {
+    shown: HashMap<String, String>,
+}
+
+impl ast::VisitorMut for Names {
+    type Break = ();
+
+    fn post_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<()> {
+        self.of_list(select, false);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Names {
+    /// Renames what repeats a name in this list; in the `outermost` one every expression is called by its text.
+    fn of_list(&mut self, select: &mut ast::Select, outermost: bool) {
+        if !outermost {
+            name_casts(&mut select.projection);
+        }
+        let mut taken = HashSet::new();
+        for item in &mut select.projection {
+            let (expr, name) = match item {
+                ast::SelectItem::UnnamedExpr(expr) => (expr.clone(), implied_name(expr)),
+                ast::SelectItem::ExprWithAlias { expr, alias } => (expr.clone(), normalize(alias)),
+                ast::SelectItem::ExprWithAliases { .. }
+                | ast::SelectItem::QualifiedWildcard(..)
+                | ast::SelectItem::Wildcard(_) => continue,
+            };
+            let plain = matches!(expr, ast::Expr::Identifier(_));
+            if taken.insert(name.clone()) {
+                if outermost && !plain && matches!(item, ast::SelectItem::UnnamedExpr(_)) && !is_column(&expr) {
+                    *item = ast::SelectItem::ExprWithAlias { expr, alias: ast::Ident::with_quote('"', name) };
+                }
+                continue;
             }
-            continue;
-        }
-        if is_column(&expr)
-            && !plain
-            && matches!(item, ast::SelectItem::UnnamedExpr(_))
-            && !taken.contains(&expr.to_string())
-        {
-            taken.insert(expr.to_string());
-            continue;
-        }
-        let inner = (1..).map(|n| format!("{name}:{n}")).find(|n| taken.insert(n.clone()));
-        if let Some(inner) = inner {
-            shown.insert(inner.clone(), name);
-            *item = ast::SelectItem::ExprWithAlias { expr, alias: ast::Ident::with_quote('"', inner) };
+            if is_column(&expr)
+                && !plain
+                && matches!(item, ast::SelectItem::UnnamedExpr(_))
+                && !taken.contains(&expr.to_string())
+            {
+                taken.insert(expr.to_string());
+                continue;
+            }
+            let inner = (1..).map(|n| format!("{name}:{n}")).find(|n| taken.insert(n.clone()));
+            if let Some(inner) = inner {
+                self.shown.insert(inner.clone(), name);
+                *item = ast::SelectItem::ExprWithAlias { expr, alias: ast::Ident::with_quote('"', inner) };
+            }
         }
     }
-    shown
+}
+
+/// Calls casts by their text where another column has the name that the binder gives them: that of what is cast.
+fn name_casts(items: &mut [ast::SelectItem]) {
+    let bare = |item: &ast::SelectItem| match item {
+        ast::SelectItem::UnnamedExpr(expr) => {
+            let mut inner = expr;
+            while let ast::Expr::Cast { expr, .. } = inner {
+                inner = expr;
+            }
+            Some(implied_name(inner))
+        }
+        _ => None,
+    };
+    let names: Vec<Option<String>> = items.iter().map(bare).collect();
+    for (i, item) in items.iter_mut().enumerate() {
+        let again = names.iter().enumerate().any(|(j, name)| i != j && name.is_some() && *name == names[i]);
+        if let ast::SelectItem::UnnamedExpr(expr @ ast::Expr::Cast { .. }) = item
+            && again
+        {
+            let alias = ast::Ident::with_quote('"', expr.to_string());
+            *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        }
+    }
 }
 
 fn is_column(expr: &ast::Expr) -> bool {

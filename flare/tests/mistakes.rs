@@ -36,8 +36,28 @@ fn what_is_not_built_is_named() {
     let engine = engine();
     for (text, construct) in [
         (
-            "with recursive r as (select 1 as x union all select x + 1 from r where x < 3) select * from r",
-            "WITH RECURSIVE",
+            "with recursive r as (select 1 as x union all select max(x) + 1 from r) select * from r",
+            "the aggregate max over the recursive query \"r\" in its step",
+        ),
+        (
+            "with recursive r as (select 1 as x union all select x from (select count(*) as x from r) as s) select * from r",
+            "the aggregate count over the recursive query \"r\" in its step",
+        ),
+        (
+            "with recursive r as (select 1 as x union all select n from t where n not in (select x from r)) select * from r",
+            "a reference to the recursive query \"r\" inside of a subquery",
+        ),
+        (
+            "with recursive r as (select 1 as x union all select x + 1 from r order by x) select * from r",
+            "ORDER BY inside of the recursive query \"r\"",
+        ),
+        (
+            "with recursive r as (select 1 as x union all select x + 1 from r limit 3) select * from r",
+            "LIMIT inside of the recursive query \"r\"",
+        ),
+        (
+            "select (with recursive r as (select t.n as x union all select x + 1 from r where x < 5) select max(x) from r) from t",
+            "a recursive query that reads a row outside of it",
         ),
         ("select unnest([1, 2])", "array literals"),
         ("insert into t values (1, 'x', 2.0)", "the statement INSERT"),
@@ -207,6 +227,59 @@ fn the_memory_limit_counts_what_is_read_kept_and_given() {
     }
     assert!(run(1 << 30, "select s, n from big order by n").is_ok());
     assert!(run(64 << 20, "select count(*) from big where n < 10").is_ok());
+}
+
+#[test]
+fn an_endless_recursion_ends_by_memory_by_cancellation_or_with_the_rows_that_are_read() {
+    let engine = engine();
+    for text in [
+        "with recursive r as (select 1 as x union all select x + 1 from r) select count(*) from r",
+        "with recursive r as (select 1 as x union select x + 1 from r) select count(*) from r",
+        "with recursive r as (select 'a text of some length' as x union all select 'and ' || x from r) select count(*) from r",
+    ] {
+        engine.set_settings(Settings { memory_limit: Some(8 << 20), ..Settings::default() });
+        let error = engine.sql(text).and_then(|q| q.collect()).expect_err(text);
+        assert!(matches!(&error, Error::Limit(m) if m.contains("raise the memory limit")), "{text}: {error:?}");
+        engine.set_settings(Settings::default());
+        let query = engine.sql(text).unwrap();
+        let token = query.cancel_token();
+        let stop = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            token.cancel();
+        });
+        assert!(matches!(query.collect(), Err(Error::Cancelled)), "{text}");
+        stop.join().unwrap();
+    }
+    let first = "with recursive r as (select 1 as x union all select x + 1 from r)";
+    assert_eq!(count(&engine, &format!("{first} select x * 2 from r limit 1 offset 9")), 20);
+    assert_eq!(count(&engine, &format!("{first} select count(*) from (select x as y from r limit 10) as s")), 10);
+    assert_eq!(count(&engine, &format!("{first} select sum(x) from (select x from r limit 4) as s")), 10);
+}
+
+#[test]
+fn a_recursion_that_is_none_says_where() {
+    let engine = engine();
+    for (text, message, at) in [
+        (
+            "with recursive r as (select 1 as x union all select sum(x) from r) select * from r",
+            "the aggregate sum",
+            "sum",
+        ),
+        (
+            "with recursive r as (select 1 as x union all select x from r union all select 2) select * from r",
+            "reads itself in its first part",
+            "r",
+        ),
+        (
+            "with recursive r as (select 1 as x union all select x, 1 from r) select * from r",
+            "same number of columns",
+            "",
+        ),
+    ] {
+        let error = fails(&engine, text);
+        assert!(error.to_string().contains(message), "{text}: {error}");
+        assert_eq!(error.span().map_or("", |s| &text[s]), at, "{text}");
+    }
 }
 
 #[test]

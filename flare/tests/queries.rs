@@ -701,7 +701,15 @@ fn mistakes_are_explained() {
     check(
         "with recursive r as (select 1 as n union all select n + 1 from r where n < 5) select * from r",
         expect![[r#"
-            not supported: WITH RECURSIVE
+            +---+
+            | n |
+            +---+
+            | 1 |
+            | 2 |
+            | 3 |
+            | 4 |
+            | 5 |
+            +---+
         "#]],
     );
     check(

@@ -8,6 +8,7 @@ pub(crate) mod aggregate;
 mod composite;
 pub(crate) mod expr;
 mod needs;
+mod recursive;
 pub(crate) mod subquery;
 pub(crate) mod types;
 pub(crate) mod window;
@@ -28,7 +29,7 @@ use ir::scalar::ScalarOp;
 use ir::types::{Column, RowType, ScalarType, TableType, Type};
 use ir::value::Value;
 
-use crate::binder::{Bound, Source, translate};
+use crate::binder::{Bound, Source, WorkTable, translate};
 use crate::error::{Error, Result};
 use crate::functions::{common_type, sql_type_name};
 use crate::import::expr::{Scope, is_plain};
@@ -95,6 +96,7 @@ pub(crate) fn import(
         parameters: vec![],
         parameter_types: types.to_vec(),
         outer: vec![],
+        working: vec![],
         hoisted: HashMap::new(),
         row_results: vec![],
         place: None,
@@ -137,6 +139,8 @@ pub(crate) struct Importer {
     parameter_types: Vec<ScalarType>,
     /// The rows outside, outermost first.
     pub(crate) outer: Vec<OuterScope>,
+    /// The working tables of the recursive queries around, by name, innermost last.
+    working: Vec<(String, Rel)>,
     /// Columns that hold what stands for an expression (by address): subqueries and the host's functions.
     pub(crate) hoisted: HashMap<usize, ColumnId>,
     /// The results of the host's functions: a table that carries one does not need it again.
@@ -212,7 +216,7 @@ impl Importer {
             LogicalPlan::Copy(_) => Err(Error::unsupported("the statement COPY")),
             LogicalPlan::DescribeTable(_) => Err(Error::unsupported("DESCRIBE inside a query")),
             LogicalPlan::Unnest(_) => Err(Error::unsupported("UNNEST")),
-            LogicalPlan::RecursiveQuery(_) => Err(Error::unsupported("WITH RECURSIVE")),
+            LogicalPlan::RecursiveQuery(r) => self.recursive(r),
         }
     }
 
@@ -248,6 +252,9 @@ impl Importer {
 
     fn scan(&mut self, scan: &TableScan, used: Vec<bool>) -> Result<Rel> {
         let source: &dyn std::any::Any = scan.source.as_ref();
+        if let Some(table) = source.downcast_ref::<WorkTable>() {
+            return self.working_table(&table.name);
+        }
         let source = source.downcast_ref::<Source>().ok_or_else(|| Error::Bug("a table that is not ours".into()))?;
         if !scan.filters.is_empty() || scan.fetch.is_some() {
             return Err(Error::Bug("a scan with a filter".into()));
@@ -353,7 +360,11 @@ impl Importer {
     }
 
     /// The table with a column of its own for each position.
-    fn distinct_columns(&mut self, table: ValueId, columns: &[ColumnId]) -> Result<(ValueId, Vec<ColumnId>)> {
+    pub(super) fn distinct_columns(
+        &mut self,
+        table: ValueId,
+        columns: &[ColumnId],
+    ) -> Result<(ValueId, Vec<ColumnId>)> {
         let mut seen = HashSet::new();
         let mut all = columns.to_vec();
         let mut copies = vec![];
@@ -548,7 +559,7 @@ impl Importer {
         Ok(Rel { table, columns })
     }
 
-    fn cast_columns(&mut self, input: &Rel, types: &[ScalarType]) -> Result<Rel> {
+    pub(super) fn cast_columns(&mut self, input: &Rel, types: &[ScalarType]) -> Result<Rel> {
         let mut columns = input.columns.clone();
         let mut casts = vec![];
         for (id, ty) in columns.iter_mut().zip(types) {

@@ -24,6 +24,8 @@ use crate::ingest::{Builder, ColumnDef, Source, Table, Values, in_parallel};
 const BATCH_ROWS: usize = 8192;
 /// A file is cut in parts of at least this many bytes, by several threads.
 const MIN_PART: usize = 1 << 20;
+/// What quotes fields.
+const QUOTE: u8 = b'"';
 
 /// The fields of a file.
 pub(crate) struct File {
@@ -41,6 +43,9 @@ pub(crate) fn open(path: &Path) -> Result<Table> {
     }
     let first_end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |i| i + 1);
     let delimiter = delimiter_of(&bytes[..first_end]);
+    if bytes.contains(&QUOTE) {
+        each_record(bytes, delimiter, QUOTE, |_| {}).map_err(|line| unclosed(path, line))?;
+    }
     let names = first_line(path, bytes, delimiter)?;
     let fields: Vec<Field> = (0..names.len()).map(|i| Field::new(format!("column{i}"), DataType::Utf8, true)).collect();
     let mut batches = cut(path, bytes, &Arc::new(Schema::new(fields)), delimiter)?;
@@ -107,17 +112,51 @@ fn delimiter_of(header: &[u8]) -> u8 {
     best
 }
 
+/// Calls `record` with the line, from 1, in which each record begins: as the reader cuts them, empty lines are none, and a
+/// quote opens at the beginning of a field only.
+///
+/// # Errors
+/// The line of a quote that nothing closes.
+fn each_record(bytes: &[u8], delimiter: u8, quote: u8, mut record: impl FnMut(u64)) -> Result<(), u64> {
+    let (mut line, mut inside, mut field_begins) = (1, false, true);
+    let mut open = None;
+    let mut rest = bytes.iter().copied().peekable();
+    while let Some(b) = rest.next() {
+        if b == b'\n' {
+            line += 1;
+        }
+        match (open, b) {
+            // Two quotes inside of quotes are one that is meant.
+            (Some(_), b) if b == quote => {
+                if rest.next_if_eq(&quote).is_none() {
+                    open = None;
+                }
+            }
+            (Some(_), _) => {}
+            (None, b'\n' | b'\r') => (inside, field_begins) = (false, true),
+            (None, b) => {
+                if !std::mem::replace(&mut inside, true) {
+                    record(line);
+                }
+                open = (b == quote && field_begins).then_some(line);
+                field_begins = b == delimiter;
+            }
+        }
+    }
+    open.map_or(Ok(()), Err)
+}
+
 /// The fields of the first line.
 fn first_line(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Vec<String>> {
     let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter);
-    let (schema, _) = format.infer_schema(bytes, Some(0)).map_err(|e| error(path, 0, &e.to_string()))?;
+    let (schema, _) = format.infer_schema(bytes, Some(0)).map_err(|e| error(path, &e.to_string(), |n| n))?;
     Ok(schema.fields().iter().map(|f| f.name().trim().to_string()).collect())
 }
 
 /// Cuts the rows into fields. A file without quotes is cut in parts at line ends, at the same time.
 fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result<Vec<RecordBatch>> {
     let mut starts = vec![0];
-    if !bytes.contains(&b'"') {
+    if !bytes.contains(&QUOTE) {
         let parts = (bytes.len() / MIN_PART).clamp(1, 4 * threads());
         for i in 1..parts {
             let from = bytes.len() / parts * i;
@@ -130,15 +169,19 @@ fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result
     let parts: Vec<Mutex<Vec<RecordBatch>>> = starts.iter().map(|_| Mutex::new(vec![])).collect();
     in_parallel(starts.len(), threads(), |i| {
         let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
+        let part = &bytes[starts[i]..end];
+        let place = |e: arrow::error::ArrowError| {
+            let lines_before = bytes[..starts[i]].iter().filter(|b| **b == b'\n').count() as u64;
+            error(path, &e.to_string(), |n| lines_before + line_of_record(part, delimiter, n))
+        };
         let reader = ReaderBuilder::new(schema.clone())
             .with_header(false)
             .with_delimiter(delimiter)
             .with_batch_size(BATCH_ROWS)
-            .build_buffered(&bytes[starts[i]..end]);
-        let lines_before = || bytes[..starts[i]].iter().filter(|b| **b == b'\n').count();
+            .build_buffered(part);
         let mut out = vec![];
-        for batch in reader.map_err(|e| error(path, lines_before(), &e.to_string()))? {
-            out.push(batch.map_err(|e| error(path, lines_before(), &e.to_string()))?);
+        for batch in reader.map_err(place)? {
+            out.push(batch.map_err(place)?);
         }
         *parts[i].lock().unwrap_or_else(PoisonError::into_inner) = out;
         Ok(())
@@ -146,8 +189,29 @@ fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result
     Ok(parts.into_iter().flat_map(|p| p.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
 }
 
-/// The reader says where in its message.
-fn error(path: &Path, lines_before: usize, message: &str) -> Error {
+fn unclosed(path: &Path, line: u64) -> Error {
+    Error::Input(Box::new(InputError {
+        path: path.to_path_buf(),
+        line: Some(line),
+        column: None,
+        message: "a quote that opens here is not closed".to_string(),
+    }))
+}
+
+/// The line, from 1, in which record `n`, from 1, begins.
+fn line_of_record(bytes: &[u8], delimiter: u8, n: u64) -> u64 {
+    let (mut count, mut line) = (0, n);
+    let _ = each_record(bytes, delimiter, QUOTE, |at| {
+        count += 1;
+        if count == n {
+            line = at;
+        }
+    });
+    line
+}
+
+/// The reader says in its message which record it was at; `line_of` gives its line.
+fn error(path: &Path, message: &str, line_of: impl Fn(u64) -> u64) -> Error {
     let digits = |from: &str| -> Option<u64> {
         let at = message.find(from)? + from.len();
         let rest = message[at..].trim_start();
@@ -157,7 +221,7 @@ fn error(path: &Path, lines_before: usize, message: &str) -> Error {
     let message = message.trim_start_matches("Csv error: ").trim_start_matches("Parser error: ");
     Error::Input(Box::new(InputError {
         path: path.to_path_buf(),
-        line: line.map(|l| l + lines_before as u64),
+        line: line.map(line_of),
         column: None,
         message: message.to_string(),
     }))
@@ -397,6 +461,19 @@ mod tests {
             let Error::Input(e) = open(file.path()).unwrap_err() else { panic!() };
             assert_eq!(e.line, Some(line), "{e}");
         }
+        for (text, line, message) in [
+            ("a,b\n1,\"x\n2,y\n", 2, "a quote that opens here is not closed"),
+            ("a,b\n\"1\n\n\",x\n2,\"y\"\"\n", 5, "a quote that opens here is not closed"),
+            ("a,b\n\"1\n2\n3\",x\n\n4,5,6\n", 6, "incorrect number of fields"),
+            ("a,b\n\n\n4,5,6\n", 4, "incorrect number of fields"),
+            ("a,b\r\n\"1\r\n2\",x\r\n3\r\n", 4, "incorrect number of fields"),
+        ] {
+            let Error::Input(e) = open(write(text).path()).unwrap_err() else { panic!() };
+            assert_eq!(e.line, Some(line), "{text:?}: {e}");
+            assert!(e.to_string().contains(message), "{text:?}: {e}");
+        }
+        // A quote inside of a field that none began is text.
+        assert_eq!(open(write("a,b\n1,5\" pipe\n").path()).unwrap().rows(), 1);
         for nothing in ["", "\n", "  \r\n"] {
             assert!(open(write(nothing).path()).unwrap_err().to_string().contains("the file is empty"));
         }

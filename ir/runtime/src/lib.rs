@@ -14,6 +14,7 @@ pub mod group_table;
 pub mod join_table;
 pub mod kernels;
 pub mod pool;
+pub mod recursion;
 pub mod scheduler;
 pub mod sort;
 pub mod stats;

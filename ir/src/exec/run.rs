@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use runtime::buffer::{RowBuffer, RowList};
+use runtime::buffer::{RowBuffer, RowList, TextArena};
 use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
 use runtime::group_table::GroupTable;
 use runtime::join_table::{ByteSet, JoinTable};
@@ -247,7 +247,7 @@ impl Executable {
                     let name = format!("merge{}", state.0);
                     merges.insert(*state, rel::merge(p, &plan, *state, &name, &info, &mut context, &mut module)?);
                 }
-                Stage::Seal { .. } => {}
+                Stage::Seal { .. } | Stage::Loop { .. } => {}
                 Stage::Tensor { nodes, inputs, outputs } => {
                     let name = format!("tensor{i}");
                     tensors.insert(i, TensorProgram::lower(p, nodes, inputs, outputs, &name, &mut module)?);
@@ -373,19 +373,13 @@ impl Executable {
             skipped: AtomicUsize::new(0),
             kept: vec![],
             texts: vec![],
+            arenas: vec![],
+            last_uses: self.plan.last_uses(),
         };
         run.bind_values(&bound);
-        let mut times = vec![];
-        let last_uses = self.plan.last_uses();
-        for (i, stage) in self.plan.stages.iter().enumerate() {
-            let start = Instant::now();
-            let rows = run.stage(i, stage)?;
-            for state in &last_uses[i] {
-                run.states[state.index()] = StateData::Done;
-            }
-            let skipped = run.skipped.swap(0, Ordering::Relaxed);
-            times.push(StageTime { stage: stage.to_string(), rows, skipped, time: start.elapsed() });
-        }
+        let time = |stage: &Stage| StageTime { stage: stage.to_string(), rows: 0, skipped: 0, time: Duration::ZERO };
+        let mut times: Vec<StageTime> = self.plan.stages.iter().map(time).collect();
+        run.stages(0..self.plan.stages.len(), &mut times)?;
         let outputs = run.outputs()?;
         Ok((outputs, times))
     }
@@ -429,9 +423,13 @@ pub(super) struct Run<'a> {
     /// Rows that the stage skipped.
     skipped: AtomicUsize,
     /// Worker blocks: their texts are in use until the run ends.
-    kept: Vec<WorkerBlock>,
+    pub(super) kept: Vec<WorkerBlock>,
     /// Texts of literals in states.
     pub(super) texts: Vec<Arc<str>>,
+    /// For each stage the states that nobody needs after it.
+    last_uses: Vec<Vec<StateId>>,
+    /// Texts of recursions.
+    pub(super) arenas: Vec<TextArena>,
 }
 
 impl Run<'_> {
@@ -458,12 +456,35 @@ impl Run<'_> {
         }
     }
 
+    /// Runs stages in order, a loop with its body; `times` has an entry for each stage of the plan.
+    pub(super) fn stages(&mut self, range: std::ops::Range<usize>, times: &mut [StageTime]) -> Result<()> {
+        let plan = &self.exe.plan;
+        let mut i = range.start;
+        while i < range.end {
+            let start = Instant::now();
+            let (rows, next) = match &plan.stages[i] {
+                Stage::Loop { body, .. } => (self.recursion(i, times)?, i + 1 + body),
+                stage => (self.stage(i, stage)?, i + 1),
+            };
+            for state in &self.last_uses[i] {
+                self.states[state.index()] = StateData::Done;
+            }
+            let time = &mut times[i];
+            time.rows += rows;
+            time.skipped += self.skipped.swap(0, Ordering::Relaxed);
+            time.time += start.elapsed();
+            i = next;
+        }
+        Ok(())
+    }
+
     /// Runs a stage; the number of rows that went in.
     fn stage(&mut self, i: usize, stage: &Stage) -> Result<usize> {
         self.resources.cancel.check().map_err(|t| self.trap(t))?;
         match stage {
             Stage::Pipeline(pipeline) => self.pipeline(i, pipeline),
             Stage::Seal { state, seal } => self.seal(*state, seal),
+            Stage::Loop { .. } => Err(Error::Bug("a loop runs with its body".into())),
             Stage::Tensor { .. } => {
                 let program = &self.exe.tensors[&i];
                 program.run(&mut self.values, &mut self.dims, self.resources)?;

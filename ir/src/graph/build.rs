@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use crate::entity::{ColumnId, FuncId, InputId, NodeId, PlaceId, RegionId, ValueId};
 use crate::error::{Error, Result};
+use crate::graph::rel::working_type;
 use crate::graph::{BridgeOp, ControlOp, Def, Func, InputKind, Node, Op, Program, Region, RelOp, TensorOp, ValueData};
 use crate::scalar::{self, ScalarOp};
 use crate::types::{RowType, ScalarType, TableType, Type};
@@ -422,7 +423,7 @@ pub fn region_count(op: &Op) -> usize {
     match op {
         Op::Literal(..) | Op::Col(_) | Op::Scalar(_) | Op::Input(_) => 0,
         Op::Rel(op) => match op {
-            RelOp::Extend { .. } | RelOp::Filter | RelOp::Join { .. } => 1,
+            RelOp::Extend { .. } | RelOp::Filter | RelOp::Join { .. } | RelOp::Recurse { .. } => 1,
             RelOp::DependentJoin { .. } => 2,
             RelOp::Scan { .. }
             | RelOp::Values { .. }
@@ -483,6 +484,7 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             | RelOp::Group { .. }
             | RelOp::Sort { .. }
             | RelOp::Limit { .. }
+            | RelOp::Recurse { .. }
             | RelOp::Window { .. } => exactly(1),
         },
         Op::Tensor(op) => match op {
@@ -534,6 +536,9 @@ pub fn region_entry(
     match op {
         Op::Rel(RelOp::Extend { .. } | RelOp::Filter) => Ok((vec![], tables(1)?)),
         Op::Rel(RelOp::Join { .. }) => Ok((vec![], tables(2)?)),
+        Op::Rel(RelOp::Recurse { working, columns, .. }) => {
+            Ok((vec![Type::Table(working_type(working, columns))], vec![]))
+        }
         Op::Rel(RelOp::DependentJoin { .. }) => {
             let mut tables = tables(1)?;
             if let Some(right) = regions.first() {

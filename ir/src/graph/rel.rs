@@ -213,6 +213,23 @@ pub enum RelOp {
         /// The result's columns.
         columns: Vec<ColumnId>,
     },
+    /// (base) {region: working table → table} → the rows of `base`, then those that the region makes of them, then those that
+    /// it makes of these, … until it makes none. The loop of tables: a `while` would carry all rows so far from iteration to
+    /// iteration, while a recursion only adds to them.
+    ///
+    /// What the region yields has the result's columns by position.
+    Recurse {
+        /// The columns of `base` that become the result's, by position.
+        base: Vec<ColumnId>,
+        /// The working table's columns: in the region they hold the rows that the iteration before has added.
+        working: Vec<ColumnId>,
+        /// The result's columns.
+        columns: Vec<Column>,
+        /// Only rows that are not there yet are added (NULL equals NULL); otherwise all.
+        distinct: bool,
+        /// Nobody reads more rows than these first ones: no iteration begins where they are there.
+        limit: Option<u64>,
+    },
     /// (table) → the table with a column for each function. Rows come partition by partition, in the partitions' order of
     /// first rows, and within a partition in window order.
     Window {
@@ -223,6 +240,11 @@ pub enum RelOp {
         /// The functions.
         columns: Vec<WindowColumn>,
     },
+}
+
+/// The type of a recursion's working table.
+pub fn working_type(working: &[ColumnId], columns: &[Column]) -> TableType {
+    TableType { columns: working.iter().zip(columns).map(|(id, c)| Column { id: *id, ty: c.ty }).collect() }
 }
 
 impl JoinKind {
@@ -398,6 +420,24 @@ impl RelOp {
                     return Err(Error::Type("a union has as many columns as each operand".into()));
                 }
                 TableType { columns: columns.iter().zip(types).map(|(id, ty)| Column { id: *id, ty }).collect() }
+            }
+            Self::Recurse { base, working, columns, .. } => {
+                let [step] = regions else { return Err(Error::Type("a recursion has one region".into())) };
+                let step = match step.as_slice() {
+                    [Type::Table(t)] => t,
+                    _ => return Err(Error::Type("the region of a recursion yields one table".into())),
+                };
+                let first = table(operands, 0)?;
+                let first: Vec<RowType> = base.iter().map(|id| column(first, *id)).collect::<Result<_>>()?;
+                let next: Vec<RowType> = step.columns.iter().map(|c| c.ty).collect();
+                for types in [first, next] {
+                    let fits = |(a, b): (&RowType, &Column)| a.ty == b.ty.ty && (b.ty.nullable || !a.nullable);
+                    let all = types.len() == columns.len() && types.iter().zip(columns).all(fits);
+                    if !all || working.len() != columns.len() {
+                        return Err(Error::Type("the rows of a recursion do not fit its columns".into()));
+                    }
+                }
+                TableType { columns: columns.clone() }
             }
             Self::Window { partition, order, columns } => {
                 let mut t = table(operands, 0)?.clone();

@@ -414,6 +414,11 @@ macro_rules! for_columns {
                     inputs.into_iter().for_each(|ids| ids.into_iter().for_each(|c| $read(c)));
                     columns.into_iter().for_each(|c| $def(c));
                 }
+                RelOp::Recurse { base, working, columns, .. } => {
+                    base.into_iter().for_each(|c| $read(c));
+                    working.into_iter().for_each(|c| $def(c));
+                    columns.into_iter().for_each(|c| $def($($m)* c.id));
+                }
                 RelOp::Window { partition, order, columns } => {
                     partition.into_iter().for_each(|c| $read(c));
                     order.into_iter().for_each(|k| $read($($m)* k.column));

@@ -114,6 +114,7 @@ impl Clean {
             RelOp::Filter
             | RelOp::Join { .. }
             | RelOp::DependentJoin { .. }
+            | RelOp::Recurse { .. }
             | RelOp::Sort { .. }
             | RelOp::Limit { .. } => return Ok(Change::Keep),
         }

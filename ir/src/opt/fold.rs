@@ -144,6 +144,7 @@ impl Fold<'_, '_> {
             | RelOp::Sort { .. }
             | RelOp::Limit { .. }
             | RelOp::Union { .. }
+            | RelOp::Recurse { .. }
             | RelOp::Window { .. } => Ok(Change::Keep),
         }
     }

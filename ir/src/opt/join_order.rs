@@ -125,6 +125,9 @@ impl JoinOrder<'_, '_, '_> {
     fn over(&mut self, cx: &mut Rebuild<'_>, node: &Node) -> Result<ValueId> {
         let operands = node.operands.iter().map(|v| self.operand(cx, *v)).collect::<Result<Vec<_>>>()?;
         let op = cx.map_op(&node.op)?;
+        if matches!(op, Op::Rel(RelOp::Recurse { .. })) {
+            return Ok(cx.keep_over(self, op, &operands, node)?[0]);
+        }
         Ok(cx.keep_over(&mut self.emitter, op, &operands, node)?[0])
     }
 

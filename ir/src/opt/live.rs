@@ -1,7 +1,7 @@
 //! Which values are used, and which columns of each table.
 //!
 //! A value is used if a used node reads it, or a region or function yields it where its owner is used. A table's column is
-//! used if something above reads it. What a loop carries, a branch yields or a function takes is used with all its columns,
+//! used if something above reads it. What a loop carries, a branch yields or a function takes, and a recursion, is used with all its columns,
 //! for there the types of two places must agree.
 
 use std::collections::{HashMap, HashSet};
@@ -223,6 +223,7 @@ impl Live {
                 }
                 return rows;
             }
+            RelOp::Recurse { .. } => return self.all_of(p, node, todo),
             RelOp::Window { partition, order, columns } => {
                 if !used.is_empty() {
                     wanted.extend(partition);

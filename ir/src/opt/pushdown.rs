@@ -225,6 +225,10 @@ impl Pushdown<'_, '_, '_> {
                 let table = self.top(cx, node, keys, *limit)?;
                 self.filter(cx, table, moving)
             }
+            RelOp::Recurse { limit, .. } => {
+                let table = self.recurse(cx, node, *limit)?;
+                self.filter(cx, table, moving)
+            }
             RelOp::Scan { .. } | RelOp::Values { .. } | RelOp::DependentJoin { .. } => {
                 let operands = self.operands(cx, node)?;
                 let table = self.over(cx, node, &operands)?;
@@ -297,6 +301,13 @@ impl Pushdown<'_, '_, '_> {
                 let table = self.over(cx, union, &tables)?;
                 self.over(cx, node, &[table])?
             }
+            Some((Op::Rel(RelOp::Recurse { limit, .. }), recursion))
+                if limit.is_none_or(|l| l > rows) && self.cx.spend() =>
+            {
+                self.cx.note(node.place, format!("a recursion ends with the iteration that gives row {rows}"));
+                let table = self.recurse(cx, recursion, Some(rows))?;
+                self.over(cx, node, &[table])?
+            }
             _ if !between.is_empty() && self.cx.spend() => {
                 let table = self.operand(cx, v, vec![])?;
                 self.over(cx, node, &[table])?
@@ -311,6 +322,16 @@ impl Pushdown<'_, '_, '_> {
             table = self.over(cx, node, &[table])?;
         }
         Ok(table)
+    }
+
+    /// A recursion of which so many rows are read. Conditions stay behind it: rows that they drop may lead to others.
+    fn recurse(&mut self, cx: &mut Rebuild<'_>, node: &Node, rows: Option<u64>) -> Result<ValueId> {
+        let base = self.operand(cx, node.operands[0], vec![])?;
+        let mut op = cx.map_op(&node.op)?;
+        if let Op::Rel(RelOp::Recurse { limit, .. }) = &mut op {
+            *limit = rows;
+        }
+        Ok(cx.keep_over(self, op, &[base], node)?[0])
     }
 
     /// Whether a model, and what keeps rows and their order, makes an operand of a union.

@@ -371,6 +371,9 @@ impl Reduce {
             operands.push(table);
         }
         let op = cx.map_op(&node.op)?;
+        if matches!(op, Op::Rel(RelOp::Recurse { .. })) {
+            return Ok(cx.keep_over(self, op, &operands, node)?[0]);
+        }
         Ok(cx.keep_over(&mut self.emitter, op, &operands, node)?[0])
     }
 }

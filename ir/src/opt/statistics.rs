@@ -122,6 +122,8 @@ impl<'a> Estimates<'a> {
             RelOp::Limit { count: None, .. } => operand(0),
             RelOp::Union { .. } => operands.iter().sum(),
             RelOp::DependentJoin { .. } => operand(0),
+            // How often it goes round is not known: more rows than the first ones at any rate.
+            RelOp::Recurse { .. } => operand(0).max(UNKNOWN_ROWS),
             RelOp::Filter => {
                 let parts = conjuncts(self.p, node.regions[0]);
                 operand(0) * self.share_of_all(&parts)

@@ -425,6 +425,7 @@ impl Join<'_> {
             RelOp::Scan { .. } | RelOp::Values { .. } | RelOp::DependentJoin { .. } => {
                 Err(Error::Bug("an operation that cannot depend on a row outside".into()))
             }
+            RelOp::Recurse { .. } => Err(Error::Unsupported("a recursive query that reads a row outside of it".into())),
             RelOp::Filter => {
                 let side = self.input(cx, node.operands[0])?;
                 self.filter(cx, node.regions[0], side)

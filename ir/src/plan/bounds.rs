@@ -227,7 +227,7 @@ impl<'a> Bounds<'a> {
                     _ => pairs.checked_add(l)?.checked_add(r)?,
                 }
             }
-            RelOp::DependentJoin { .. } => return None,
+            RelOp::DependentJoin { .. } | RelOp::Recurse { .. } => return None,
         })
     }
 
@@ -299,6 +299,7 @@ impl<'a> Bounds<'a> {
                     JoinKind::Right | JoinKind::Full => false,
                 }
             }
+            RelOp::Recurse { columns: all, distinct, .. } => *distinct && all.iter().all(|c| columns.contains(&c.id)),
             RelOp::Values { .. } | RelOp::Union { .. } | RelOp::DependentJoin { .. } => false,
         }
     }

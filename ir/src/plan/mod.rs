@@ -6,7 +6,8 @@
 //! What holds:
 //! - A stage reads only states that stages before it have filled.
 //! - A state is filled by one sink or more (of pipelines that run one after the other), then sealed by at most one
-//!   [`Stage::Seal`], then only read.
+//!   [`Stage::Seal`], then only read; in each iteration of a [`Stage::Loop`] so. The rows that a loop begins with are sealed
+//!   before it.
 //! - Steps and sinks name nodes and values of the graph; their meaning is the node's. What a plan adds is keys and residuals of
 //!   joins, layouts of rows, and the choice of what is materialized.
 //! - The columns that a step can read are those of the source and of the steps before it.
@@ -390,6 +391,24 @@ pub enum Stage {
         /// How.
         seal: Seal,
     },
+    /// The iterations of a recursion: as long as the rows of `next` add to `result`, the added ones become those of `working`,
+    /// and the `body` stages behind this one fill `next` again. Each iteration fills the states of the body anew.
+    Loop {
+        /// Filled before the loop, and by its body.
+        next: StateId,
+        /// The rows that the last iteration added. Rows are laid out as in `next`.
+        working: StateId,
+        /// All rows. Rows are laid out as in `next`.
+        result: StateId,
+        /// Only rows that are not in `result` are added.
+        distinct: bool,
+        /// No iteration begins with so many rows.
+        limit: Option<u64>,
+        /// How many stages of the body run in the first iteration only: what they make does not depend on the rows.
+        once: usize,
+        /// The number of stages of the body, those among them.
+        body: usize,
+    },
     /// Tensor nodes, in order.
     Tensor {
         /// The nodes.
@@ -420,6 +439,7 @@ impl Stage {
                 source.into_iter().chain(probed).chain([*sink]).collect()
             }
             Stage::Seal { state, .. } => vec![*state],
+            Stage::Loop { next, working, result, .. } => vec![*next, *working, *result],
             Stage::Tensor { .. } => vec![],
         }
     }
@@ -483,9 +503,15 @@ impl Plan {
     /// The states that each stage is the last to read or write: nobody needs them after it. Those of results are in none.
     pub fn last_uses(&self) -> Vec<Vec<StateId>> {
         let mut last: Vec<Option<usize>> = vec![None; self.states.len()];
+        // What a loop reads it may read again in its next iteration.
+        let (mut owner, mut end) = (0, 0);
         for (i, stage) in self.stages.iter().enumerate() {
+            if i >= end {
+                owner = i;
+                end = if let Stage::Loop { body, .. } = stage { i + 1 + body } else { i + 1 };
+            }
             for state in stage.states() {
-                last[state.index()] = Some(i);
+                last[state.index()] = Some(owner);
             }
         }
         for output in &self.outputs {
@@ -511,6 +537,20 @@ impl Plan {
             },
             _ => None,
         })
+    }
+}
+
+impl Stage {
+    /// The state that the stage fills or completes.
+    pub fn state(&self) -> Option<StateId> {
+        match self {
+            Self::Pipeline(Pipeline { sink, .. }) => Some(match sink {
+                Sink::Append { state, .. } | Sink::Build { state, .. } | Sink::Group { state } => *state,
+            }),
+            Self::Seal { state, .. } => Some(*state),
+            Self::Loop { result, .. } => Some(*result),
+            Self::Tensor { .. } => None,
+        }
     }
 }
 
@@ -600,6 +640,14 @@ impl fmt::Display for Stage {
                 Seal::Group => write!(f, "merge {state}"),
                 Seal::Tensors => write!(f, "tensors of {state}"),
             },
+            Self::Loop { next, working, result, distinct, limit, once, body } => {
+                let kept = if *distinct { "distinct " } else { "" };
+                write!(
+                    f,
+                    "loop over the {body} stages behind it, the first {once} of them once: {kept}rows of {next} into {result} and {working}"
+                )?;
+                limit.map_or(Ok(()), |n| write!(f, " until {n}"))
+            }
             Self::Tensor { nodes, inputs, outputs } => {
                 write!(f, "tensor ({}) -> ({}): {} nodes", list(inputs), list(outputs), nodes.len())
             }

@@ -16,7 +16,7 @@ use crate::graph::rel::{Aggregate, JoinKind, WindowColumn};
 use crate::graph::{BridgeOp, ControlOp, Node, Op, Program, RelOp};
 use crate::scalar::ScalarOp;
 use crate::scalar::reduce::Reducer;
-use crate::types::{TableType, Type};
+use crate::types::{Column, TableType, Type};
 use crate::value::Value;
 
 /// What the split asks of the inputs.
@@ -48,19 +48,7 @@ pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo, off: &[String]) -> Res
         made: HashSet::new(),
         plain: BTreeSet::new(),
     };
-    for &n in &entry.nodes {
-        let node = p.node(n);
-        match &node.op {
-            Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }) => {}
-            Op::Bridge(BridgeOp::ToTensor { .. }) => s.store_tensors(n, node)?,
-            Op::Literal(..) => {}
-            _ if node.results.iter().all(|v| matches!(p.ty(*v), Type::Scalar(_))) => {}
-            _ => {
-                s.plan.notes.extend(border::shuffle_note(p, node));
-                s.pending.push(n);
-            }
-        }
-    }
+    s.enter(&entry.nodes)?;
     s.flush_tensors(&entry.results)?;
     for &v in &entry.results {
         let output = match p.ty(v) {
@@ -120,6 +108,12 @@ fn count_uses(p: &Program, nodes: &[NodeId], results: &[ValueId]) -> HashMap<Val
         let node = p.node(n);
         if node.results.iter().any(|v| uses.contains_key(v)) {
             reads(p, node).for_each(|v| *uses.entry(v).or_default() += 1);
+            if let Op::Rel(RelOp::Recurse { .. }) = node.op {
+                let step = p.region(node.regions[0]);
+                for (v, n) in count_uses(p, &step.nodes, &step.results) {
+                    *uses.entry(v).or_default() += n;
+                }
+            }
         }
     }
     uses
@@ -228,6 +222,36 @@ struct Window<'a> {
     columns: &'a [WindowColumn],
 }
 
+/// What a recursion carries: see [`RelOp::Recurse`].
+struct Carried<'c> {
+    base: &'c [ColumnId],
+    working: &'c [ColumnId],
+    columns: &'c [Column],
+    distinct: bool,
+    limit: Option<u64>,
+}
+
+/// Splits the stages of a loop's body into those that do the same in each iteration, and the others. Around an inner loop,
+/// which counts the stages behind it, none is moved.
+fn hoist(stages: Vec<Stage>, working: StateId, next: StateId) -> (Vec<Stage>, Vec<Stage>) {
+    let nested = stages.iter().any(|s| matches!(s, Stage::Loop { .. }));
+    let mut changing = HashSet::from([working, next]);
+    loop {
+        let before = changing.len();
+        changing.extend(
+            stages
+                .iter()
+                .filter(|s| nested || s.states().iter().any(|state| changing.contains(state)))
+                .filter_map(Stage::state)
+                .collect::<Vec<_>>(),
+        );
+        if changing.len() == before {
+            break;
+        }
+    }
+    stages.into_iter().partition(|s| s.state().is_some_and(|state| !changing.contains(&state)))
+}
+
 /// An index of so many words is always worth its memory: 4 MB.
 const SMALL_INDEX: u64 = 16 << 20;
 
@@ -252,6 +276,25 @@ struct Splitter<'a> {
 }
 
 impl<'a> Splitter<'a> {
+    /// Looks through the nodes of a region whose tables are asked for later: rows become tensors here, and what computes
+    /// tensors waits for who reads it.
+    fn enter(&mut self, nodes: &'a [NodeId]) -> Result<()> {
+        for &n in nodes {
+            let node = self.p.node(n);
+            match &node.op {
+                Op::Rel(_) | Op::Bridge(BridgeOp::Apply { .. } | BridgeOp::ToTable { .. }) => {}
+                Op::Bridge(BridgeOp::ToTensor { .. }) => self.store_tensors(n, node)?,
+                Op::Literal(..) => {}
+                _ if node.results.iter().all(|v| matches!(self.p.ty(*v), Type::Scalar(_))) => {}
+                _ => {
+                    self.plan.notes.extend(border::shuffle_note(self.p, node));
+                    self.pending.push(n);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn table(&self, v: ValueId) -> Result<&'a TableType> {
         self.p.ty(v).as_table().ok_or_else(|| Error::Bug(format!("{v} is not a table")))
     }
@@ -321,8 +364,8 @@ impl<'a> Splitter<'a> {
                 Ok(state)
             }
             Op::Rel(RelOp::Limit { offset, count }) => {
-                let (_, below) = self.node(node.operands[0])?;
-                let is_sort = matches!(below.op, Op::Rel(RelOp::Sort { .. }));
+                let below = self.p.node_of(node.operands[0]);
+                let is_sort = below.is_some_and(|below| matches!(below.op, Op::Rel(RelOp::Sort { .. })));
                 let state = if is_sort && self.uses.get(&node.operands[0]) == Some(&1) {
                     self.store(node.operands[0], need, plain)?
                 } else {
@@ -350,6 +393,10 @@ impl<'a> Splitter<'a> {
                 self.seal(state, Seal::Collect);
                 Ok(state)
             }
+            Op::Rel(RelOp::Recurse { base, working, columns, distinct, limit }) => {
+                let carried = Carried { base, working, columns, distinct: *distinct, limit: *limit };
+                self.recurse(node, &carried)
+            }
             Op::Rel(RelOp::Values { .. }) => {
                 let all: BTreeSet<ColumnId> = keep.iter().map(|c| c.0).collect();
                 let layout = self.rows_layout(&keep, &all);
@@ -366,6 +413,54 @@ impl<'a> Splitter<'a> {
                 Ok(state)
             }
         }
+    }
+
+    /// The rows of a recursion: those that it begins with, then the loop.
+    fn recurse(&mut self, node: &'a Node, carried: &Carried<'_>) -> Result<StateId> {
+        let ids: Vec<ColumnId> = carried.columns.iter().map(|c| c.id).collect();
+        let next = self.carried_rows(carried, &ids);
+        let result = self.carried_rows(carried, &ids);
+        let working = self.carried_rows(carried, carried.working);
+        let stream = self.stream(node.operands[0], &carried.base.iter().copied().collect())?;
+        let columns = carried.base.iter().copied().map(Some).collect();
+        self.pipeline(stream, Sink::Append { state: next, columns });
+        self.seal(next, Seal::Collect);
+
+        let region = node.regions[0];
+        for v in free_values(self.p, region) {
+            // What the body reads from outside is there before it.
+            if self.p.ty(v).as_table().is_some() {
+                self.materialize(v, &BTreeSet::new())?;
+            }
+        }
+        let step = self.p.region(region);
+        self.stored.insert(step.params[0], working);
+        let begin = self.plan.stages.len();
+        self.enter(&step.nodes)?;
+        let made = step.results[0];
+        let columns: Vec<ColumnId> = self.table(made)?.columns.iter().map(|c| c.id).collect();
+        let stream = self.stream(made, &columns.iter().copied().collect())?;
+        self.pipeline(stream, Sink::Append { state: next, columns: columns.into_iter().map(Some).collect() });
+        self.seal(next, Seal::Collect);
+        // Tensors do not depend on rows, and may be read behind the loop too.
+        let (tensors, stages) =
+            self.plan.stages.split_off(begin).into_iter().partition(|s| matches!(s, Stage::Tensor { .. }));
+        let (once, changing) = hoist(stages, working, next);
+        self.plan.stages.extend::<Vec<Stage>>(tensors);
+        let (distinct, limit, body) = (carried.distinct, carried.limit, once.len() + changing.len());
+        self.plan.stages.push(Stage::Loop { next, working, result, distinct, limit, once: once.len(), body });
+        self.plan.stages.extend(once.into_iter().chain(changing));
+        Ok(result)
+    }
+
+    /// A state for rows that a recursion carries: all such states of one recursion have one layout, of values.
+    fn carried_rows(&mut self, carried: &Carried<'_>, ids: &[ColumnId]) -> StateId {
+        // A set keeps the hash of its rows in front of them.
+        let mut b = LayoutBuilder::new(carried.distinct);
+        for (id, c) in ids.iter().zip(carried.columns) {
+            b.add(Some(*id), FieldKind::Value, c.ty);
+        }
+        self.state(StateKind::Rows, b.finish())
     }
 
     /// Streams a table into a fresh state that is not sealed.
@@ -482,7 +577,11 @@ impl<'a> Splitter<'a> {
                         None => from(self.window(&window, need, false)?),
                     }
                 }
-                RelOp::Values { .. } | RelOp::Sort { .. } | RelOp::Limit { .. } | RelOp::Union { .. } => {
+                RelOp::Values { .. }
+                | RelOp::Sort { .. }
+                | RelOp::Limit { .. }
+                | RelOp::Union { .. }
+                | RelOp::Recurse { .. } => {
                     let state = self.store(v, need, &BTreeSet::new())?;
                     from(state)
                 }

@@ -408,6 +408,24 @@ impl Parser {
         Ok(TableType { columns })
     }
 
+    /// `c3 -> c5: i64?`
+    fn carried_column(&mut self) -> Result<(ColumnId, Column)> {
+        let working = self.column()?;
+        self.arrow()?;
+        let id = self.column()?;
+        self.punct(':')?;
+        Ok((working, Column { id, ty: self.row_type()? }))
+    }
+
+    /// Whether a recursion keeps equal rows once.
+    fn recursion(&mut self) -> Result<bool> {
+        let distinct = self.eat_word("distinct");
+        if !distinct {
+            self.keyword("all")?;
+        }
+        Ok(distinct)
+    }
+
     fn ty(&mut self) -> Result<Type> {
         if self.eat_word("table") {
             return Ok(Type::Table(self.table_type()?));
@@ -934,6 +952,15 @@ impl Parser {
             "dependent_join" => {
                 let kind = self.variant(Self::join_kind)?;
                 return Ok((Op::Rel(RelOp::DependentJoin { kind }), self.operands()?));
+            }
+            "recurse" => {
+                let distinct = self.variant(Self::recursion)?;
+                let operands = self.operands()?;
+                let base = self.columns()?;
+                let pairs = self.list('(', ')', Self::carried_column)?;
+                let (working, columns) = pairs.into_iter().unzip();
+                let limit = if self.eat_word("limit") { Some(self.number("a number of rows")?) } else { None };
+                return Ok((Op::Rel(RelOp::Recurse { base, working, columns, distinct, limit }), operands));
             }
             "reduce" => {
                 let reducer = self.variant(Self::reducer)?;

@@ -447,6 +447,13 @@ impl<'a> Printer<'a> {
             RelOp::Union { inputs, columns: ids } => {
                 ("union".into(), format!("({}) -> {}", list(inputs, |ids| columns(ids)), columns(ids)))
             }
+            RelOp::Recurse { base, working, columns: list_of, distinct, limit } => {
+                let name = if *distinct { "recurse<distinct>" } else { "recurse<all>" };
+                let carried: Vec<String> =
+                    working.iter().zip(list_of).map(|(w, c)| format!("{w} -> {}: {}", c.id, c.ty)).collect();
+                let limit = limit.map(|n| format!(" limit {n}")).unwrap_or_default();
+                (name.into(), format!("{} ({}){limit}", columns(base), carried.join(", ")))
+            }
             RelOp::Window { partition, order, columns: list_of } => {
                 let functions = list(list_of, |c| self.window_column(c));
                 ("window".into(), format!("partition {} order {} ({functions})", columns(partition), sort_keys(order)))

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Machine, bug, needed, trap};
+use super::{Item, Machine, bug, needed, trap};
 use crate::entity::{ColumnId, RegionId, ValueId};
 use crate::error::{Result, TrapKind};
 use crate::exec::{BoundInput, column_of_values, column_value};
@@ -215,11 +215,56 @@ impl Machine<'_> {
                 let columns = columns.iter().zip(out).map(|(id, values)| (*id, Arc::new(values))).collect();
                 Ok(Table { columns, rows })
             }
+            RelOp::Recurse { base, working, columns, distinct, limit } => {
+                let table = operand(self, 0)?;
+                let first = base.iter().map(|id| Ok((*id, table.get(*id)?.clone()))).collect::<Result<_>>()?;
+                let first = Table { columns: first, rows: table.rows };
+                let ids: Vec<ColumnId> = columns.iter().map(|c| c.id).collect();
+                let enough = limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+                self.recurse(first, working, &ids, *distinct, enough, node.regions[0])
+            }
             RelOp::Window { partition, order, columns } => {
                 let table = operand(self, 0)?;
                 self.window(&table, partition, order, columns)
             }
         }
+    }
+
+    fn recurse(
+        &mut self,
+        base: Table,
+        working: &[ColumnId],
+        columns: &[ColumnId],
+        distinct: bool,
+        enough: usize,
+        region: RegionId,
+    ) -> Result<Table> {
+        let mut all: Vec<Vec<Value>> = vec![vec![]; columns.len()];
+        let mut seen = HashSet::new();
+        let mut rows = 0;
+        let mut next = base;
+        loop {
+            if distinct {
+                let values: Vec<&Arc<Vec<Value>>> = next.columns.iter().map(|c| &c.1).collect();
+                let new: Vec<usize> = (0..next.rows).filter(|r| seen.insert(row_key(&values, *r))).collect();
+                next = next.pick(&new);
+            }
+            rows += next.rows;
+            for (column, (_, values)) in all.iter_mut().zip(&next.columns) {
+                column.extend_from_slice(values);
+            }
+            if next.rows == 0 || rows >= enough {
+                break;
+            }
+            let current = working.iter().zip(next.columns).map(|(id, (_, values))| (*id, values)).collect();
+            self.run_region(region, vec![Item::Table(Arc::new(Table { columns: current, rows: next.rows }))])?;
+            let Some(Item::Table(step)) = self.results(region)?.pop() else {
+                return bug("a recursion that yields no table");
+            };
+            next = Table::clone(&step);
+        }
+        let columns = columns.iter().zip(all).map(|(id, values)| (*id, Arc::new(values))).collect();
+        Ok(Table { columns, rows })
     }
 
     /// Runs `f` where a region reads columns of these tables, each at its cursor.
