@@ -353,14 +353,15 @@ impl Recursion {
         let from = spread(b, at)?;
         let slots = b.map(&[from, lane], |b, v| Ok(vec![b.scalar(ScalarOp::Add, v)?]))?[0];
         let (first, height) = (b.tensor(TensorOp::Gather, &[order, at])?, b.tensor(TensorOp::Gather, &[heights, at])?);
-        let (nodes, found) = (b.tensor(TensorOp::Gather, &[order, slots])?, b.tensor(TensorOp::Gather, &[heights, slots])?);
+        let (nodes, found) =
+            (b.tensor(TensorOp::Gather, &[order, slots])?, b.tensor(TensorOp::Gather, &[heights, slots])?);
         let (first, wanted) = (spread(b, first)?, spread(b, height)?);
         let chosen = b.map(&[found, wanted, nodes, first], |b, v| {
             let here = b.scalar(ScalarOp::Eq, &v[..2])?;
-            let node = b.if_else(here, |_| Ok(vec![v[2]]), |_| Ok(vec![v[3]]))?;
+            let node = b.scalar(ScalarOp::Select, &[here, v[2], v[3]])?;
             let (one, zero) = (b.literal(Value::I64(1), ScalarType::I64)?, b.literal(Value::I64(0), ScalarType::I64)?);
-            let count = b.if_else(here, |_| Ok(vec![one]), |_| Ok(vec![zero]))?;
-            Ok(vec![here, node[0], count[0]])
+            let count = b.scalar(ScalarOp::Select, &[here, one, zero])?;
+            Ok(vec![here, node, count])
         })?;
         let (here, nodes) = (chosen[0], chosen[1]);
         let count = b.tensor(TensorOp::Reduce { reducer: Reducer::Sum, axes: vec![0] }, &[chosen[2]])?;
@@ -373,7 +374,7 @@ impl Recursion {
             let zero = zero(b, ty.dtype)?;
             let cover = |dims| TensorOp::View(vec![Move::Broadcast { shape: ty.shape.clone(), dims }]);
             let (here, zero) = (b.tensor(cover(vec![0]), &[here])?, b.tensor(cover(vec![]), &[zero])?);
-            let added = b.map(&[here, value, zero], |b, v| b.if_else(v[0], |_| Ok(vec![v[1]]), |_| Ok(vec![v[2]])))?;
+            let added = b.map(&[here, value, zero], |b, v| Ok(vec![b.scalar(ScalarOp::Select, v)?]))?;
             out.push(b.tensor(TensorOp::ScatterAdd, &[*table, nodes, added[0]])?);
         }
         Ok(out)
@@ -562,7 +563,8 @@ impl Lanes {
         let rows = b.tensor(TensorOp::Iota { ty: rows, dim: 1 }, &[])?;
         let sum = b.map(&[base, update, rows, at], |b, v| {
             let here = b.scalar(ScalarOp::Eq, &v[2..])?;
-            b.if_else(here, |b| Ok(vec![b.scalar(ScalarOp::Add, &v[..2])?]), |_| Ok(vec![v[0]]))
+            let sum = b.scalar(ScalarOp::Add, &v[..2])?;
+            Ok(vec![b.scalar(ScalarOp::Select, &[here, sum, v[0]])?])
         })?;
         Ok(sum[0])
     }
