@@ -78,7 +78,7 @@ fn recursions(query: &mut ast::Query) -> Result<(), Refusal> {
         if reads(&**right, &name).is_none() {
             let inner = cte.query.clone();
             let plain = ast::SetExpr::Query(inner);
-            cte.query.body = Box::new(plain);
+            *cte.query.body = plain;
             cte.query.with = None;
             cte.query.order_by = None;
             cte.query.limit_clause = None;

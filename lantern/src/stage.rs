@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     frames: RefCell<Vec<u32>>,
     next_frame: Cell<u32>,
     closed: Cell<bool>,
+    /// See [`Scope::compute_levels`].
+    levels: Cell<bool>,
     /// Functions whose bodies are being recorded, innermost last.
     open: RefCell<Vec<OpenFunc>>,
     /// What finished functions read from outside of them, to be given with each call.
@@ -67,9 +69,20 @@ impl Scope {
             frames: RefCell::new(vec![0]),
             next_frame: Cell::new(1),
             closed: Cell::new(false),
+            levels: Cell::new(!ir::opt::switched_off().iter().any(|name| name == "levels")),
             open: RefCell::new(vec![]),
             captured: RefCell::new(HashMap::new()),
         }))
+    }
+
+    /// Whether derivatives that are taken from here on have recursions over child indices computed level by level, which is so
+    /// unless `IR_OFF` names the pass `levels`. What has no derivative is the pass's.
+    pub fn compute_levels(&self, on: bool) {
+        self.0.levels.set(on);
+    }
+
+    pub(crate) fn computes_levels(&self) -> bool {
+        self.0.levels.get()
     }
 
     /// Ends the recording. Handles that are left record no more.

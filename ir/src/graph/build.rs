@@ -446,6 +446,7 @@ pub fn region_count(op: &Op) -> usize {
             | TensorOp::View(_)
             | TensorOp::Gather
             | TensorOp::ScatterAdd
+            | TensorOp::Levels { .. }
             | TensorOp::Concat { .. } => 0,
         },
         Op::Bridge(op) => match op {
@@ -491,6 +492,7 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             TensorOp::Const(_) | TensorOp::Iota { .. } | TensorOp::Random { .. } => exactly(0),
             TensorOp::Map { .. } => (0, usize::MAX),
             TensorOp::Concat { .. } => (1, usize::MAX),
+            TensorOp::Levels { .. } => (3, usize::MAX),
             TensorOp::Reduce { .. } | TensorOp::Prefix { .. } | TensorOp::View(_) => exactly(1),
             TensorOp::Contract(_) | TensorOp::Gather => exactly(2),
             TensorOp::ScatterAdd => exactly(3),

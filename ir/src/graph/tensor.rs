@@ -146,6 +146,14 @@ pub enum TensorOp {
     /// (base `[v, …]`, indices `[n…]`, updates `[n…] ++ base.shape[1..]`) → base with the updates added at their rows; equal
     /// indices add up in order.
     ScatterAdd,
+    /// (inner: `bool[n]`, root: `i64[]`, children: `i64[n]`…) → `i64[2, n + pad]`: the nodes that are reached from the root, lowest
+    /// first and equally high ones by number, and under each its height; -1 behind the last. A node that is not inner has height
+    /// 0 and no children; another is one higher than the highest of its children. A child that is no node raises, and so does
+    /// what is higher than calls nest, or comes round to itself.
+    Levels {
+        /// How many places there are behind the last node at least.
+        pad: usize,
+    },
     /// (tensors) → one after the other along an axis.
     Concat {
         /// The axis.
@@ -331,6 +339,19 @@ impl TensorOp {
                     return Err(Error::Type(format!("scatter of {u} into {t} by {i}")));
                 }
                 one(t.dtype, t.shape.clone())
+            }
+            Self::Levels { pad } => {
+                let inner = tensor(operands, 0)?;
+                let whole = |t: &TensorType, shape: &[Dim]| t.dtype == ScalarType::I64 && t.shape == shape;
+                let children = (2..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
+                let fits = inner.dtype == ScalarType::Bool
+                    && inner.rank() == 1
+                    && whole(tensor(operands, 1)?, &[])
+                    && children.iter().all(|t| whole(t, &inner.shape));
+                if !fits {
+                    return Err(Error::Type("levels takes bool[n], i64[], and children, i64[n]".into()));
+                }
+                one(ScalarType::I64, vec![Dim::Const(2), inner.shape[0].clone().plus(Dim::Const(*pad))])
             }
             Self::Concat { axis } => {
                 let first = tensor(operands, 0)?;

@@ -270,6 +270,7 @@ impl<O: Out> Model<'_, O> {
             | TensorOp::Attend(_)
             | TensorOp::Gather
             | TensorOp::ScatterAdd
+            | TensorOp::Levels { .. }
             | TensorOp::Concat { .. } => None,
         };
         Ok(row.map(|row| {

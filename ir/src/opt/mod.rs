@@ -25,6 +25,7 @@ mod features;
 mod fold;
 mod guard;
 mod join_order;
+pub mod levels;
 mod live;
 mod monotone;
 mod pushdown;
@@ -70,6 +71,7 @@ pub struct Pass {
 
 /// The passes, in the order in which they run. A name may stand more than once.
 pub static PASSES: &[Pass] = &[
+    LEVELS,
     FOLD,
     GUARD,
     SHARE,
@@ -93,6 +95,14 @@ pub static PASSES: &[Pass] = &[
     CLEAN,
     REDUCE,
 ];
+
+const LEVELS: Pass = Pass {
+    name: "levels",
+    doc: "computes recursions over child indices for several nodes of one height at once",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: levels::run,
+};
 
 const UNNEST: Pass = Pass {
     name: "unnest",

@@ -1034,7 +1034,7 @@ impl Parser {
         if let Some(op) = simple {
             return Ok((op, self.operands()?));
         }
-        if matches!(name, "map" | "view" | "to_tensor" | "to_table" | "apply" | "for_batches" | "for") {
+        if matches!(name, "map" | "view" | "levels" | "to_tensor" | "to_table" | "apply" | "for_batches" | "for") {
             let operands = self.operands()?;
             return Ok((self.with_attributes(name)?, operands));
         }
@@ -1112,6 +1112,10 @@ impl Parser {
         Ok(match name {
             "map" => Op::Tensor(TensorOp::Map { shape: self.shape()? }),
             "view" => Op::Tensor(TensorOp::View(self.list('(', ')', Self::view_move)?)),
+            "levels" => {
+                self.keyword("pad")?;
+                Op::Tensor(TensorOp::Levels { pad: self.usize()? })
+            }
             "concat" => {
                 self.keyword("axis")?;
                 Op::Tensor(TensorOp::Concat { axis: self.usize()? })

@@ -509,6 +509,7 @@ impl<'a> Printer<'a> {
             TensorOp::View(moves) => ("view".into(), format!("({})", list(moves, view_move))),
             TensorOp::Gather => ("gather".into(), String::new()),
             TensorOp::ScatterAdd => ("scatter_add".into(), String::new()),
+            TensorOp::Levels { pad } => ("levels".into(), format!("pad {pad}")),
             TensorOp::Concat { axis } => ("concat".into(), format!("axis {axis}")),
         }
     }

@@ -91,6 +91,9 @@ impl Tensor {
                 )));
             }
             let one = filled(b, &ty, 1.0)?;
+            if self.scope.computes_levels() {
+                by_levels(b, &v[..1])?;
+            }
             Ok(adjoints(b, &[(v[0], one)], &v[1..])?)
         })
     }
@@ -110,10 +113,40 @@ impl Tensor {
                     return Err(Fault::Shapes(y.ty.clone(), d.ty.clone()));
                 }
             }
+            if first.scope.computes_levels() {
+                by_levels(b, &v[..n])?;
+            }
             let seeds: Vec<(ValueId, ValueId)> = v[..n].iter().copied().zip(v[n..2 * n].iter().copied()).collect();
             Ok(adjoints(b, &seeds, &v[2 * n..])?)
         })
     }
+}
+
+/// Recursions over child indices on which values depend are computed level by level from here on: as the pass `levels` would,
+/// which does not see them behind their derivatives.
+fn by_levels(b: &mut Builder, outs: &[ValueId]) -> Result<()> {
+    let mut calls = vec![];
+    let mut found = |n, node: &Node| {
+        if let Op::Control(ControlOp::Call(f)) = node.op {
+            calls.push((n, f));
+        }
+    };
+    for n in nodes_before(b.program(), outs) {
+        let p = b.program();
+        found(n, p.node(n));
+        p.node(n).regions.iter().for_each(|r| ir::graph::rewrite::walk(p, *r, &mut found));
+    }
+    let mut known = HashMap::new();
+    for (n, f) in calls {
+        let g = match known.get(&f) {
+            Some(g) => *g,
+            None => *known.entry(f).or_insert(ir::opt::levels::batched(b, f)?),
+        };
+        if let Some(g) = g {
+            b.program_mut().nodes[n.index()].op = Op::Control(ControlOp::Call(g));
+        }
+    }
+    Ok(())
 }
 
 /// An adjoint for each of `wrt`, zeros where there is none.

@@ -53,6 +53,8 @@ pub(crate) fn reverse(r: &mut Reverse<'_>, op: &TensorOp, node: &Node, d: ValueI
             }
             Ok(())
         }
+        // Whole numbers.
+        TensorOp::Levels { .. } => Ok(()),
         TensorOp::Concat { axis } => {
             let mut start = Dim::Const(0);
             for v in &node.operands {

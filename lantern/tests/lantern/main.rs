@@ -4,6 +4,7 @@ mod attention;
 mod control;
 mod golden;
 mod gradients;
+mod levels;
 mod random;
 mod regression;
 mod training;

@@ -1,6 +1,7 @@
 //! Tensor operations.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use runtime::kernels::random::Philox;
@@ -58,6 +59,11 @@ impl Machine<'_> {
                 TensorValue { shape, data: rows(&table, &chosen, false)?.data }
             }
             TensorOp::ScatterAdd => scatter_add(&*operand(self, 0)?, &*operand(self, 1)?, &*operand(self, 2)?)?,
+            TensorOp::Levels { pad } => {
+                let operands: Vec<Arc<TensorValue>> =
+                    (0..node.operands.len()).map(|i| operand(self, i)).collect::<Result<_>>()?;
+                levels(&operands, *pad)?
+            }
             TensorOp::Concat { axis } => {
                 let parts: Vec<Arc<TensorValue>> =
                     (0..node.operands.len()).map(|i| operand(self, i)).collect::<Result<_>>()?;
@@ -494,6 +500,48 @@ fn contract(spec: &ContractSpec, a: &TensorValue, b: &TensorValue) -> Result<Ten
         _ => return bug("a contraction of another type"),
     };
     Ok(TensorValue { shape, data })
+}
+
+/// Nodes by height. From the root down, breadth first: who is met at more steps than calls nest goes round, or is too deep. A
+/// node is higher than its children by the most steps there are to a leaf, which are found from the deepest nodes up.
+fn levels(operands: &[Arc<TensorValue>], pad: usize) -> Result<TensorValue> {
+    let TensorData::Bool(inner) = &operands[0].data else { return bug("inner nodes that are no bools") };
+    let n = inner.len();
+    let mut now = row_indices(&operands[1], n)?;
+    // The last step at which each node was met: its children are met later.
+    let mut last = vec![None; n];
+    for step in 0.. {
+        if now.is_empty() {
+            break;
+        }
+        if step >= super::MAX_DEPTH {
+            return trap(TrapKind::RecursionDepth(super::MAX_DEPTH));
+        }
+        let mut next = BTreeSet::new();
+        for node in now {
+            last[node] = Some(step);
+            for child in operands[2..].iter().filter(|_| inner[node]) {
+                next.extend(row_indices(&rows(child, &[node], true)?, n)?);
+            }
+        }
+        now = next.into_iter().collect();
+    }
+    let mut met: Vec<usize> = (0..n).filter(|v| last[*v].is_some()).collect();
+    met.sort_by_key(|v| std::cmp::Reverse(last[*v]));
+    let mut height = vec![0i64; n];
+    for node in &met {
+        for child in operands[2..].iter().filter(|_| inner[*node]) {
+            let child = row_indices(&rows(child, &[*node], true)?, n)?[0];
+            height[*node] = height[*node].max(height[child] + 1);
+        }
+    }
+    met.sort_by_key(|v| (height[*v], *v));
+    let mut data = vec![-1; 2 * (n + pad)];
+    for (i, node) in met.into_iter().enumerate() {
+        data[i] = node as i64;
+        data[n + pad + i] = height[node];
+    }
+    Ok(TensorValue { shape: vec![2, n + pad], data: TensorData::I64(data) })
 }
 
 fn row_indices(indices: &TensorValue, rows: usize) -> Result<Vec<usize>> {

@@ -100,6 +100,7 @@ impl Block {
                 | Action::Attend(_)
                 | Action::Gather { .. }
                 | Action::ScatterAdd { .. }
+                | Action::Levels { .. }
                 | Action::Concat { .. }
                 | Action::Random { .. } => {}
             }
@@ -372,6 +373,7 @@ impl Lower<'_> {
             TensorOp::Attend(spec) => Def::Attend { spec: spec.clone(), operands: operands.to_vec() },
             TensorOp::Gather => Def::Gather(o(0), o(1)),
             TensorOp::ScatterAdd => Def::ScatterAdd(o(0), o(1), o(2)),
+            TensorOp::Levels { .. } => Def::Levels(operands.to_vec()),
             TensorOp::Concat { axis } => Def::Concat { axis: *axis, parts: operands.to_vec() },
         };
         let ty = tensor_type(self.p, node.results[0])?;
@@ -611,7 +613,7 @@ impl Lower<'_> {
                 self.store(v, uses);
                 [a, b, c].into_iter().for_each(|o| self.store(o, uses));
             }
-            Def::Concat { parts, .. } => {
+            Def::Levels(parts) | Def::Concat { parts, .. } => {
                 self.store(v, uses);
                 parts.into_iter().for_each(|o| self.store(o, uses));
             }
@@ -709,7 +711,7 @@ impl Lower<'_> {
             Def::View(_, o) | Def::Copy(o) => vec![*o],
             Def::Contract { a, b, .. } | Def::Gather(a, b) => vec![*a, *b],
             Def::ScatterAdd(a, b, c) => vec![*a, *b, *c],
-            Def::Concat { parts, .. } => parts.clone(),
+            Def::Levels(parts) | Def::Concat { parts, .. } => parts.clone(),
             Def::Attend { operands, .. } => operands.clone(),
         }
     }
@@ -745,6 +747,7 @@ impl Lower<'_> {
                 let (base, indices, updates) = (*base, *indices, *updates);
                 library(Action::ScatterAdd { base, indices, updates, out: v }, vec![base, indices, updates])
             }
+            Def::Levels(operands) => library(Action::Levels { operands: operands.clone(), out: v }, operands.clone()),
             Def::Concat { axis, parts } => {
                 library(Action::Concat { axis: *axis, parts: parts.clone(), out: v }, parts.clone())
             }
@@ -792,6 +795,7 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
         | Action::Attend(_)
         | Action::Gather { .. }
         | Action::ScatterAdd { .. }
+        | Action::Levels { .. }
         | Action::Concat { .. }
         | Action::Random { .. } => vec![],
     }

@@ -1,7 +1,7 @@
 //! Library calls: matrix products by strides, rows by index, random numbers.
 
 use runtime::kernels::random::Philox;
-use runtime::trap::{Trap, TrapCode};
+use runtime::trap::{DEFAULT_DEPTH_LIMIT, Trap, TrapCode};
 
 use super::index::{row_major, same_but_ones, through};
 use super::{Def, Val, Values};
@@ -347,6 +347,51 @@ pub(super) fn gather(
         let at = indices.get(i, rows)?;
         out[i * width..(i + 1) * width].copy_from_slice(&table[at * width..(at + 1) * width]);
     }
+    Ok(())
+}
+
+/// The nodes below `root`, lowest first, and their heights: see [`crate::graph::TensorOp::Levels`]. Children are looked at in the
+/// order in which recursion would come to them, by a stack of its own.
+pub(super) fn levels(inner: &[u8], root: i64, children: &[&[i64]], out: &mut [i64]) -> Result<(), Trap> {
+    const OPEN: i64 = -2;
+    let n = inner.len();
+    let row = |at: i64| Indices::I64(&[at]).get(0, n);
+    let (order, height) = out.split_at_mut(out.len() / 2);
+    order.fill(-1);
+    height.fill(-1);
+    // A node, and how many of its children are done. The heights stand at the nodes' numbers until they are sorted.
+    let mut path = vec![(row(root)?, 0)];
+    let mut count = 0;
+    while let Some((node, done)) = path.last_mut() {
+        let node = *node;
+        if *done == 0 {
+            height[node] = OPEN;
+        }
+        let open = inner[node] != 0 && *done < children.len();
+        if open {
+            let child = row(children[*done][node])?;
+            *done += 1;
+            if height[child] == OPEN || path.len() >= DEFAULT_DEPTH_LIMIT as usize {
+                return Err(TrapCode::RecursionDepth.into());
+            }
+            if height[child] == -1 {
+                path.push((child, 0));
+            }
+            continue;
+        }
+        path.pop();
+        let below = children.iter().filter_map(|c| usize::try_from(c[node]).ok()).map(|c| height[c] + 1).max();
+        height[node] = if inner[node] == 0 { 0 } else { below.unwrap_or(0) };
+        if height[node] >= DEFAULT_DEPTH_LIMIT as i64 {
+            return Err(TrapCode::RecursionDepth.into());
+        }
+        order[count] = node as i64;
+        count += 1;
+    }
+    order[..count].sort_unstable_by_key(|v| (height[*v as usize], *v));
+    let sorted: Vec<i64> = order[..count].iter().map(|v| height[*v as usize]).collect();
+    height.fill(-1);
+    height[..count].copy_from_slice(&sorted);
     Ok(())
 }
 

@@ -335,6 +335,7 @@ impl Machine {
             Action::Attend(a) => self.attend::<f32>(a),
             Action::Gather { table, indices, out } => self.gather(*table, *indices, *out),
             Action::ScatterAdd { base, indices, updates, out } => self.scatter_add(*base, *indices, *updates, *out),
+            Action::Levels { operands, out } => self.levels(operands, *out),
             Action::Concat { axis, parts, out } => self.concat(*axis, parts, *out),
             Action::Random { distribution, seed, stream, out } => self.random(*distribution, *seed, *stream, *out),
             Action::If { condition, then, other, results } => {
@@ -566,6 +567,12 @@ impl Machine {
             }
             other => Err(Trap::with_detail(TrapCode::InvalidArgument, format!("a sum of {other}"))),
         }
+    }
+
+    fn levels(&mut self, operands: &[Val], out: Val) -> Result<()> {
+        let children = operands[2..].iter().map(|v| self.slice::<i64>(*v)).collect::<Result<Vec<_>>>()?;
+        let (inner, root) = (self.raw(operands[0])?, self.slice::<i64>(operands[1])?[0]);
+        library::levels(inner, root, &children, self.slice_mut(out)?)
     }
 
     fn concat(&mut self, axis: usize, parts: &[Val], out: Val) -> Result<()> {

@@ -87,6 +87,8 @@ enum Def {
     View(Move, Val),
     Gather(Val, Val),
     ScatterAdd(Val, Val, Val),
+    /// Inner nodes, the root, children.
+    Levels(Vec<Val>),
     Concat {
         axis: usize,
         parts: Vec<Val>,
@@ -168,6 +170,10 @@ enum Action {
         base: Val,
         indices: Val,
         updates: Val,
+        out: Val,
+    },
+    Levels {
+        operands: Vec<Val>,
         out: Val,
     },
     Concat {
