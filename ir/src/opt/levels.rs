@@ -2,7 +2,7 @@
 //!
 //! A function is such a recursion where it takes a node's number beside tensors that it hands on as they are; where one branch,
 //! which depends on the node alone, tells inner nodes from others; and where it calls itself in that branch for what index
-//! tensors hold at the node. Then all nodes of one height can be computed at once: a loop takes up to [`LANES`] nodes of one
+//! tensors hold at the node. Then all nodes of one height can be computed at once: a loop takes up to `LANES` nodes of one
 //! height, gathers what their children came to from tables with a row for each node, computes the body for all of them (a
 //! product with a vector becomes a product with a matrix) and adds the results to the tables, which begin at zero.
 //!
