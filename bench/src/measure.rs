@@ -161,13 +161,12 @@ fn busy() -> Option<f64> {
     Some((ticks.iter().sum::<f64>() - idle) / TICKS)
 }
 
-/// CPU seconds that this process has spent.
+/// CPU seconds that this process, and those of its children that have ended, have spent.
 fn own() -> Option<f64> {
     let stat = fs::read_to_string(Path::new("/proc/self/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let user: f64 = fields.get(11)?.parse().ok()?;
-    let system: f64 = fields.get(12)?.parse().ok()?;
-    Some((user + system) / TICKS)
+    let ticks: Vec<f64> = fields.get(11..15)?.iter().filter_map(|field| field.parse().ok()).collect();
+    Some(ticks.iter().sum::<f64>() / TICKS)
 }
 
 fn output(command: &mut Command) -> Option<String> {

@@ -110,8 +110,8 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "M5",
             "cross_inline",
-            "mean probability of a logistic regression",
-            over_flights(model("logistic_reg", ""), "SELECT sum(PREDICT) FROM f"),
+            "mean prediction of a linear regression",
+            over_flights(model("linear_reg", ""), "SELECT sum(PREDICT) FROM f"),
         ),
         case(
             "M7",

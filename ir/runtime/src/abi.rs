@@ -556,37 +556,37 @@ runtime_functions! {
     // Functions of floats; see `kernels::vector_math`, whose constants let code emit the same bits inline.
 
     /// e^x, for an f32.
-    ExpF32 = exp_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::exp_f32;
+    ExpF32 = exp_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::exp_f32;
     /// e^x, for an f64.
-    ExpF64 = exp_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::exp_f64;
+    ExpF64 = exp_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::exp_f64;
     /// e^x - 1, for an f32.
-    Expm1F32 = expm1_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::expm1_f32;
+    Expm1F32 = expm1_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::expm1_f32;
     /// e^x - 1, for an f64.
-    Expm1F64 = expm1_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::expm1_f64;
+    Expm1F64 = expm1_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::expm1_f64;
     /// The natural logarithm of an f32.
-    LogF32 = log_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::log_f32;
+    LogF32 = log_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::log_f32;
     /// The natural logarithm of an f64.
-    LogF64 = log_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::log_f64;
+    LogF64 = log_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::log_f64;
     /// log(1 + x), for an f32.
-    Log1pF32 = log1p_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::log1p_f32;
+    Log1pF32 = log1p_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::log1p_f32;
     /// log(1 + x), for an f64.
-    Log1pF64 = log1p_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::log1p_f64;
+    Log1pF64 = log1p_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::log1p_f64;
     /// The hyperbolic tangent of an f32.
-    TanhF32 = tanh_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::tanh_f32;
+    TanhF32 = tanh_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::tanh_f32;
     /// The hyperbolic tangent of an f64.
-    TanhF64 = tanh_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::tanh_f64;
+    TanhF64 = tanh_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::tanh_f64;
     /// 1 / (1 + e^-x), for an f32.
-    SigmoidF32 = sigmoid_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sigmoid_f32;
+    SigmoidF32 = sigmoid_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::sigmoid_f32;
     /// 1 / (1 + e^-x), for an f64.
-    SigmoidF64 = sigmoid_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sigmoid_f64;
+    SigmoidF64 = sigmoid_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::sigmoid_f64;
     /// The error function of an f32.
-    ErfF32 = erf_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::erf_f32;
+    ErfF32 = erf_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::erf_f32;
     /// The error function of an f64.
-    ErfF64 = erf_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::erf_f64;
+    ErfF64 = erf_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::erf_f64;
     /// log(1 + e^x), for an f32.
-    SoftplusF32 = softplus_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::softplus_f32;
+    SoftplusF32 = softplus_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::softplus_f32;
     /// log(1 + e^x), for an f64.
-    SoftplusF64 = softplus_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::softplus_f64;
+    SoftplusF64 = softplus_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::softplus_f64;
     /// The sine of an f32.
     SinF32 = sin_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sin_f32;
     /// The sine of an f64.

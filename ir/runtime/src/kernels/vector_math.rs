@@ -660,6 +660,40 @@ blocks!(f64:
     softplus_f64 => softplus_block_f64, sqrt_f64 => sqrt_block_f64, relu_f64 => relu_block_f64,
 );
 
+/// The functions of one number, as generated code calls them. Code for any machine calls a function for each fused
+/// multiply-add; here it is the machine's own.
+pub(crate) mod single {
+    macro_rules! singles {
+        ($($name:ident($t:ident);)+) => {
+            multiversion! {$(
+                #[doc = concat!("[`", stringify!($name), "`](super::", stringify!($name), ").")]
+                pub(crate) fn $name(x: $t) -> $t {
+                    super::$name(x)
+                }
+            )+}
+        };
+    }
+
+    singles! {
+        exp_f32(f32);
+        exp_f64(f64);
+        expm1_f32(f32);
+        expm1_f64(f64);
+        log_f32(f32);
+        log_f64(f64);
+        log1p_f32(f32);
+        log1p_f64(f64);
+        tanh_f32(f32);
+        tanh_f64(f64);
+        sigmoid_f32(f32);
+        sigmoid_f64(f64);
+        erf_f32(f32);
+        erf_f64(f64);
+        softplus_f32(f32);
+        softplus_f64(f64);
+    }
+}
+
 /// The scalars of one Adam step (Kingma and Ba 2015, algorithm 1): `step` counts from 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
