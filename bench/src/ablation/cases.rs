@@ -48,7 +48,7 @@ fn model(kind: &str, hidden: &str) -> String {
     format!(
         "CREATE MODEL m TRANSFORM ({}, late) OPTIONS (model_type = '{kind}', {hidden} input_label_cols = ['late'],
          max_iterations = 1, data_split_method = 'no_split', seed = 7)
-         AS SELECT {INPUTS}, late FROM f WHERE month = 1 AND day <= 7",
+         AS SELECT {INPUTS}, CAST(late AS INTEGER) AS late FROM f WHERE month = 1 AND day <= 7",
         scaled.join(", ")
     )
 }
@@ -104,8 +104,8 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "M4",
             "cross_logit",
-            "rows with a probability above a threshold",
-            over_flights(network(), "SELECT count(*) FROM f WHERE PREDICT > 0.3"),
+            "rows with a probability above a threshold, by a logistic regression",
+            over_flights(model("logistic_reg", ""), "SELECT count(*) FROM f WHERE PREDICT > 0.3"),
         ),
         case(
             "M5",
