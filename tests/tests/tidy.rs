@@ -250,10 +250,17 @@ fn the_book_lists_its_pages_and_links_lead_somewhere() {
     let summary = workspace().join("docs/src/SUMMARY.md");
     let listed: BTreeSet<PathBuf> =
         links(&read(&summary)).into_iter().map(|link| summary.with_file_name(link)).collect();
-    for page in files(&workspace().join("docs/src")) {
-        if page != summary && !listed.contains(&page) {
-            wrong.push(format!("{}: not in SUMMARY.md", shown(&page)));
-        }
+    let is_page = |file: &PathBuf| file.extension().is_some_and(|end| end == "md");
+    let (pages, pictures): (Vec<PathBuf>, Vec<PathBuf>) =
+        files(&workspace().join("docs/src")).into_iter().partition(is_page);
+    let shown_by =
+        |page: &PathBuf| links(&read(page)).into_iter().map(|link| page.with_file_name(link)).collect::<Vec<_>>();
+    let used: BTreeSet<PathBuf> = pages.iter().flat_map(shown_by).collect();
+    for page in pages.iter().filter(|page| **page != summary && !listed.contains(*page)) {
+        wrong.push(format!("{}: not in SUMMARY.md", shown(page)));
+    }
+    for picture in pictures.iter().filter(|picture| !used.contains(*picture)) {
+        wrong.push(format!("{}: on no page", shown(picture)));
     }
     for page in text_files().into_iter().filter(|file| file.extension().is_some_and(|end| end == "md")) {
         for link in links(&read(&page)) {
