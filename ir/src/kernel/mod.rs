@@ -22,6 +22,7 @@ use runtime::abi::{AbiType, Effect};
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 pub use build::Builder;
@@ -578,14 +579,14 @@ pub enum Definition {
     Result(Inst, u32),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct ValueData {
     ty: Type,
     definition: Definition,
 }
 
 /// An instruction.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InstData {
     /// What it does.
     pub op: Op,
@@ -594,7 +595,7 @@ pub struct InstData {
 }
 
 /// A region.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct RegionData {
     /// Values defined at its begin.
     pub params: Vec<Value>,
@@ -690,6 +691,22 @@ impl Function {
     /// Every instruction, also such as no region holds any more.
     pub(crate) fn arena(&self) -> &[InstData] {
         &self.insts
+    }
+
+    /// Whether the other function does the same in the same way; names aside.
+    fn is_like(&self, other: &Function) -> bool {
+        self.opt == other.opt
+            && self.signature == other.signature
+            && self.values == other.values
+            && self.insts == other.insts
+            && self.regions == other.regions
+    }
+
+    /// Equal for functions that are alike.
+    fn likeness(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.values, &self.insts, &self.regions).hash(&mut hasher);
+        hasher.finish()
     }
 
     pub(crate) fn add_region(&mut self) -> Region {
@@ -853,6 +870,8 @@ pub fn runtime_result(function: RuntimeFn) -> Option<Type> {
 #[derive(Clone, Debug, Default)]
 pub struct Module {
     functions: Vec<Declared>,
+    /// What [`Module::share`] was given, by likeness.
+    shared: HashMap<u64, Vec<FunctionId>>,
 }
 
 #[derive(Clone, Debug)]
@@ -900,6 +919,18 @@ impl Module {
         let reference =
             FunctionRef { id: FunctionId::new(self.functions.len() - 1), signature: function.signature.clone() };
         self.define(&reference, function);
+        reference
+    }
+
+    /// Adds a function, or finds the one that was shared before and does the same: it keeps its name.
+    pub fn share(&mut self, function: Function) -> FunctionRef {
+        let likeness = function.likeness();
+        let alike = |id: &&FunctionId| self.function(**id).is_some_and(|other| other.is_like(&function));
+        if let Some(id) = self.shared.get(&likeness).and_then(|ids| ids.iter().find(alike)) {
+            return FunctionRef { id: *id, signature: function.signature };
+        }
+        let reference = self.add(function);
+        self.shared.entry(likeness).or_default().push(reference.id);
         reference
     }
 

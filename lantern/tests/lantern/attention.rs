@@ -1,7 +1,7 @@
 //! Attention in the networks that have it: the optimizer finds it, and it computes the same.
 
 use ir::opt::{OptOptions, OptReport, optimize};
-use ir::types::ScalarType::F32;
+use ir::types::ScalarType::{F32, I64};
 use ir::value::{TensorData, TensorValue};
 use lantern::{Function, Params, Spec, Tensor, nn, stage, value};
 use ndarray::Array2;
@@ -87,4 +87,25 @@ fn sizes_may_be_known_at_run_time_only() {
         };
         both(&f, &[numbers(rows, 0.5), numbers(keys, 0.25)]).expect("it runs");
     }
+}
+
+#[test]
+fn layers_that_are_alike_share_their_compiled_loops() {
+    let functions = |layers: usize| {
+        let shape = nn::Transformer { encoders: layers, decoders: layers, ..SHAPE };
+        let specs: Vec<Spec> = shape.params().into_iter().map(|(name, sizes, _)| Spec::of(name, F32, &sizes)).collect();
+        let n = specs.len();
+        let specs = specs.into_iter().chain(["source", "target", "next"].map(|name| Spec::of(name, I64, &[3, 7])));
+        let f = stage("step", specs.collect::<Vec<_>>(), |t| {
+            let names: Vec<String> = shape.params().into_iter().map(|p| p.0).collect();
+            let named = names.iter().map(String::as_str).zip(&t[..n]).collect();
+            let loss = nn::cross_entropy(&shape.logits(&named, &t[n], &t[n + 1]), &t[n + 2]);
+            let grads = loss.grad(&t[..n].iter().collect::<Vec<_>>());
+            (loss, grads)
+        });
+        f.expect("it stages").compile().expect("it compiles").code().stats().count()
+    };
+    let (three, six) = (functions(3), functions(6));
+    assert_eq!(three, six);
+    assert!(six < 100, "{six} functions");
 }

@@ -18,7 +18,7 @@ use crate::entity::{NodeId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::tensor::{ContractSpec, Move};
 use crate::graph::{Op, Program};
-use crate::kernel::{self, BinaryOp, Cmp, LoopKind, Module, Signature, Type as K};
+use crate::kernel::{self, BinaryOp, Builder, Cmp, LoopKind, Module, Signature, Type as K};
 use crate::lower::context::Context;
 use crate::lower::rel::element_bytes;
 use crate::lower::row::{Cell, Env, Inputs, RowLower};
@@ -134,8 +134,7 @@ impl NestLower<'_> {
     /// The nest that fills the buffers of these values: of one, or of results of one map.
     pub(super) fn lower(p: &Program, values: &Values, module: &mut Module, name: &str, roots: &[Val]) -> Result<Nest> {
         let root = *roots.first().ok_or_else(|| Error::Bug("a nest of nothing".into()))?;
-        let function = module.declare(name, Signature::pipeline());
-        let b = module.builder(&function);
+        let b = Builder::new(name, Signature::pipeline());
         let (ctx, worker) = (b.param(0), b.param(1));
         let mut context = Context::default();
         let r = RowLower { p, inputs: &NoInputs, b, context: &mut context, ctx, worker, area: None };
@@ -158,7 +157,8 @@ impl NestLower<'_> {
         if !context.slots().is_empty() {
             return Err(Error::Unsupported("a scalar parameter or a text in a tensor's map".into()));
         }
-        module.define(&function, body);
+        // Layers that are alike have nests that differ by what stands in the slots.
+        let function = module.share(body);
         Ok(Nest { function, code: None, slots, extent, work, weight })
     }
 
