@@ -192,7 +192,7 @@ def product_rows(runs):
         for r in rs:
             for p in r.get("products", []):
                 name = "%s %s, %s (%d x %d x %d), %% of peak" % (p["model"], p["layer"], p["product"], p["m"], p["n"], p["k"])
-                rows.setdefault(name, {}).setdefault(e, []).append(100 * p["median_gflops"] / r["peak_gflops"])
+                rows.setdefault(name, {}).setdefault(e, []).append(100 * p["share_of_peak"])
     return {name: {e: over_rounds(c) if isinstance(c, list) else c for e, c in cells.items()} for name, cells in rows.items()}
 
 

@@ -1,19 +1,19 @@
 //! The matrix products of the models in `bench/peers/ml/configs.md`: each layer's product, and those of the gradients of its
 //! input and of its weights, by the library that compiled programs call. Convolutions count as the product over their windows.
 //!
-//! What holds: a product's speed is that of its best run out of several, in GFLOP/s; the peak beside it is measured in the same
-//! process, on one thread, and is multiplied by the number of threads.
+//! What holds: a product and the machine's peak are measured in turn, a few rounds each, so that a slow spell meets both. A
+//! product's speed is that of its best run, in GFLOP/s; its share of the peak is the median over the rounds of the best run's
+//! speed over that of the peak in the same round. The peak is one thread's, multiplied by the number of threads.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use runtime::gemm::{Epilogue, MatMut, MatRef, Rhs, fused_chains, gemm_rows};
+use runtime::gemm::{Epilogue, MatMut, MatRef, Rhs, fused_chains, gemm_on};
 use runtime::scheduler::WorkerPool;
 use serde_json::{Value, json};
 
-use crate::measure::{self, Bystanders, Times, timed};
+use crate::measure::{self, Bystanders, Times, milliseconds, timed};
 use crate::{Result, data, report};
 
 /// Time the matrix products of the models.
@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long)]
     pub model: Option<String>,
     /// Seconds for each product.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.2)]
     pub budget: f64,
     /// File for the results.
     #[arg(long)]
@@ -61,6 +61,9 @@ const LAYERS: &[Layer] = &[
     layer("flights", "l0", [1024, 30, 64]),
     layer("flights", "l1", [1024, 64, 64]),
     layer("flights", "l2", [1024, 64, 1]),
+    layer("flights", "l0, 128 rows", [128, 30, 64]),
+    layer("flights", "l1, 128 rows", [128, 64, 64]),
+    layer("flights", "l2, 128 rows", [128, 64, 1]),
     layer("transformer", "q k v o", [1024, 256, 256]),
     layer("transformer", "ffn 1", [1024, 256, 512]),
     layer("transformer", "ffn 2", [1024, 512, 256]),
@@ -140,26 +143,31 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let pool = WorkerPool::new(arguments.threads);
     let others = Bystanders::watch();
     let budget = Duration::from_secs_f64(arguments.budget.max(0.0));
-    let chains = repeat(budget.max(Duration::from_millis(200)), || _ = fused_chains());
-    let peak = fused_chains() as f64 / chains.min() / 1e6 * pool.threads() as f64;
-    println!("peak {peak:.1} GFLOP/s on {} threads", pool.threads());
+    println!("peak {:.1} GFLOP/s on {} threads", peak() * pool.threads() as f64, pool.threads());
     println!("{:<12} {:<20} {:<15} {:>20} {:>9} {:>6}", "model", "layer", "product", "m x n x k", "GFLOP/s", "peak");
     let wanted = |l: &&Layer| arguments.model.as_ref().is_none_or(|m| l.model.starts_with(m.as_str()));
-    let mut rows = vec![];
+    let (mut rows, mut peaks) = (vec![], vec![]);
     for l in LAYERS.iter().filter(wanted) {
         for kind in Kind::ALL {
-            let times = measure_product(*l, kind, &pool, budget);
+            let found = measure_product(*l, kind, &pool, budget)?;
             let [m, n, k] = kind.shape(*l);
-            let flops = 2.0 * m as f64 * n as f64 * k as f64;
-            let (best, median) = (flops / times.min() / 1e6, flops / times.median() / 1e6);
+            let speed = |ms: f64| 2.0 * m as f64 * n as f64 * k as f64 / ms / 1e6;
+            let (best, share) = (speed(found.times.min()), found.shares.median());
             let shape = format!("{m} x {n} x {k}");
-            let share = best / peak * 100.0;
-            println!("{:<12} {:<20} {:<15} {shape:>20} {best:>9.1} {share:>5.0}%", l.model, l.name, kind.name());
+            println!(
+                "{:<12} {:<20} {:<15} {shape:>20} {best:>9.1} {:>5.0}%",
+                l.model,
+                l.name,
+                kind.name(),
+                share * 100.0
+            );
+            peaks.push(found.peak);
             rows.push(json!({
                 "model": l.model, "layer": l.name, "product": kind.name(), "m": m, "n": n, "k": k,
-                "min_ms": digits(times.min()), "median_ms": digits(times.median()), "runs": times.len(),
-                "gflops": report::digits(best), "median_gflops": report::digits(median),
-                "share_of_peak": report::digits(best / peak),
+                "min_ms": digits(found.times.min()), "median_ms": digits(found.times.median()), "runs": found.times.len(),
+                "gflops": report::digits(best), "median_gflops": report::digits(speed(found.times.median())),
+                "peak_gflops": report::digits(found.peak), "share_of_peak": report::digits(share),
+                "shares": found.shares.all().iter().copied().map(report::digits).collect::<Vec<_>>(),
             }));
         }
     }
@@ -167,7 +175,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err("the machine is described by an object".into());
     };
     result.insert("threads".into(), json!(pool.threads()));
-    result.insert("peak_gflops".into(), json!(report::digits(peak)));
+    result.insert("peak_gflops".into(), json!(report::digits(peaks.into_iter().collect::<Times>().median())));
     result.insert("other_cpus".into(), json!(others.busy().map(report::digits)));
     result.insert("products".into(), Value::Array(rows));
     if let Some(path) = &arguments.json {
@@ -181,20 +189,25 @@ fn digits(x: f64) -> f64 {
     (x * 1e5).round() / 1e5
 }
 
-/// Times of a piece of work, repeated for so long and at least three times.
-fn repeat(budget: Duration, mut work: impl FnMut()) -> Times {
-    let mut times = Times::default();
-    let start = Instant::now();
-    while times.len() < 3 || start.elapsed() < budget {
-        times.push(timed(&mut work).1);
-    }
-    times
+/// Rounds in which a product and the peak take turns.
+const ROUNDS: u32 = 5;
+
+/// What was measured of a product.
+struct Measured {
+    times: Times,
+    /// GFLOP/s of all threads at best.
+    peak: f64,
+    /// A round each.
+    shares: Times,
 }
 
-/// Products below this number of multiplications run on one thread, as in compiled programs.
-const SPLIT: usize = 1 << 23;
+/// GFLOP/s of one thread at best, over about five milliseconds.
+fn peak() -> f64 {
+    let chains = (0..12).map(|_| timed(fused_chains));
+    chains.map(|(work, time)| work as f64 / time.as_secs_f64() / 1e9).fold(0.0, f64::max)
+}
 
-fn measure_product(l: Layer, kind: Kind, pool: &WorkerPool, budget: Duration) -> Times {
+fn measure_product(l: Layer, kind: Kind, pool: &WorkerPool, budget: Duration) -> Result<Measured> {
     let fill = |n: usize| (0..n).map(|i| (i % 13) as f32 / 13.0 - 0.5).collect::<Vec<f32>>();
     let [m, n, k] = kind.shape(l);
     let (a, b) = (fill(m * k), fill(k * n));
@@ -204,25 +217,33 @@ fn measure_product(l: Layer, kind: Kind, pool: &WorkerPool, budget: Duration) ->
         Kind::Input => (MatRef::row_major(&a, m, k), MatRef::row_major(&b, k, n)),
         Kind::Weights => (MatRef::row_major(&a, k, m).transposed(), MatRef::row_major(&b, k, n)),
     };
-    let cuts = if m * n * k >= SPLIT { pool.threads().min(m.div_ceil(16)) } else { 1 };
-    let rows = m.div_ceil(cuts).next_multiple_of(8);
     // A single run of a small product is shorter than the clock's step.
     let runs = (200_000 / (m * n * k)).max(1);
-    let times = repeat(budget, || {
-        for _ in 0..runs {
-            let parts: Vec<Mutex<&mut [f32]>> = c.chunks_mut(rows * n).map(Mutex::new).collect();
-            let done = pool.run(parts.len(), |task, _| {
-                let mut c = parts[task].lock().unwrap_or_else(PoisonError::into_inner);
-                let first = task * rows;
-                let count = c.len() / n;
-                let c = MatMut::row_major(&mut c, count, n);
-                gemm_rows(first..first + count, 1.0, a, Rhs::Plain(b), 0.0, c, Epilogue::None);
-                Ok(())
-            });
-            drop(done);
+    let mut product = || -> Result<f64> {
+        let (done, time) = timed(|| {
+            (0..runs).try_for_each(|_| {
+                let c = MatMut::row_major(&mut c, m, n);
+                gemm_on(pool, 1.0, a, Rhs::Plain(b), 0.0, c, Epilogue::None)
+            })
+        });
+        done.map_err(|trap| format!("a product stopped: {trap:?}"))?;
+        Ok(milliseconds(time) / runs as f64)
+    };
+    let (mut all, mut shares, mut best_peak) = (vec![], vec![], 0.0f64);
+    product()?;
+    for _ in 0..ROUNDS {
+        let before = peak();
+        let (mut times, start) = (vec![], Instant::now());
+        while times.is_empty() || start.elapsed() < budget / ROUNDS {
+            times.push(product()?);
         }
-    });
-    times.all().iter().map(|ms| ms / runs as f64).collect()
+        let peak = before.max(peak()) * pool.threads() as f64;
+        let best = times.iter().copied().fold(f64::INFINITY, f64::min);
+        best_peak = best_peak.max(peak);
+        shares.push(2e-6 * (m * n * k) as f64 / best / peak);
+        all.extend(times);
+    }
+    Ok(Measured { times: all.into_iter().collect(), peak: best_peak, shares: shares.into_iter().collect() })
 }
 
 #[cfg(test)]
@@ -247,5 +268,6 @@ mod tests {
         let result: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(result["products"].as_array().unwrap().len(), 9);
         assert!(result["peak_gflops"].as_f64().unwrap() > 0.1);
+        assert_eq!(result["products"][0]["shares"].as_array().unwrap().len(), ROUNDS as usize);
     }
 }

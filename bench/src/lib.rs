@@ -1,7 +1,7 @@
-//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), perceptrons ([`mlp`]), Transformers
-//! ([`transformer`]), the matrix products of the models ([`gemm`]) and the rules across the border of query and model, on and
-//! off ([`ablation`]), on engines ([`engine`]) and input files ([`data`]) of their own, with the clock and the machine
-//! ([`measure`]) and the files of results ([`report`]).
+//! The benchmarks: TPC-H ([`tpch`]), the end-to-end pipelines ([`pipelines`]), steps ([`steps`]) of perceptrons ([`mlp`]) and
+//! Transformers ([`transformer`]), the matrix products of the models ([`gemm`]) and the rules across the border of query and
+//! model, on and off ([`ablation`]), on engines ([`engine`]) and input files ([`data`]) of their own, with the clock and the
+//! machine ([`measure`]) and the files of results ([`report`]).
 
 pub mod ablation;
 pub mod data;
@@ -11,6 +11,7 @@ pub mod measure;
 pub mod mlp;
 pub mod pipelines;
 pub mod report;
+pub mod steps;
 pub mod tpch;
 pub mod transformer;
 

@@ -7,8 +7,8 @@
 //! - an element of C is one chain of fused multiply-adds in the order of k, cut every [`k_block`] steps; its bits depend on
 //!   neither the instruction set, nor the split of the rows over workers, nor on packing. The one exception is a product with
 //!   a vector (m = 1 or n = 1) whose matrix is contiguous along k, which has its own fixed order;
-//! - nothing here spawns. A caller with workers gives each of them a range of rows ([`gemm_rows`]), or runs the tasks of
-//!   [`gemm_split`] on them.
+//! - nothing here spawns. A caller with workers runs the product on them ([`gemm_on`]; by pointers, the tasks of
+//!   [`gemm_split`]), or gives each of them a range of rows ([`gemm_rows`]).
 //!
 //! The structure is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): B is packed into
 //! panels as wide as the micro-kernel's tile, block by block; A is read in place by broadcasts, or packed where its columns are
@@ -27,7 +27,7 @@ use kernel::{Kernels, MAX_TILE, ROWS, Tile};
 pub use pack::PackedB;
 use pack::{Scratch, pack_a, pack_b};
 pub use peak::fused_chains;
-pub use split::{Runner, gemm_split};
+pub use split::{Runner, SPLIT_PRODUCTS, gemm_on, gemm_split};
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -202,6 +202,21 @@ pub fn gemm_rows<T: Element>(
     c: MatMut<T>,
     epilogue: Epilogue<T>,
 ) {
+    let problem = checked(&rows, alpha, a, b, beta, c, epilogue);
+    // SAFETY: the constructors of the matrices checked that all elements lie in their slices, and the shapes fit together.
+    unsafe { gemm_raw(&problem, rows) }
+}
+
+/// The problem by pointers, once the shapes fit together; it is valid as long as the slices are lent.
+fn checked<'a, T: Element>(
+    rows: &Range<usize>,
+    alpha: T,
+    a: MatRef<T>,
+    b: Rhs<'a, T>,
+    beta: T,
+    c: MatMut<T>,
+    epilogue: Epilogue<'a, T>,
+) -> Problem<'a, T> {
     let (k, n) = match b {
         Rhs::Plain(b) => (b.rows, b.columns),
         Rhs::Packed(b) => (b.k(), b.n()),
@@ -215,7 +230,7 @@ pub fn gemm_rows<T: Element>(
     if let Epilogue::Gate(gate) = epilogue {
         assert_eq!((gate.rows, gate.columns), (a.rows, n), "the shape of the gate");
     }
-    let problem = Problem {
+    Problem {
         m: a.rows,
         n,
         k,
@@ -231,9 +246,7 @@ pub fn gemm_rows<T: Element>(
         c: c.data.as_mut_ptr().wrapping_sub(rows.start.wrapping_mul(c.row_stride)),
         c_strides: [c.row_stride, c.column_stride],
         epilogue,
-    };
-    // SAFETY: the constructors of the matrices checked that all elements lie in their slices, and the shapes fit together.
-    unsafe { gemm_raw(&problem, rows) }
+    }
 }
 
 /// A product by pointers, for callers that hold no slices: see [`gemm`] for its meaning.

@@ -8,14 +8,19 @@
 
 use super::kernel::ROWS;
 use super::pack::{Line, PackedB, pack_b};
-use super::{Blocked, Element, Problem, RawRhs, gemm_raw, k_block};
+use super::{Blocked, Element, Epilogue, MatMut, MatRef, Problem, RawRhs, Rhs, checked, gemm_raw, k_block};
 use crate::cpu::simd_level;
+use crate::scheduler::WorkerPool;
+use crate::trap::Trap;
 use std::cell::Cell;
 use std::ops::Range;
 
 /// Runs `body(0)` to `body(n - 1)`, on whatever threads, and returns behind the last one.
 pub type Runner<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
 
+/// Multiplications below which a product stays on one thread: some ten microseconds. Handing work to threads that wait takes
+/// about three.
+pub const SPLIT_PRODUCTS: usize = 1 << 19;
 /// Tasks for each worker.
 const TASKS: usize = 4;
 /// Steps of k that a task packs at a time.
@@ -36,6 +41,46 @@ impl<T> Shared<T> {
     fn get(&self) -> &T {
         &self.0
     }
+}
+
+/// [`gemm`](super::gemm) by the workers of a pool, or by the caller alone where the product has fewer than [`SPLIT_PRODUCTS`]
+/// multiplications. The result has the same bits.
+///
+/// # Errors
+/// The trap of a task that panicked; C then holds anything.
+///
+/// # Panics
+/// If the shapes of A, B and C do not fit together, or a bias is not as long as a row of C.
+pub fn gemm_on<T: Element>(
+    pool: &WorkerPool,
+    alpha: T,
+    a: MatRef<T>,
+    b: Rhs<T>,
+    beta: T,
+    c: MatMut<T>,
+    epilogue: Epilogue<T>,
+) -> Result<(), Trap> {
+    let rows = 0..a.rows;
+    let problem = checked(&rows, alpha, a, b, beta, c, epilogue);
+    let mut done = Ok(());
+    let mut run = |tasks: usize, body: &(dyn Fn(usize) + Sync)| {
+        let ran = pool.run(tasks, |task, _| {
+            body(task);
+            Ok(())
+        });
+        done = std::mem::replace(&mut done, Ok(())).and(ran);
+    };
+    let split = problem.m.saturating_mul(problem.n).saturating_mul(problem.k) >= SPLIT_PRODUCTS;
+    // SAFETY: the constructors of the matrices checked that all elements lie in their slices, which are lent until this function
+    // returns, and the shapes fit together; a pool runs each task once.
+    unsafe {
+        if split && pool.threads() > 1 {
+            gemm_split(&problem, pool.threads(), &mut run);
+        } else {
+            gemm_raw(&problem, rows);
+        }
+    }
+    done
 }
 
 /// The whole product, by tasks for so many workers.

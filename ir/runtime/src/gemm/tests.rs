@@ -1,6 +1,7 @@
 use super::*;
 use crate::cpu::tests::at_every_level;
 use crate::kernels::random::Philox;
+use crate::scheduler::WorkerPool;
 
 /// Row-major, column-major, padded, and strided in both directions.
 fn layouts(rows: usize, columns: usize) -> [[usize; 2]; 4] {
@@ -337,6 +338,20 @@ fn a_split_product_has_the_bits_of_the_whole() {
         split_has_the_same_bits::<f32>();
         split_has_the_same_bits::<f64>();
     });
+}
+
+#[test]
+fn a_product_on_a_pool_has_the_bits_of_one_thread() {
+    for threads in [1, 3] {
+        let pool = WorkerPool::new(threads);
+        for shape @ [m, n, k] in [[3, 4, 5], [90, 70, 100], [8, 1700, 64]] {
+            let case = Case::<f32>::new(shape, [[1, m], [1, k], [n, 1]], 1.0, 0.0);
+            let (b, epilogue) = (Rhs::Plain(case.b()), Epilogue::Bias(&case.bias));
+            let mut c = case.c.clone();
+            gemm_on(&pool, 1.0, case.a(), b, 0.0, MatMut::row_major(&mut c, m, n), epilogue).unwrap();
+            assert_eq!(c, case.run(b, epilogue), "{shape:?}, {threads} threads");
+        }
+    }
 }
 
 #[test]

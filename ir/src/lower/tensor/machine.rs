@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use runtime::abi::PipelineFn;
-use runtime::gemm::{self, Epilogue, Problem, RawRhs};
+use runtime::gemm::{self, Epilogue, Problem, RawRhs, SPLIT_PRODUCTS};
 use runtime::kernels::random::Philox;
 use runtime::pool::{self, QueryMemory};
 use runtime::scheduler::WorkerPool;
@@ -44,8 +44,6 @@ const PREFETCHED: usize = 256;
 const SPLIT_BYTES: usize = 1 << 16;
 /// Operations below which a nest runs on one thread: some ten microseconds. Handing work to threads that wait takes about three.
 const SPLIT_WORK: usize = 1 << 16;
-/// Multiplications below which a matrix product runs on one thread: some ten microseconds as well.
-const SPLIT_PRODUCTS: usize = 1 << 19;
 
 /// A nest's machine code.
 pub(super) struct Kernel {

@@ -1,9 +1,9 @@
 //! Running attention: a task for each head and block of queries.
 
-use runtime::gemm::{self, Attended, Attention};
+use runtime::gemm::{self, Attended, Attention, SPLIT_PRODUCTS};
 
 use super::super::attention::{Attend, Matrix, Term};
-use super::{Address, Machine, Result, SPLIT_PRODUCTS, too_large};
+use super::{Address, Machine, Result, too_large};
 use crate::types::Dim;
 
 /// A loop around the heads with its numbers.
