@@ -159,6 +159,63 @@ impl Case {
         let _ = writeln!(t, "      %24 = {op}\n      yield %24\n    }}");
     }
 
+    /// The derivative's program, with these of its results.
+    fn derivative(&self, results: &[usize]) -> String {
+        let ty = self.ty;
+        let shape = |labels: &str| format!("{:?}", self.shape(labels));
+        let [q, k, v, out] = self.labels;
+        let mut t = String::from("program {\n");
+        for (i, (name, labels)) in ["q", "k", "v", "d"].iter().zip(self.labels).enumerate() {
+            let _ = writeln!(t, "  input in{i} \"{name}\": {ty}{}", shape(labels));
+        }
+        let (term, labels, fill) = match self.term {
+            Term::None => ("", "", "-inf"),
+            Term::Mask(fill) => ("bool", "bk", fill),
+            Term::Bias => (ty, "hqk", "-inf"),
+            Term::Causal(_, fill) => ("", "qk", fill),
+            Term::NotNext => panic!("not of the derivative's tests"),
+        };
+        if !term.is_empty() {
+            let _ = writeln!(t, "  input in4 \"term\": {term}{}", shape(labels));
+        }
+        let wanted: Vec<&str> = results.iter().map(|i| self.labels[*i]).collect();
+        let types: Vec<String> = wanted.iter().map(|labels| format!("{ty}{}", shape(labels))).collect();
+        let _ = writeln!(t, "  func @main() -> ({}) {{", types.join(", "));
+        let _ = writeln!(t, "    %0 = input in0\n    %1 = input in1\n    %2 = input in2\n    %3 = input in3");
+        if let Term::Causal(offset, _) = self.term {
+            let rows = shape("qk");
+            let _ = writeln!(t, "    %5 = iota<0> : i64{rows}\n    %6 = iota<1> : i64{rows}");
+            let _ =
+                writeln!(t, "    %4 = map %6, %5 {rows} |%61: i64, %62: i64| {{\n      %63 = literal {offset} : i64");
+            let _ = writeln!(t, "      %64 = add %62, %63\n      %65 = le %61, %64\n      yield %65\n    }}");
+        } else if !term.is_empty() {
+            let _ = writeln!(t, "    %4 = input in4");
+        }
+        let (more, operand) = if labels.is_empty() { (String::new(), "") } else { (format!(",{labels}"), "%4, ") };
+        let _ = writeln!(
+            t,
+            "    %10, %11, %12 = attend_grad<\"{q},{k},{v}{more}->{out}\"> %0, %1, %2, {operand}%3 scale 0.4 fill {fill}"
+        );
+        let yielded: Vec<String> = results.iter().map(|i| format!("%{}", 10 + i)).collect();
+        let _ = writeln!(t, "    yield {}\n  }}\n  entry @main", yielded.join(", "));
+        results.iter().for_each(|i| _ = writeln!(t, "  result \"{i}\""));
+        t + "}\n"
+    }
+
+    /// The derivative interpreted, compiled on one thread and on four: all the same.
+    fn check_derivative(&self, results: &[usize]) {
+        let text = self.derivative(results);
+        let program = Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let inputs = self.inputs();
+        let want = program.interpret(&inputs).expect("it runs");
+        let tolerance = if self.ty == "f32" { 2e-5 } else { 1e-12 };
+        let program = Arc::new(program);
+        let one = run(&program, &inputs, 1, None).expect("it runs");
+        compare(&one, &want, tolerance, &format!("{self:?}, the derivative by tiles"));
+        let four = run(&program, &inputs, 4, None).expect("it runs");
+        compare(&four, &one, 0.0, &format!("{self:?}, the derivative on four threads"));
+    }
+
     fn inputs(&self) -> Inputs {
         let mut inputs = Inputs::new();
         let mut set = |name: &str, ty: &str, labels: &str, stream: u64| {
@@ -173,7 +230,7 @@ impl Case {
             };
             inputs.set(name, Datum::Tensor(Arc::new(TensorValue::new(shape, data).expect("sizes agree"))));
         };
-        for ((name, labels), stream) in ["q", "k", "v"].into_iter().zip(self.labels).zip(0..) {
+        for ((name, labels), stream) in ["q", "k", "v", "d"].into_iter().zip(self.labels).zip(0..) {
             set(name, self.ty, labels, stream);
         }
         match self.term {
@@ -209,11 +266,12 @@ fn run(program: &Arc<Program>, inputs: &Inputs, threads: usize, limit: Option<us
 }
 
 fn compare(a: &Outputs, b: &Outputs, tolerance: f64, what: &str) {
-    let numbers = |o: &Outputs| match &o.tensor(0).expect("a tensor").data {
+    let tensor = |o: &Outputs, i: usize| match &o.tensor(i).expect("a tensor").data {
         TensorData::F32(v) => v.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(),
         TensorData::F64(v) => v.clone(),
         other => panic!("{other:?}"),
     };
+    let numbers = |o: &Outputs| (0..o.list.len()).flat_map(|i| tensor(o, i)).collect::<Vec<_>>();
     let (a, b) = (numbers(a), numbers(b));
     assert_eq!(a.len(), b.len(), "{what}");
     for (i, (x, y)) in a.iter().zip(&b).enumerate() {
@@ -266,6 +324,27 @@ fn masks_and_biases() {
         Case { term: Term::Mask("-2.0"), scale_last: true, ..case.clone() }.check();
         Case { term: Term::Causal(0, "-inf"), scale_last: true, ..case }.check();
     }
+}
+
+#[test]
+fn derivatives_of_any_sizes_orders_and_terms() {
+    for sizes in [[1, 1, 1, 1], [1, 40, 8, 8], [9, 5, 3, 2], [130, 70, 2, 3], [5, 600, 2, 1]] {
+        for ty in ["f32", "f64"] {
+            Case { ty, ..Case::new(2, 3, sizes) }.check_derivative(&[0, 1, 2]);
+        }
+    }
+    for labels in [["bqhd", "bkhd", "bkhe", "bqhe"], ["hdbq", "khbd", "ekbh", "heqb"]] {
+        for term in [Term::None, Term::Causal(0, "-inf"), Term::Causal(-2, "-2.5"), Term::Mask("-1e9"), Term::Bias] {
+            Case { labels, term, ty: "f64", ..Case::new(2, 3, [7, 11, 4, 5]) }.check_derivative(&[0, 1, 2]);
+        }
+    }
+    // With a mask that hides all keys of a batch, and some of the results only.
+    let case = Case { term: Term::Mask("-inf"), ty: "f64", ..Case::new(2, 2, [6, 6, 3, 4]) };
+    for results in [&[0, 1, 2][..], &[0], &[1], &[2], &[0, 2]] {
+        case.check_derivative(results);
+    }
+    // Enough work for several threads.
+    Case::new(2, 4, [128, 128, 40, 40]).check_derivative(&[0, 1, 2]);
 }
 
 #[test]

@@ -89,9 +89,35 @@ impl AttendSpec {
         rows().find(is_masked).or_else(|| rows().next()).copied()
     }
 
+    /// Whether the derivative is one of heads: every index of the result but the query's row and the column is one of queries, keys
+    /// and values alike, and no other index is theirs.
+    ///
+    /// The adjoints are those of queries, keys and values, of their types. With P the weights, d the result's adjoint and V the
+    /// values: the adjoint of the weights is dP = d Vᵀ, that of the products dS = scale P (dP - the sum of P dP over the keys), and 0
+    /// where a term replaced the score. Queries get dS times the keys, keys dS times the queries, values P times d.
+    pub fn has_gradient(&self) -> bool {
+        let Some(roles) = self.roles() else { return false };
+        let row = self.row();
+        let is_around = |l: &u8| *l != roles.column && Some(*l) != row;
+        let everywhere = |l: &u8| [&self.q, &self.k, &self.v].iter().all(|labels| labels.contains(l));
+        self.out.iter().filter(|l| is_around(l)).all(everywhere)
+    }
+
     /// Labels of each operand.
     pub fn operands(&self) -> impl Iterator<Item = &[u8]> {
         [&self.q, &self.k, &self.v].into_iter().chain(&self.terms).map(Vec::as_slice)
+    }
+
+    /// The types of the three adjoints for operands of these types, the result's adjoint being the last.
+    pub(super) fn infer_gradient(&self, operands: &[&TensorType]) -> Result<Vec<TensorType>> {
+        let Some((adjoint, of)) = operands.split_last() else {
+            return Err(Error::Type(format!("attend_grad {self} of nothing")));
+        };
+        let result = self.infer(of)?;
+        if !self.has_gradient() || **adjoint != result {
+            return Err(Error::Type(format!("attend_grad {self} does not fit the adjoint {adjoint} of {result}")));
+        }
+        Ok(of[..3].iter().map(|t| (*t).clone()).collect())
     }
 
     /// The result's type for operands of these types.
@@ -156,6 +182,14 @@ mod tests {
         {
             assert_eq!(roles(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn derivatives_are_of_heads_that_share_nothing() {
+        let has = |text: &str| AttendSpec::parse(text, 1.0, 0.0).is_some_and(|s| s.has_gradient());
+        assert!(has("qd,kd,kv->qv") && has("bqhd,bkhd,bkhe,qk->bhqe") && has("bd,bkd,bke->be"));
+        // Keys and values of one head for all; keys of all batches.
+        assert!(!has("bqhd,bkd,bke->bqhe") && !has("bqd,kd,bke->bqe"));
     }
 
     #[test]

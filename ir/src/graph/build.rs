@@ -443,6 +443,7 @@ pub fn region_count(op: &Op) -> usize {
             | TensorOp::Prefix { .. }
             | TensorOp::Contract(_)
             | TensorOp::Attend(_)
+            | TensorOp::AttendGrad(_)
             | TensorOp::View(_)
             | TensorOp::Gather
             | TensorOp::ScatterAdd
@@ -497,6 +498,7 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             TensorOp::Contract(_) | TensorOp::Gather => exactly(2),
             TensorOp::ScatterAdd => exactly(3),
             TensorOp::Attend(spec) => exactly(3 + spec.terms.len()),
+            TensorOp::AttendGrad(spec) => exactly(4 + spec.terms.len()),
         },
         Op::Bridge(op) => match op {
             BridgeOp::ToTensor { .. } | BridgeOp::Apply { .. } | BridgeOp::RowCount => exactly(1),

@@ -139,6 +139,9 @@ pub enum TensorOp {
     Contract(ContractSpec),
     /// (queries, keys, values, terms…) → attention: values weighted by how well their keys fit the queries.
     Attend(Box<AttendSpec>),
+    /// (queries, keys, values, terms…, the adjoint of what [`TensorOp::Attend`] gives for them) → the adjoints of queries, keys and
+    /// values. See [`AttendSpec::has_gradient`].
+    AttendGrad(Box<AttendSpec>),
     /// (tensor) → the tensor seen through moves.
     View(Vec<Move>),
     /// (table `[v, …]`, indices `[…]` of `i32` or `i64`) → `indices.shape ++ table.shape[1..]`. An index out of range raises.
@@ -319,6 +322,10 @@ impl TensorOp {
             Self::Attend(spec) => {
                 let operands = (0..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
                 Ok(vec![Type::Tensor(spec.infer(&operands)?)])
+            }
+            Self::AttendGrad(spec) => {
+                let operands = (0..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
+                Ok(spec.infer_gradient(&operands)?.into_iter().map(Type::Tensor).collect())
             }
             Self::View(moves) => {
                 let t = tensor(operands, 0)?;

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use super::Context;
 use crate::entity::{NodeId, RegionId, ValueId};
 use crate::error::Result;
+use crate::graph::attend::AttendSpec;
 use crate::graph::rewrite::{Change, Rebuild, Rewrite, captures, reachable_nodes, rebuild};
 use crate::graph::tensor::{ContractSpec, Move};
 use crate::graph::{Node, Op, Program, TensorOp};
@@ -68,6 +69,24 @@ fn tensor<'a>(cx: &'a Rebuild<'_>, v: ValueId) -> Option<&'a TensorType> {
     cx.ty(v).as_tensor()
 }
 
+/// A product or attention that gives its result's dimensions in another order, and what is said of it.
+fn permuted(op: &TensorOp, perm: &[usize]) -> Option<(TensorOp, String)> {
+    let reordered = |out: &[u8]| perm.iter().map(|d| out[*d]).collect();
+    match op {
+        TensorOp::Contract(spec) => {
+            let spec = ContractSpec { out: reordered(&spec.out), ..spec.clone() };
+            let said = format!("a product is computed in the order {spec}");
+            Some((TensorOp::Contract(spec), said))
+        }
+        TensorOp::Attend(spec) => {
+            let spec = AttendSpec { out: reordered(&spec.out), ..AttendSpec::clone(spec) };
+            let said = format!("attention is computed in the order {spec}");
+            Some((TensorOp::Attend(Box::new(spec)), said))
+        }
+        _ => None,
+    }
+}
+
 struct Algebra<'a, 'b> {
     cx: &'a mut Context<'b>,
     readers: HashMap<ValueId, usize>,
@@ -107,19 +126,19 @@ impl Algebra<'_, '_> {
         }
         let Some(ty) = tensor(cx, source) else { return Ok(Change::Keep) };
         simplify(&mut all, &ty.shape)?;
-        if let (Some(Move::Permute(perm)), Some(Node { op: Op::Tensor(TensorOp::Contract(spec)), operands, .. })) =
+        if let (Some(Move::Permute(perm)), Some(Node { op: Op::Tensor(op), operands, .. })) =
             (all.first(), cx.def(source))
             && self.readers.get(&node.operands[0]) == Some(&1)
             && source == operand
+            && let Some((op, name)) = permuted(op, perm)
         {
-            let out: Vec<u8> = perm.iter().map(|d| spec.out[*d]).collect();
-            let (spec, operands) = (ContractSpec { out, ..spec.clone() }, operands.to_vec());
+            let operands = operands.to_vec();
             if !self.cx.spend() {
                 return Ok(Change::Keep);
             }
-            self.cx.note(node.place, format!("a product is computed in the order {spec}, not transposed"));
+            self.cx.note(node.place, format!("{name}, not transposed"));
             cx.b.set_place(node.place);
-            let product = cx.b.tensor(TensorOp::Contract(spec), &operands)?;
+            let product = cx.b.tensor(op, &operands)?;
             all.remove(0);
             let v = if all.is_empty() { product } else { cx.b.tensor(TensorOp::View(all), &[product])? };
             cx.b.set_place(None);

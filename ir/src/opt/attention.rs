@@ -8,6 +8,8 @@
 //!   expressions over elements, dimensions by the labels of the two products.
 //! - Worth while, and done, where nobody else reads what is between the products: a backward pass that wants the weights keeps
 //!   them.
+//! - A derivative is taken of an `attend` where one may be found before ([`recognize`]): then no pass needs to find the products of
+//!   the backward pass.
 //! - Exact in real arithmetic, but for infinities and NaN among the values: a value whose weight is 0 may not be looked at.
 //!   Without keys the greatest score raises, and attention sums nothing.
 
@@ -53,6 +55,39 @@ pub(super) fn run(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
         return Ok(p.clone());
     }
     rebuild(p, &mut found)
+}
+
+/// Makes attentions among these nodes, which their recording still holds, the operation that has a derivative of its own. What
+/// they are computed from stays, for whoever reads it. `is_fixed` says of the tensors that change the scores that nobody asks for
+/// their adjoints.
+pub fn recognize(p: &mut Program, nodes: &[NodeId], is_fixed: impl Fn(ValueId) -> bool) {
+    for n in nodes {
+        let Some(m) = attention(p, p.node(*n)).filter(|m| m.spec.has_gradient()) else { continue };
+        // As they stand: a new node would come after those that read it.
+        let stored = |t: &Term| match t.source {
+            Source::Tensor(v) if t.shape.is_none() && !t.inverted && is_fixed(v) => Some(v),
+            _ => None,
+        };
+        let Some(terms) = m.terms.iter().map(stored).collect::<Option<Vec<_>>>() else { continue };
+        let mut spec = m.spec;
+        let [q, k, v] = [(m.q, &mut spec.q), (m.k, &mut spec.k), (m.v, &mut spec.v)].map(|(v, l)| unpermuted(p, v, l));
+        let node = &mut p.nodes[n.index()];
+        node.op = Op::Tensor(TensorOp::Attend(Box::new(spec)));
+        node.operands = [q, k, v].into_iter().chain(terms).collect();
+    }
+}
+
+/// What a tensor was before its dimensions were reordered, with the labels in that order: the adjoint is stored in it too.
+fn unpermuted(p: &Program, v: ValueId, labels: &mut [u8]) -> ValueId {
+    let mut v = v;
+    while let Some(Node { op: Op::Tensor(TensorOp::View(moves)), operands, .. }) = p.node_of(v)
+        && let [Move::Permute(perm)] = &moves[..]
+    {
+        let now = labels.to_vec();
+        perm.iter().zip(now).for_each(|(d, l)| labels[*d] = l);
+        v = operands[0];
+    }
+    v
 }
 
 /// What was found: by the last product; and the nodes that go, with those that nobody reads anyway.

@@ -268,6 +268,7 @@ impl<O: Out> Model<'_, O> {
             | TensorOp::Reduce { .. }
             | TensorOp::Prefix { .. }
             | TensorOp::Attend(_)
+            | TensorOp::AttendGrad(_)
             | TensorOp::Gather
             | TensorOp::ScatterAdd
             | TensorOp::Levels { .. }

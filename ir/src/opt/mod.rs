@@ -12,7 +12,7 @@
 
 mod aggregate;
 mod algebra;
-mod attention;
+pub mod attention;
 mod clean;
 mod cross_inline;
 mod cross_late;

@@ -503,8 +503,9 @@ impl<'a> Printer<'a> {
             TensorOp::Reduce { reducer, axes } => (format!("reduce<{}>", reducer.name()), format!("{axes:?}")),
             TensorOp::Prefix { reducer, axis } => (format!("prefix<{}>", reducer.name()), format!("axis {axis}")),
             TensorOp::Contract(spec) => (format!("contract<\"{spec}\">"), String::new()),
-            TensorOp::Attend(spec) => {
-                (format!("attend<\"{spec}\">"), format!("scale {} fill {}", float64(spec.scale), float64(spec.fill)))
+            TensorOp::Attend(spec) | TensorOp::AttendGrad(spec) => {
+                let name = if matches!(op, TensorOp::Attend(_)) { "attend" } else { "attend_grad" };
+                (format!("{name}<\"{spec}\">"), format!("scale {} fill {}", float64(spec.scale), float64(spec.fill)))
             }
             TensorOp::View(moves) => ("view".into(), format!("({})", list(moves, view_move))),
             TensorOp::Gather => ("gather".into(), String::new()),

@@ -10,8 +10,10 @@
 //!   the forward pass comes in stacked, or on a tape ([`tape`]).
 //! - Adjoints of what a loop or a function reads again in each step add up in place, in a sum that is carried along.
 //!
-//! Derivatives are taken from the graph that was recorded, before any pass.
+//! Derivatives are taken from the graph that was recorded, before any pass; but what has a derivative as a whole is found first:
+//! recursions over child indices, and attention ([`attend`]).
 
+mod attend;
 mod bridge;
 pub(crate) mod check;
 mod control;
@@ -156,6 +158,7 @@ fn adjoints(b: &mut Builder, seeds: &[(ValueId, ValueId)], wrt: &[ValueId]) -> R
             return Err(missing("grad", format!("with respect to {}", b.ty(*v))));
         }
     }
+    attend::recognize(b, seeds, wrt);
     let found = local_adjoints(b, seeds, wrt)?;
     found.into_iter().zip(wrt).map(|(d, v)| d.map_or_else(|| zero(b, *v), Ok)).collect()
 }
@@ -413,6 +416,7 @@ impl<'a> Reverse<'a> {
                 Ok(())
             }
             Op::Tensor(TensorOp::Map { .. }) => scalar::map(self, node, outs),
+            Op::Tensor(TensorOp::AttendGrad(spec)) => attend::reverse_grad(self, spec, node, outs),
             Op::Tensor(op) => match outs[0] {
                 Some(d) => tensor::reverse(self, op, node, d),
                 None => Ok(()),

@@ -33,8 +33,9 @@ pub(crate) fn reverse(r: &mut Reverse<'_>, op: &TensorOp, node: &Node, d: ValueI
             r.add(arg(0), dx)
         }
         TensorOp::Contract(spec) => contract(r, spec, node, d),
-        // Made by the optimizer only, which derivatives come before.
-        TensorOp::Attend(spec) => Err(missing(format!("attend {spec}"), "it is derived before it is recognized")),
+        TensorOp::Attend(spec) => super::attend::reverse(r, spec, node, d),
+        // Of several results.
+        TensorOp::AttendGrad(spec) => super::attend::reverse_grad(r, spec, node, &[Some(d)]),
         TensorOp::View(moves) => {
             let dx = view(r, moves, arg(0), d)?;
             r.add(arg(0), dx)

@@ -6,6 +6,7 @@ use ir::value::{TensorData, TensorValue};
 use lantern::{Function, Params, Spec, Tensor, nn, stage, value};
 use ndarray::Array2;
 
+use crate::gradients::{check, numbers, weigh};
 use crate::{assert_close, both};
 
 const SHAPE: nn::Transformer = nn::Transformer { words: 11, width: 16, heads: 2, encoders: 6, decoders: 6, inner: 24 };
@@ -38,14 +39,59 @@ fn every_attention_of_a_transformer_runs_by_tiles() {
 }
 
 #[test]
-fn weights_that_a_gradient_reads_stay() {
-    let f = stage("f", ["q: f64[2, 3, 4]", "k: f64[2, 5, 4]"].map(Spec::from), |t| {
-        let out = nn::attention(&t[0], &t[1], &t[1], 2, false).sum([0, 1, 2]);
-        let grads = out.grad(&[&t[0], &t[1]]);
-        (vec![out], grads)
-    });
-    let f = f.expect("it stages");
-    assert_eq!(optimized(&f).1.rewrites("attention"), 0);
+fn derivatives_run_by_tiles_too() {
+    for causal in [false, true] {
+        let f = stage("f", ["q: f64[2, 3, 4]", "k: f64[2, 5, 4]"].map(Spec::from), |t| {
+            let out = nn::attention(&t[0], &t[1], &t[1], 2, causal).sum([0, 1, 2]);
+            let grads = out.grad(&[&t[0], &t[1]]);
+            (vec![out], grads)
+        });
+        let (text, _) = optimized(&f.expect("it stages"));
+        assert_eq!((text.matches("attend<").count(), text.matches("attend_grad<").count()), (1, 1), "{text}");
+        assert!(!text.contains("f64[2, 2, 3, 5]"), "scores in\n{text}");
+    }
+}
+
+#[test]
+fn attention_has_the_derivatives_of_its_definition() {
+    let specs = ["q: f64[2, 3, 4]", "k: f64[2, 5, 4]", "v: f64[2, 5, 4]"];
+    let inputs = [(&[2, 3, 4], 1), (&[2, 5, 4], 2), (&[2, 5, 4], 3)].map(|(shape, seed)| numbers(shape, seed));
+    for causal in [false, true] {
+        check(&specs, &inputs, |t| nn::attention(&t[0], &t[1], &t[2], 2, causal));
+        // Of some of them only.
+        let fixed = |t: &Tensor, i: usize| t.scope().constant(inputs[i].clone());
+        check(&specs[1..], &inputs[1..], |t| nn::attention(&fixed(&t[0], 0), &t[0], &t[1], 2, causal));
+        check(&specs[..1], &inputs[..1], |t| nn::attention(&t[0], &fixed(&t[0], 1), &fixed(&t[0], 2), 1, causal));
+    }
+}
+
+#[test]
+fn attention_has_second_derivatives() {
+    let specs = ["q: f64[1, 3, 4]", "k: f64[1, 4, 4]"];
+    let inputs = [numbers(&[1, 3, 4], 1), numbers(&[1, 4, 4], 2)];
+    for causal in [false, true] {
+        check(&specs, &inputs, |t| {
+            let y = weigh(&nn::attention(&t[0], &t[1], &t[1], 2, causal));
+            let grads = y.grad(&[&t[0], &t[1]]);
+            weigh(&grads[0]) + weigh(&grads[1])
+        });
+    }
+}
+
+#[test]
+fn what_changes_the_scores_may_have_a_derivative() {
+    // Then the scores are needed: the separate operations stay.
+    let specs = ["q: f64[3, 4]", "k: f64[5, 4]", "bias: f64[3, 5]"];
+    let inputs = [numbers(&[3, 4], 1), numbers(&[5, 4], 2), numbers(&[3, 5], 3)];
+    let network = |t: &[Tensor]| (t[0].contract("qd,kd->qk", &t[1]) + &t[2]).softmax(-1).contract("qk,kd->qd", &t[1]);
+    check(&specs, &inputs, network);
+    let bias = |t: &Tensor| t.scope().constant(inputs[2].clone());
+    check(&specs[..2], &inputs[..2], |t| network(&[t[0].clone(), t[1].clone(), bias(&t[0])]));
+    let backward = |wrt: &[usize]| {
+        let f = stage("backward", specs.map(Spec::from), lantern::grad(|t| weigh(&network(t)), wrt));
+        optimized(&f.expect("it stages")).0.matches("attend_grad<").count()
+    };
+    assert_eq!((backward(&[0, 1]), backward(&[0, 1, 2])), (1, 0));
 }
 
 #[test]
@@ -79,13 +125,20 @@ fn sizes_may_be_known_at_run_time_only() {
     let specs = ["q: f64[n, rows, 6]", "k: f64[n, keys, 6]"].map(Spec::from);
     let f = stage("f", specs, |t| nn::attention(&t[0], &t[1], &t[1], 2, true)).expect("it stages");
     assert_eq!(optimized(&f).1.rewrites("attention"), 1);
+    let backward = stage("backward", ["q: f64[n, rows, 6]", "k: f64[n, keys, 6]"].map(Spec::from), |t| {
+        nn::attention(&t[0], &t[1], &t[1], 2, true).square().sum([0, 1, 2]).grad(&[&t[0], &t[1]])
+    });
+    let backward = backward.expect("it stages");
+    assert!(optimized(&backward).0.contains("attend_grad<"));
     for [n, rows, keys] in [[1, 1, 1], [2, 5, 3], [3, 40, 41]] {
         let numbers = |rows: usize, by: f64| {
             let at = |i: usize| ((i * 7 % 13) as f64 - 6.0) * by;
             let numbers = (0..n * rows * 6).map(at).collect();
             TensorValue::new(vec![n, rows, 6], TensorData::F64(numbers)).expect("sizes agree")
         };
-        both(&f, &[numbers(rows, 0.5), numbers(keys, 0.25)]).expect("it runs");
+        for f in [&f, &backward] {
+            both(f, &[numbers(rows, 0.5), numbers(keys, 0.25)]).expect("it runs");
+        }
     }
 }
 

@@ -20,7 +20,7 @@ const QUERIES: usize = 96;
 /// Keys of a tile at most.
 const KEYS: usize = 256;
 /// Rows of a tile begin at multiples of so many elements, and sums have so many lanes.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Below this, e^x is no normal number, with which processors are slow: such a weight, and that of a hidden score, is 0 beside the
 /// greatest, which is 1.
 const LEAST_F32: f32 = -87.0;
@@ -31,7 +31,7 @@ pub fn query_block(queries: usize) -> usize {
     block_of(queries, QUERIES, super::kernel::ROWS)
 }
 
-fn block_of(n: usize, most: usize, step: usize) -> usize {
+pub(super) fn block_of(n: usize, most: usize, step: usize) -> usize {
     let blocks = n.div_ceil(most).max(1);
     n.div_ceil(blocks).next_multiple_of(step).max(step)
 }
@@ -87,6 +87,10 @@ pub trait Attended: Element {
     fn scale_row(row: &mut [Self], factor: Self);
     #[doc(hidden)]
     fn inverse(self) -> Self;
+    #[doc(hidden)]
+    fn average(weights: &[Self], adjoints: &[Self], width: usize, factors: &[Self], means: &mut [Self]);
+    #[doc(hidden)]
+    fn slope(weights: &mut [Self], adjoints: &mut [Self], width: usize, sums: &[Self], means: &[Self], scale: Self);
 }
 
 /// What is known of the rows of a tile: an element a row each.
@@ -94,15 +98,15 @@ pub trait Attended: Element {
 #[derive(Debug)]
 pub struct Rows<'a, T> {
     /// The greatest score so far.
-    greatest: &'a mut [T],
+    pub(super) greatest: &'a mut [T],
     /// The sum of e^(score - greatest) so far.
-    sums: &'a mut [T],
+    pub(super) sums: &'a mut [T],
     /// By what the results so far are to be multiplied.
-    factors: &'a mut [T],
+    pub(super) factors: &'a mut [T],
 }
 
 macro_rules! attended {
-    ($t:ident, $exp:ident, $least:ident, $soften:ident, $hide:ident, $scale:ident) => {
+    ($t:ident, $exp:ident, $least:ident, $soften:ident, $hide:ident, $scale:ident, $average:ident, $slope:ident) => {
         multiversion! {
             /// Takes a tile's scores into account: they become e^(score - greatest). Rows are `width` long, a multiple of the
             /// lanes.
@@ -166,6 +170,41 @@ macro_rules! attended {
                     *x *= factor;
                 }
             }
+
+            /// Adds each row's sum of e^(score - greatest) times its adjoint to what the row had, times the row's factor.
+            fn $average(weights: &[$t], adjoints: &[$t], width: usize, factors: &[$t], means: &mut [$t]) {
+                let rows = weights.chunks_exact(width).zip(adjoints.chunks_exact(width));
+                for ((row, adjoint), (mean, factor)) in rows.zip(means.iter_mut().zip(factors)) {
+                    let mut lanes = [0.0; LANES];
+                    for (x, a) in row.chunks_exact(LANES).zip(adjoint.chunks_exact(LANES)) {
+                        for (lane, (x, a)) in lanes.iter_mut().zip(x.iter().zip(a)) {
+                            *lane += x * a;
+                        }
+                    }
+                    let mut half = LANES;
+                    while half > 1 {
+                        half /= 2;
+                        for i in 0..half {
+                            lanes[i] += lanes[i + half];
+                        }
+                    }
+                    *mean = *mean * *factor + lanes[0];
+                }
+            }
+
+            /// Divides the weights by their rows' sums, and makes their adjoints those of the products.
+            fn $slope(weights: &mut [$t], adjoints: &mut [$t], width: usize, sums: &[$t], means: &[$t], scale: $t) {
+                let rows = weights.chunks_exact_mut(width).zip(adjoints.chunks_exact_mut(width));
+                for ((row, adjoint), (sum, mean)) in rows.zip(sums.iter().zip(means)) {
+                    // Where all was hidden this is infinite, and the weights are NaN.
+                    let inverse = 1.0 / *sum;
+                    let mean = *mean * inverse;
+                    for (x, a) in row.iter_mut().zip(adjoint) {
+                        *x *= inverse;
+                        *a = *x * (*a - mean) * scale;
+                    }
+                }
+            }
         }
 
         impl Attended for $t {
@@ -187,12 +226,20 @@ macro_rules! attended {
             fn inverse(self) -> $t {
                 1.0 / self
             }
+
+            fn average(weights: &[$t], adjoints: &[$t], width: usize, factors: &[$t], means: &mut [$t]) {
+                $average(weights, adjoints, width, factors, means);
+            }
+
+            fn slope(weights: &mut [$t], adjoints: &mut [$t], width: usize, sums: &[$t], means: &[$t], scale: $t) {
+                $slope(weights, adjoints, width, sums, means, scale);
+            }
         }
     };
 }
 
-attended!(f32, exp_f32, LEAST_F32, soften_f32, hide_f32, scale_f32);
-attended!(f64, exp_f64, LEAST_F64, soften_f64, hide_f64, scale_f64);
+attended!(f32, exp_f32, LEAST_F32, soften_f32, hide_f32, scale_f32, average_f32, slope_f32);
+attended!(f64, exp_f64, LEAST_F64, soften_f64, hide_f64, scale_f64, average_f64, slope_f64);
 
 /// The results of these queries; at most [`query_block`] of them make one tile a row of tiles.
 ///
@@ -280,7 +327,7 @@ unsafe fn block_of_queries<T: Attended>(p: &Attention<'_, T>, queries: Range<usi
 
 impl<T: Attended> Attention<'_, T> {
     /// How many keys the queries up to this one see, where triangles say it.
-    fn seen(&self, query: usize) -> usize {
+    pub(super) fn seen(&self, query: usize) -> usize {
         let ends = self.terms.iter().filter_map(|t| match t {
             Term::Triangle { offset } if self.fill == T::NEG_INFINITY => Some(seen_by(query, *offset, self.keys)),
             _ => None,
@@ -292,7 +339,7 @@ impl<T: Attended> Attention<'_, T> {
     ///
     /// # Safety
     /// As for [`attend`]; the ranges are parts of the problem's, and a row of the tile has room for the keys.
-    unsafe fn scores(&self, queries: Range<usize>, keys: Range<usize>, tile: &mut [T], width: usize) {
+    pub(super) unsafe fn scores(&self, queries: Range<usize>, keys: Range<usize>, tile: &mut [T], width: usize) {
         let product = Problem {
             m: queries.len(),
             n: keys.len(),
@@ -356,7 +403,7 @@ impl<T: Attended> Term<T> {
     ///
     /// # Safety
     /// The term has an element for each of them, at a valid address.
-    unsafe fn change(&self, tile: &mut [T], width: usize, query: usize, keys: Range<usize>, fill: T) {
+    pub(super) unsafe fn change(&self, tile: &mut [T], width: usize, query: usize, keys: Range<usize>, fill: T) {
         let rows = (query..).zip(tile.chunks_exact_mut(width).map(|row| &mut row[..keys.len()]));
         match *self {
             Term::Triangle { offset } => {

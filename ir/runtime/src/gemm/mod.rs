@@ -15,6 +15,7 @@
 //! strided and it is read more than once.
 
 mod attention;
+mod attention_grad;
 mod kernel;
 mod pack;
 mod peak;
@@ -23,6 +24,7 @@ mod vector;
 
 use crate::cpu::simd_level;
 pub use attention::{Attended, Attention, Term, attend, query_block};
+pub use attention_grad::{AttentionGrad, Target, attend_grad};
 use kernel::{Kernels, MAX_TILE, ROWS, Tile};
 pub use pack::PackedB;
 use pack::{Scratch, pack_a, pack_b};

@@ -49,6 +49,11 @@ impl Machine<'_> {
                     (0..node.operands.len()).map(|i| operand(self, i)).collect::<Result<_>>()?;
                 super::attend::attend(spec, &operands)?
             }
+            TensorOp::AttendGrad(spec) => {
+                let operands: Vec<Arc<TensorValue>> =
+                    (0..node.operands.len()).map(|i| operand(self, i)).collect::<Result<_>>()?;
+                return super::attend::attend_grad(spec, &operands);
+            }
             TensorOp::View(moves) => self.view(&*operand(self, 0)?, moves)?,
             TensorOp::Gather => {
                 let (table, indices) = (operand(self, 0)?, operand(self, 1)?);

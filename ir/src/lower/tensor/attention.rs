@@ -1,4 +1,4 @@
-//! Attention: a library call by strides, and what it needs to have stored.
+//! Attention and its derivative: library calls by strides, and what they need to have stored.
 
 use super::index::row_major;
 use super::library::{Strided, strided};
@@ -17,8 +17,8 @@ pub(super) struct Attend {
     pub q: Matrix,
     pub k: Matrix,
     pub v: Matrix,
-    pub out: Val,
-    pub out_strides: [Dim; 2],
+    /// The result; of a derivative, its adjoint.
+    pub out: Matrix,
     pub queries: Dim,
     pub keys: Dim,
     pub inner: Dim,
@@ -57,9 +57,26 @@ impl Term {
     }
 }
 
+/// The derivative of attention.
+#[derive(Clone, Debug)]
+pub(super) struct AttendGrad {
+    pub of: Attend,
+    /// The adjoints of queries, keys and values that are wanted.
+    pub results: [Option<Adjoint>; 3],
+}
+
+/// An adjoint of an operand: its strides as for the operand, and how far each loop around the heads moves in it.
+#[derive(Clone, Debug)]
+pub(super) struct Adjoint {
+    pub out: Val,
+    pub strides: [Dim; 2],
+    pub steps: Vec<Dim>,
+}
+
 /// A loop around the heads: its size, and how far it moves in queries, keys, values, result and terms.
 #[derive(Clone, Debug)]
 pub(super) struct Around {
+    pub label: u8,
     pub size: Dim,
     pub steps: [Dim; 4],
     pub terms: Vec<Dim>,
@@ -73,30 +90,71 @@ impl Attend {
     }
 }
 
-/// The call for `out`; none where an operand has no address.
+impl AttendGrad {
+    /// The values that are read.
+    pub(super) fn reads(&self) -> Vec<Val> {
+        let mut reads = self.of.reads();
+        reads.push(self.of.out.at.base);
+        reads
+    }
+}
+
+/// The call for these results of a derivative, each with its number; the last operand is the adjoint of the attention's result.
+pub(super) fn attend_grad(
+    p: &Program,
+    values: &Values,
+    spec: &AttendSpec,
+    operands: &[Val],
+    results: &[(usize, Val)],
+) -> Option<AttendGrad> {
+    let (adjoint, operands) = operands.split_last()?;
+    let (roles, row) = (spec.roles()?, spec.row());
+    let whole = strided(values, *adjoint)?;
+    let of = attend(p, values, spec, operands, whole)?;
+    let parts = [
+        (&spec.q, row, roles.inner),
+        (&spec.k, Some(roles.key), roles.inner),
+        (&spec.v, Some(roles.key), roles.column),
+    ];
+    let adjoint = |i: usize| {
+        let out = results.iter().find(|(number, _)| *number == i)?.1;
+        let strides = row_major(&values.get(out).ty.shape);
+        let (labels, down, along) = parts[i];
+        let stride = |l: u8| labels.iter().position(|x| *x == l).map_or(Dim::Const(0), |d| strides[d].clone());
+        let down = down.map_or(Dim::Const(0), stride);
+        Some(Adjoint {
+            out,
+            strides: [down, stride(along)],
+            steps: of.around.iter().map(|a| stride(a.label)).collect(),
+        })
+    };
+    let results = [0, 1, 2].map(adjoint);
+    Some(AttendGrad { of, results })
+}
+
+/// The call whose result stands there; none where an operand has no address. The terms follow queries, keys and values.
 pub(super) fn attend(
     p: &Program,
     values: &Values,
     spec: &AttendSpec,
     operands: &[Val],
-    terms: &[Val],
-    out: Val,
+    whole: Strided,
 ) -> Option<Attend> {
+    let (main, terms) = operands.split_at_checked(3)?;
     let roles = spec.roles()?;
     let row = spec.row();
-    let found: Vec<Strided> = operands.iter().map(|v| strided(values, *v)).collect::<Option<_>>()?;
+    let found: Vec<Strided> = main.iter().map(|v| strided(values, *v)).collect::<Option<_>>()?;
     let stride = |s: &Strided, labels: &[u8], l: u8| {
         labels.iter().position(|x| *x == l).map_or(Dim::Const(0), |d| s.strides[d].clone())
     };
     let of_row = |s: &Strided, labels: &[u8]| row.map_or(Dim::Const(0), |row| stride(s, labels, row));
     let [q, k, v] = [0, 1, 2].map(|i| found.get(i).cloned());
     let (q, k, v) = (q?, k?, v?);
-    let whole = Strided { base: out, offset: Dim::Const(0), strides: row_major(&values.get(out).ty.shape) };
     let size = |l: u8| {
         let find = |(v, labels): (&Val, &[u8])| {
             labels.iter().position(|x| *x == l).map(|d| values.get(*v).ty.shape[d].clone())
         };
-        operands.iter().chain(terms).zip(spec.operands()).find_map(find)
+        operands.iter().zip(spec.operands()).find_map(find)
     };
     let mut places: Vec<Option<Strided>> = vec![];
     let mut list = vec![];
@@ -119,15 +177,14 @@ pub(super) fn attend(
         let term =
             |(s, labels): (&Option<Strided>, &Vec<u8>)| s.as_ref().map_or(Dim::Const(0), |s| stride(s, labels, l));
         let terms = places.iter().zip(&spec.terms).map(term).collect();
-        around.push(Around { size: size(l)?, steps, terms });
+        around.push(Around { label: l, size: size(l)?, steps, terms });
     }
     around.retain(|a| a.size != Dim::Const(1));
     Some(Attend {
-        out_strides: [of_row(&whole, &spec.out), stride(&whole, &spec.out, roles.column)],
         q: Matrix { strides: [of_row(&q, &spec.q), stride(&q, &spec.q, roles.inner)], at: q },
         k: Matrix { strides: [stride(&k, &spec.k, roles.key), stride(&k, &spec.k, roles.inner)], at: k },
         v: Matrix { strides: [stride(&v, &spec.v, roles.key), stride(&v, &spec.v, roles.column)], at: v },
-        out,
+        out: Matrix { strides: [of_row(&whole, &spec.out), stride(&whole, &spec.out, roles.column)], at: whole },
         queries: row.map_or(Some(Dim::Const(1)), size)?,
         keys: size(roles.key)?,
         inner: size(roles.inner)?,
@@ -136,7 +193,7 @@ pub(super) fn attend(
         around,
         scale: spec.scale,
         fill: spec.fill,
-        double: values.get(out).ty.dtype == ScalarType::F64,
+        double: values.get(*operands.first()?).ty.dtype == ScalarType::F64,
     })
 }
 

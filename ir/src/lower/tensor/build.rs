@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::attention::{attend, triangle};
+use super::attention::{attend, attend_grad, triangle};
 use super::control::{Effect, Functions};
-use super::index::{product, same_but_ones};
-use super::library::{Gemm, contract, finished};
+use super::index::{product, row_major, same_but_ones};
+use super::library::{Gemm, Strided, contract, finished};
 use super::nest::{NestLower, block_sites};
 use super::{Action, Block, Check, Code, Def, ForBatches, Info, Slot, Step, Val, Values};
 use crate::codegen::CompiledModule;
@@ -98,6 +98,7 @@ impl Block {
                 | Action::Effect(_)
                 | Action::Gemm(_)
                 | Action::Attend(_)
+                | Action::AttendGrad(_)
                 | Action::Gather { .. }
                 | Action::ScatterAdd { .. }
                 | Action::Levels { .. }
@@ -354,6 +355,16 @@ impl Lower<'_> {
                 }
                 return Ok(());
             }
+            TensorOp::AttendGrad(spec) => {
+                for (result, v) in node.results.iter().enumerate() {
+                    let def = Def::AttendGrad { node: n, spec: spec.clone(), operands: operands.to_vec(), result };
+                    let info = Info { ty: tensor_type(self.p, *v)?, def, place: node.place, block };
+                    let val = self.values.add(info);
+                    items.push(Item::Value(val));
+                    env.insert(*v, val);
+                }
+                return Ok(());
+            }
             TensorOp::View(moves) => {
                 let mut v = o(0);
                 for m in moves {
@@ -575,10 +586,11 @@ impl Lower<'_> {
                 self.stride(a, uses);
                 self.stride(b, uses);
             }
-            Def::Attend { spec, operands } => {
+            Def::Attend { spec, operands } | Def::AttendGrad { spec, operands, .. } => {
                 self.store(v, uses);
-                let (main, terms) = operands.split_at(3);
-                main.iter().for_each(|o| self.stride(*o, uses));
+                let (main, rest) = operands.split_at(3);
+                let (terms, adjoint) = rest.split_at(spec.terms.len());
+                main.iter().chain(adjoint).for_each(|o| self.stride(*o, uses));
                 for (term, labels) in terms.iter().zip(&spec.terms) {
                     if triangle(self.p, &self.values, &spec, labels, *term).is_none() {
                         self.stride(*term, uses);
@@ -712,7 +724,7 @@ impl Lower<'_> {
             Def::Contract { a, b, .. } | Def::Gather(a, b) => vec![*a, *b],
             Def::ScatterAdd(a, b, c) => vec![*a, *b, *c],
             Def::Levels(parts) | Def::Concat { parts, .. } => parts.clone(),
-            Def::Attend { operands, .. } => operands.clone(),
+            Def::Attend { operands, .. } | Def::AttendGrad { operands, .. } => operands.clone(),
         }
     }
 
@@ -722,13 +734,16 @@ impl Lower<'_> {
         Step { action: Action::Gemm(Box::new(gemm)), reads, writes: vec![v], place: self.values.get(v).place }
     }
 
-    /// Stored results of one map, which one nest writes.
+    /// Stored results of one node, which one step writes.
     fn together(&self, v: Val, uses: &Uses) -> Vec<Val> {
-        let Def::Map { node, .. } = &self.values.get(v).def else { return vec![v] };
-        let node = *node;
+        let node = |v: Val| match &self.values.get(v).def {
+            Def::Map { node, .. } | Def::AttendGrad { node, .. } => Some(*node),
+            _ => None,
+        };
+        let Some(same) = node(v) else { return vec![v] };
         // The results of a node follow each other.
         let next = (v.0..self.values.list.len() as u32).map(Val);
-        let of_node = |v: &Val| matches!(&self.values.get(*v).def, Def::Map { node: n, .. } if *n == node);
+        let of_node = |v: &Val| node(*v) == Some(same);
         let same_block = |v2: &Val| self.values.get(*v2).block == self.values.get(v).block;
         let all = next.take_while(|v2| of_node(v2) && same_block(v2));
         all.filter(|v| uses.needed.contains(v) && self.values.stored.contains(v)).collect()
@@ -760,11 +775,22 @@ impl Lower<'_> {
                 None => self.nest(together),
             },
             Def::Attend { spec, operands } => {
-                let (main, terms) = operands.split_at(3);
-                let attend = attend(self.p, &self.values, spec, main, terms, v)
+                let whole = Strided { base: v, offset: Dim::Const(0), strides: row_major(&info.ty.shape) };
+                let attend = attend(self.p, &self.values, spec, operands, whole)
                     .ok_or_else(|| Error::Bug(format!("an operand of attend {spec} has no address")))?;
                 let reads = attend.reads();
                 library(Action::Attend(Box::new(attend)), reads)
+            }
+            Def::AttendGrad { spec, operands, .. } => {
+                let number = |v: &Val| match self.values.get(*v).def {
+                    Def::AttendGrad { result, .. } => Some((result, *v)),
+                    _ => None,
+                };
+                let results: Vec<(usize, Val)> = together.iter().filter_map(number).collect();
+                let grad = attend_grad(self.p, &self.values, spec, operands, &results)
+                    .ok_or_else(|| Error::Bug(format!("an operand of attend_grad {spec} has no address")))?;
+                let (reads, writes) = (grad.reads(), together.to_vec());
+                Ok(Step { action: Action::AttendGrad(Box::new(grad)), reads, writes, place })
             }
             _ => self.nest(together),
         }
@@ -793,6 +819,7 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
         | Action::Nest(_)
         | Action::Gemm(_)
         | Action::Attend(_)
+        | Action::AttendGrad(_)
         | Action::Gather { .. }
         | Action::ScatterAdd { .. }
         | Action::Levels { .. }

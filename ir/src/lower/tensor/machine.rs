@@ -331,6 +331,8 @@ impl Machine {
             Action::Gemm(gemm) => self.gemm::<f32>(gemm),
             Action::Attend(a) if a.double => self.attend::<f64>(a),
             Action::Attend(a) => self.attend::<f32>(a),
+            Action::AttendGrad(a) if a.of.double => self.attend_grad::<f64>(a),
+            Action::AttendGrad(a) => self.attend_grad::<f32>(a),
             Action::Gather { table, indices, out } => self.gather(*table, *indices, *out),
             Action::ScatterAdd { base, indices, updates, out } => self.scatter_add(*base, *indices, *updates, *out),
             Action::Levels { operands, out } => self.levels(operands, *out),

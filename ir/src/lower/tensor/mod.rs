@@ -34,7 +34,7 @@ use crate::scalar::reduce::Reducer;
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::value::{TensorData, TensorValue};
 
-use attention::Attend;
+use attention::{Attend, AttendGrad};
 use control::Effect;
 use index::Group;
 use library::Gemm;
@@ -83,6 +83,13 @@ enum Def {
     Attend {
         spec: Box<AttendSpec>,
         operands: Vec<Val>,
+    },
+    /// Result `result` of a derivative of attention: queries, keys, values, the terms, then the adjoint of attention's result.
+    AttendGrad {
+        node: NodeId,
+        spec: Box<AttendSpec>,
+        operands: Vec<Val>,
+        result: usize,
     },
     View(Move, Val),
     Gather(Val, Val),
@@ -161,6 +168,7 @@ enum Action {
     Nest(Box<Nest>),
     Gemm(Box<Gemm>),
     Attend(Box<Attend>),
+    AttendGrad(Box<AttendGrad>),
     Gather {
         table: Val,
         indices: Val,

@@ -38,7 +38,14 @@ impl Parser {
                 };
                 (TensorOp::Contract(spec), self.operands()?)
             }
-            "attend" => self.attend(line)?,
+            "attend" => {
+                let (spec, operands) = self.attend(line)?;
+                (TensorOp::Attend(spec), operands)
+            }
+            "attend_grad" => {
+                let (spec, operands) = self.attend(line)?;
+                (TensorOp::AttendGrad(spec), operands)
+            }
             "gather" => (TensorOp::Gather, self.operands()?),
             "scatter_add" => (TensorOp::ScatterAdd, self.operands()?),
             "map" => {
@@ -77,7 +84,7 @@ impl Parser {
         Ok(TensorOp::Random { ty: untyped(ScalarType::F32), distribution, seed, stream })
     }
 
-    fn attend(&mut self, line: usize) -> Result<(TensorOp, Vec<ValueId>)> {
+    fn attend(&mut self, line: usize) -> Result<(Box<AttendSpec>, Vec<ValueId>)> {
         let labels = self.variant(Self::text)?;
         let operands = self.operands()?;
         self.keyword("scale")?;
@@ -86,7 +93,7 @@ impl Parser {
         let Some(spec) = AttendSpec::parse(&labels, scale, self.float()?) else {
             return self.fail_at(line, format!("`{labels}` is not attention"));
         };
-        Ok((TensorOp::Attend(Box::new(spec)), operands))
+        Ok((Box::new(spec), operands))
     }
 
     fn view_move(&mut self) -> Result<Move> {

@@ -1,8 +1,8 @@
-//! Running attention: a task for each head and block of queries.
+//! Running attention: a task for each head and block of queries. Its derivative: a task for each head.
 
-use runtime::gemm::{self, Attended, Attention, SPLIT_PRODUCTS};
+use runtime::gemm::{self, Attended, Attention, AttentionGrad, SPLIT_PRODUCTS, Target};
 
-use super::super::attention::{Attend, Matrix, Term};
+use super::super::attention::{Adjoint, Attend, AttendGrad, Matrix, Term};
 use super::{Address, Machine, Result, too_large};
 use crate::types::Dim;
 
@@ -13,54 +13,143 @@ struct Loop {
     terms: Vec<usize>,
 }
 
+/// Attention with its numbers.
+struct Heads {
+    count: usize,
+    /// Queries, keys, inner indices, columns.
+    sizes: [usize; 4],
+    /// Where queries, keys, values and results of the first head begin, and the strides of a head's.
+    operands: [(Address, [usize; 2]); 4],
+    terms: Vec<Stored>,
+    around: Vec<Loop>,
+    scale: f64,
+    fill: f64,
+}
+
+impl Heads {
+    /// The place of a head in each loop.
+    fn place(&self, head: usize) -> Vec<usize> {
+        let mut left = head;
+        let mut place: Vec<usize> = self.around.iter().rev().map(|l| (left % l.size, left /= l.size).0).collect();
+        place.reverse();
+        place
+    }
+
+    /// The terms of the head at this place.
+    fn terms<T>(&self, place: &[usize]) -> Vec<gemm::Term<T>> {
+        let at = |i: usize| place.iter().zip(&self.around).map(|(n, l)| n * l.terms[i]).sum();
+        self.terms.iter().enumerate().map(|(i, t)| t.at(at(i))).collect()
+    }
+
+    /// The head at this place, which has these terms.
+    fn head<'a, T: Attended + Number>(&self, place: &[usize], terms: &'a [gemm::Term<T>]) -> Attention<'a, T> {
+        let [queries, keys, inner, columns] = self.sizes;
+        let at = |i: usize| {
+            let offset = place.iter().zip(&self.around).map(|(n, l)| n * l.steps[i]).sum();
+            let (address, strides) = &self.operands[i];
+            (address.0.cast::<T>().wrapping_add(offset), *strides)
+        };
+        let [(q, q_strides), (k, k_strides), (v, v_strides), (out, out_strides)] = [0, 1, 2, 3].map(at);
+        Attention {
+            queries,
+            keys,
+            inner,
+            columns,
+            q: q.cast_const(),
+            q_strides,
+            k: k.cast_const(),
+            k_strides,
+            v: v.cast_const(),
+            v_strides,
+            out,
+            out_strides,
+            scale: T::of(self.scale),
+            fill: T::of(self.fill),
+            terms,
+        }
+    }
+
+    /// Multiplications of its two products.
+    fn products(&self) -> usize {
+        let [queries, keys, inner, columns] = self.sizes;
+        [queries, keys, inner.saturating_add(columns)].iter().fold(self.count, |n, d| n.saturating_mul(*d))
+    }
+}
+
+/// An adjoint of an operand with its numbers: where it begins, the strides of a head's, and the steps of the loops around.
+struct Written {
+    at: Address,
+    strides: [usize; 2],
+    steps: Vec<usize>,
+}
+
+impl Written {
+    fn target<T>(&self, place: &[usize]) -> Target<T> {
+        let offset = place.iter().zip(&self.steps).map(|(n, step)| n * step).sum();
+        Target { data: self.at.0.cast::<T>().wrapping_add(offset), strides: self.strides }
+    }
+}
+
 impl Machine {
     pub(super) fn attend<T: Attended + Number>(&self, a: &Attend) -> Result<()> {
-        let sizes = [&a.queries, &a.keys, &a.inner, &a.columns];
-        let [queries, keys, inner, columns] = self.sizes(sizes)?;
-        let (q, k, v) = (self.matrix::<T>(&a.q)?, self.matrix::<T>(&a.k)?, self.matrix::<T>(&a.v)?);
-        let (out, out_strides) = (Address(self.at(a.out)), self.sizes([&a.out_strides[0], &a.out_strides[1]])?);
-        let terms: Vec<Stored> = a.terms.iter().map(|t| self.term::<T>(t)).collect::<Result<_>>()?;
-        let around: Vec<Loop> = a.around.iter().map(|l| self.around(l)).collect::<Result<_>>()?;
-        let heads = around.iter().try_fold(1usize, |n, l| n.checked_mul(l.size)).ok_or_else(too_large)?;
+        let heads = self.heads::<T>(a)?;
+        let [queries, _, _, columns] = heads.sizes;
         if queries == 0 || columns == 0 {
             return Ok(());
         }
         let block = gemm::query_block(queries);
         let blocks = queries.div_ceil(block);
-        let task = |task: usize| {
-            let (mut left, mut at, mut term_at) = (task / blocks, [0usize; 4], vec![0usize; terms.len()]);
-            for l in around.iter().rev() {
-                let i = left % l.size;
-                left /= l.size;
-                at.iter_mut().zip(&l.steps).for_each(|(at, step)| *at += i * step);
-                term_at.iter_mut().zip(&l.terms).for_each(|(at, step)| *at += i * step);
-            }
-            let (q, k, v, out) = (&q, &k, &v, &out);
-            let terms: Vec<gemm::Term<T>> = terms.iter().zip(term_at).map(|(t, at)| t.at(at)).collect();
-            let head = Attention {
-                queries,
-                keys,
-                inner,
-                columns,
-                q: q.0.0.cast::<T>().cast_const().wrapping_add(at[0]),
-                q_strides: q.1,
-                k: k.0.0.cast::<T>().cast_const().wrapping_add(at[1]),
-                k_strides: k.1,
-                v: v.0.0.cast::<T>().cast_const().wrapping_add(at[2]),
-                v_strides: v.1,
-                out: out.0.cast::<T>().wrapping_add(at[3]),
-                out_strides,
-                scale: T::of(a.scale),
-                fill: T::of(a.fill),
-                terms: &terms,
-            };
+        let tasks = heads.count.checked_mul(blocks).ok_or_else(too_large)?;
+        self.each(tasks, heads.products(), |task| {
+            let place = heads.place(task / blocks);
+            let terms = heads.terms::<T>(&place);
             let first = task % blocks * block;
             // SAFETY: the strides were derived from the shapes of stored values, whose buffers have their size; the result's buffer
             // overlaps none of them, and no other task writes these queries' rows of this head.
-            unsafe { gemm::attend(&head, first..queries.min(first + block)) };
-        };
-        let tasks = heads.checked_mul(blocks).ok_or_else(too_large)?;
-        let products = [queries, keys, inner.saturating_add(columns)].iter().fold(heads, |n, d| n.saturating_mul(*d));
+            unsafe { gemm::attend(&heads.head(&place, &terms), first..queries.min(first + block)) };
+        })
+    }
+
+    pub(super) fn attend_grad<T: Attended + Number>(&self, a: &AttendGrad) -> Result<()> {
+        let heads = self.heads::<T>(&a.of)?;
+        let written = |a: &Option<Adjoint>| a.as_ref().map(|a| self.written(a)).transpose();
+        let [dq, dk, dv] = [written(&a.results[0])?, written(&a.results[1])?, written(&a.results[2])?];
+        self.each(heads.count, heads.products().saturating_mul(3), |head| {
+            let place = heads.place(head);
+            let terms = heads.terms::<T>(&place);
+            let target = |a: &Option<Written>| a.as_ref().map(|a| a.target(&place));
+            let grad =
+                AttentionGrad { of: heads.head(&place, &terms), dq: target(&dq), dk: target(&dk), dv: target(&dv) };
+            // SAFETY: as for `attend`; the adjoints of operands are results of this step, of which each head has elements of its own.
+            unsafe { gemm::attend_grad(&grad) };
+        })
+    }
+
+    fn heads<T>(&self, a: &Attend) -> Result<Heads> {
+        let around: Vec<Loop> = a.around.iter().map(|l| self.around(l)).collect::<Result<_>>()?;
+        Ok(Heads {
+            count: around.iter().try_fold(1usize, |n, l| n.checked_mul(l.size)).ok_or_else(too_large)?,
+            sizes: self.sizes([&a.queries, &a.keys, &a.inner, &a.columns])?,
+            operands: [
+                self.matrix::<T>(&a.q)?,
+                self.matrix::<T>(&a.k)?,
+                self.matrix::<T>(&a.v)?,
+                self.matrix::<T>(&a.out)?,
+            ],
+            terms: a.terms.iter().map(|t| self.term::<T>(t)).collect::<Result<_>>()?,
+            around,
+            scale: a.scale,
+            fill: a.fill,
+        })
+    }
+
+    fn written(&self, a: &Adjoint) -> Result<Written> {
+        let (at, strides) = (Address(self.at(a.out)), self.sizes([&a.strides[0], &a.strides[1]])?);
+        Ok(Written { at, strides, steps: self.shape(&a.steps)? })
+    }
+
+    /// Runs tasks, on several threads where there are so many multiplications that it pays.
+    fn each(&self, tasks: usize, products: usize, task: impl Fn(usize) + Sync) -> Result<()> {
         match &self.pool {
             Some(pool) if products >= SPLIT_PRODUCTS => pool.run(tasks, |i, _| {
                 task(i);
