@@ -13,6 +13,7 @@ use crate::gemm::{self, Element, Epilogue, PackedB, Problem, RawRhs};
 use crate::trap::{Trap, TrapCode, Worker, raise};
 use date::DatePart;
 use std::cell::RefCell;
+use std::fmt::Display;
 use text::{LikePattern, ParseError, RegexPattern};
 
 /// A text that came in as two words.
@@ -88,6 +89,16 @@ unsafe fn put_new_text(worker: *mut u8, out: *mut u8, bytes: &[u8]) -> i32 {
 
 fn overflow() -> Trap {
     Trap::new(TrapCode::Overflow)
+}
+
+/// A result that this type cannot hold.
+fn beyond(ty: impl Display) -> Trap {
+    Trap::with_detail(TrapCode::Overflow, ty.to_string())
+}
+
+/// A decimal type's name.
+fn decimal_type(precision: i32, scale: i32) -> String {
+    format!("decimal({precision},{scale})")
 }
 
 fn words(lo: i64, hi: i64) -> i128 {
@@ -253,7 +264,7 @@ calls! {
     }
 
     fn text_to_decimal(worker: *mut u8, lo: i64, hi: i64, scale: i32, precision: i32, out: *mut u8) -> i32 {
-        read(worker, lo, hi, out, "decimal", |text| text::parse_decimal(text, scale as u32, precision as u32))
+        read(worker, lo, hi, out, format_args!("decimal({precision},{scale})"), |text| text::parse_decimal(text, scale as u32, precision as u32))
     }
 
     fn bool_to_text(worker: *mut u8, value: i8, out: *mut u8) -> i32 {
@@ -285,19 +296,19 @@ calls! {
     }
 
     fn date_trunc(worker: *mut u8, part: i32, days: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::trunc_date(date_part(part), days).ok_or_else(overflow))
+        put_or_raise(worker, out, date::trunc_date(date_part(part), days).ok_or_else(|| beyond("date")))
     }
 
     fn timestamp_trunc(worker: *mut u8, part: i32, micros: i64, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::trunc_timestamp(date_part(part), micros).ok_or_else(overflow))
+        put_or_raise(worker, out, date::trunc_timestamp(date_part(part), micros).ok_or_else(|| beyond("timestamp")))
     }
 
     fn date_add_months(worker: *mut u8, days: i32, months: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::add_months(days, i64::from(months)).ok_or_else(overflow))
+        put_or_raise(worker, out, date::add_months(days, i64::from(months)).ok_or_else(|| beyond("date")))
     }
 
     fn timestamp_add_months(worker: *mut u8, micros: i64, months: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::timestamp_add_months(micros, i64::from(months)).ok_or_else(overflow))
+        put_or_raise(worker, out, date::timestamp_add_months(micros, i64::from(months)).ok_or_else(|| beyond("timestamp")))
     }
 
     fn date_diff(worker: *mut u8, part: i32, a: i32, b: i32, out: *mut u8) -> i32 {
@@ -309,7 +320,7 @@ calls! {
     }
 
     fn date_to_timestamp(worker: *mut u8, days: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::date_to_timestamp(days).ok_or_else(overflow))
+        put_or_raise(worker, out, date::date_to_timestamp(days).ok_or_else(|| beyond("timestamp")))
     }
 
     fn decimal_mul(
@@ -331,14 +342,14 @@ calls! {
 
     fn decimal_rescale(worker: *mut u8, lo: i64, hi: i64, from: i32, to: i32, precision: i32, out: *mut u8) -> i32 {
         let value = decimal::rescale(words(lo, hi), from as u32, to as u32, precision as u32);
-        put_or_raise(worker, out, value.ok_or_else(overflow))
+        put_or_raise(worker, out, value.ok_or_else(|| beyond(decimal_type(precision, to))))
     }
 
     fn decimal_round(
         worker: *mut u8, lo: i64, hi: i64, scale: i32, digits: i32, precision: i32, out: *mut u8
     ) -> i32 {
         let value = decimal::round(words(lo, hi), scale as u32, digits);
-        put_or_raise(worker, out, value.and_then(|value| decimal::fit(value, precision as u32)).ok_or_else(overflow))
+        put_or_raise(worker, out, value.and_then(|value| decimal::fit(value, precision as u32)).ok_or_else(|| beyond(decimal_type(precision, scale))))
     }
 
     fn decimal_floor(lo: i64, hi: i64, scale: i32, out: *mut u8) {
@@ -354,15 +365,15 @@ calls! {
     }
 
     fn decimal_to_i64(worker: *mut u8, lo: i64, hi: i64, scale: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, decimal::to_i64(words(lo, hi), scale as u32).ok_or_else(overflow))
+        put_or_raise(worker, out, decimal::to_i64(words(lo, hi), scale as u32).ok_or_else(|| beyond("i64")))
     }
 
     fn f64_to_decimal(worker: *mut u8, value: f64, scale: i32, precision: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, decimal::from_f64(value, scale as u32, precision as u32).ok_or_else(overflow))
+        put_or_raise(worker, out, decimal::from_f64(value, scale as u32, precision as u32).ok_or_else(|| beyond(decimal_type(precision, scale))))
     }
 
     fn f32_to_decimal(worker: *mut u8, value: f32, scale: i32, precision: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, decimal::from_f32(value, scale as u32, precision as u32).ok_or_else(overflow))
+        put_or_raise(worker, out, decimal::from_f32(value, scale as u32, precision as u32).ok_or_else(|| beyond(decimal_type(precision, scale))))
     }
 
     fn gemm_f32(
@@ -561,6 +572,8 @@ fn date_part(code: i32) -> DatePart {
     }
 }
 
+/// Reads a text. The detail of what is no such value: the type, a byte 0, the text in quotes; of what is too large: the type.
+///
 /// # Safety
 /// As for [`put_or_raise`]; the words are a text.
 unsafe fn read<T>(
@@ -568,21 +581,22 @@ unsafe fn read<T>(
     lo: i64,
     hi: i64,
     out: *mut u8,
-    to: &str,
+    to: impl Display,
     parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
 ) -> i32 {
     // SAFETY: promised by the caller.
     unsafe {
         let text = Text::new(lo, hi);
         let result = parse(text.bytes()).map_err(|error| {
-            let code = match error {
-                ParseError::Syntax => TrapCode::InvalidCast,
-                ParseError::OutOfRange => TrapCode::Overflow,
+            let (code, detail) = match error {
+                ParseError::Syntax => (TrapCode::InvalidCast, Some(text.bytes())),
+                ParseError::OutOfRange => (TrapCode::Overflow, None),
             };
-            if worker.is_null() {
-                return Trap::new(code);
+            match detail {
+                _ if worker.is_null() => Trap::new(code),
+                Some(text) => Trap::with_detail(code, format!("{to}\0'{}'", String::from_utf8_lossy(text))),
+                None => Trap::with_detail(code, to.to_string()),
             }
-            Trap::with_detail(code, format!("'{}' to {to}", String::from_utf8_lossy(text.bytes())))
         });
         put_or_raise(worker, out, result)
     }
@@ -780,7 +794,7 @@ mod tests {
         let decimal = [&text("12.345")[..], &[AbiValue::I32(2), AbiValue::I32(5)]];
         assert_eq!(made::<i128>(RuntimeFn::TextToDecimal, &decimal), Ok(1235));
         let trap = made::<i64>(RuntimeFn::TextToI64, &[&text("forty-two")]).expect_err("no number");
-        assert_eq!((trap.code, trap.detail.as_deref()), (TrapCode::InvalidCast, Some("'forty-two' to i64")));
+        assert_eq!((trap.code, trap.detail.as_deref()), (TrapCode::InvalidCast, Some("i64\0'forty-two'")));
         let mut out = 0i32;
         let null = AbiValue::Ptr(std::ptr::null_mut());
         let status = run(RuntimeFn::TextToI32, &[&[null], &text("x"), &[ptr(&mut out)]]);
