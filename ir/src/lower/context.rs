@@ -18,7 +18,8 @@ pub enum Slot {
     ColumnValid(InputId, u32),
     /// Address of a dictionary's text views.
     Dictionary(InputId, u32),
-    /// Address of the results of an expression over a dictionary's values, in register type.
+    /// Address of the results of an expression over a dictionary's values, in register type, with marks behind them (see
+    /// [`map_marks`](super::row::map_marks)).
     DictionaryMap(InputId, u32, ValueId),
     /// Address of a text view of a literal.
     Text(Arc<str>),
