@@ -65,6 +65,15 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
+    fn new(bytes: &[u8], texts: Vec<Arc<str>>) -> Self {
+        let words = bytes.chunks(16).map(|c| {
+            let mut word = [0u8; 16];
+            word[..c.len()].copy_from_slice(c);
+            u128::from_le_bytes(word)
+        });
+        Self { bytes: words.collect(), _texts: texts }
+    }
+
     pub(super) fn as_ptr(&self) -> *const u8 {
         self.bytes.as_ptr().cast()
     }
@@ -92,12 +101,25 @@ pub(super) fn map_dictionary(p: &Program, v: ValueId, column: &Column) -> Result
         let all = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
         bytes[code * width..][..width].copy_from_slice(&all[..width]);
     }
-    let words = bytes.chunks(16).map(|c| {
-        let mut word = [0u8; 16];
-        word[..c.len()].copy_from_slice(c);
-        u128::from_le_bytes(word)
-    });
-    Ok(Mapped { bytes: words.collect(), _texts: texts })
+    Ok(Mapped::new(&bytes, texts))
+}
+
+/// The codes of one dictionary's texts in another, -1 where it has them not.
+pub(super) fn map_codes(from: &Column, to: &Column) -> Result<Mapped> {
+    let dictionary = |c: &Column| c.dictionary().cloned().ok_or_else(|| Error::Bug("codes have a dictionary".into()));
+    let (from, to) = (dictionary(from)?, dictionary(to)?);
+    // Both are sorted.
+    let mut at = 0;
+    let mut bytes = vec![];
+    for code in 0..from.len() {
+        let text = from.get(code);
+        while at < to.len() && to.get(at) < text {
+            at += 1;
+        }
+        let found = at < to.len() && to.get(at) == text;
+        bytes.extend(if found { at as i32 } else { -1 }.to_le_bytes());
+    }
+    Ok(Mapped::new(&bytes, vec![]))
 }
 
 fn evaluate(p: &Program, v: ValueId, column: &Value) -> Result<Value> {
@@ -238,8 +260,9 @@ pub(crate) fn trap(columns: &[ColumnInfo], memory: &QueryMemory, t: RuntimeTrap)
 /// A field as the runtime describes it.
 pub(super) fn runtime_field(f: &Field) -> buffer::Field {
     use crate::kernel::Type as K;
-    let kind = match f.register() {
-        K::I8 | K::I16 => buffer::FieldKind::I8,
+    let kind = match f.stored {
+        K::I8 => buffer::FieldKind::I8,
+        K::I16 => buffer::FieldKind::I16,
         K::I32 => buffer::FieldKind::I32,
         K::I64 | K::Ptr => buffer::FieldKind::I64,
         K::F32 => buffer::FieldKind::F32,

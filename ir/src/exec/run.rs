@@ -172,8 +172,8 @@ struct Tables<'a> {
 }
 
 impl InputInfo for Tables<'_> {
-    fn is_dictionary(&self, input: InputId, source: u32) -> bool {
-        self.tables.get(&input).is_some_and(|t| t.0[source as usize].dictionary().is_some())
+    fn codes(&self, input: InputId, source: u32) -> Option<usize> {
+        self.tables.get(&input).and_then(|t| t.0[source as usize].dictionary()).map(|d| d.len())
     }
 
     fn rows(&self, input: InputId) -> Option<usize> {
@@ -273,6 +273,10 @@ impl Executable {
                 Slot::DictionaryMap(input, source, v) => {
                     let column = info.column(*input, *source)?;
                     maps.insert(slot.clone(), convert::map_dictionary(p, *v, &column)?);
+                }
+                Slot::CodeMap { from, to } => {
+                    let (from, to) = (info.column(from.0, from.1)?, info.column(to.0, to.1)?);
+                    maps.insert(slot.clone(), convert::map_codes(&from, &to)?);
                 }
                 Slot::Text(text) => {
                     // SAFETY: the bytes belong to the `Arc`, which the executable keeps as the key.
@@ -519,7 +523,7 @@ impl Run<'_> {
             Slot::Dictionary(input, source) => {
                 exe.tables[input].0[*source as usize].dictionary().map_or(0, |d| address(d.views().as_ptr()))
             }
-            Slot::DictionaryMap(..) => address(exe.maps[slot].as_ptr()),
+            Slot::DictionaryMap(..) | Slot::CodeMap { .. } => address(exe.maps[slot].as_ptr()),
             Slot::Text(text) => address(&raw const *exe.texts[text]),
             Slot::Like(pattern) => address(&raw const *exe.likes[pattern]),
             Slot::Host(op) => address(&raw const *exe.hosts[op]),

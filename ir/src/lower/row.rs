@@ -173,7 +173,7 @@ impl RowLower<'_> {
                     env.columns.insert(id, Binding::Code { input, source, code: value, valid });
                     return self.column(id, env);
                 }
-                Cell { value, valid, ty: field.ty.ty, range: None }
+                Cell { value, valid, ty: field.ty.ty, range: field.bounds }
             }
         };
         env.columns.insert(id, Binding::Cell(cell));
@@ -211,6 +211,26 @@ impl RowLower<'_> {
             Some(&Binding::Code { input, source, code, valid }) => Ok(Some((input, source, code, valid))),
             _ => Ok(None),
         }
+    }
+
+    /// A column's code among those of a column `to` of an input; -1 for a text that it does not have.
+    pub(super) fn code_among(&mut self, id: ColumnId, to: (InputId, u32), env: &mut Env) -> Result<Cell> {
+        let code = self.code(id, env)?;
+        let (input, source, code, valid) = code.ok_or_else(|| Error::Bug(format!("{id} is no code")))?;
+        let dictionary = |c: &Column| {
+            c.dictionary().cloned().ok_or_else(|| Error::Bug(format!("{id} is a code without a dictionary")))
+        };
+        let of = dictionary(&*self.inputs.column(input, source)?)?;
+        let among = dictionary(&*self.inputs.column(to.0, to.1)?)?;
+        let last = among.len() as i128 - 1;
+        if Arc::ptr_eq(&of, &among) {
+            return Ok(Cell { value: code, valid, ty: ScalarType::I32, range: Some((0, last)) });
+        }
+        let base = self.slot(Slot::CodeMap { from: (input, source), to });
+        let index = self.b.zext(code, K::I64);
+        let at = self.b.offset(base, index, 4, 0);
+        let value = self.b.load_readonly(K::I32, at, 0);
+        Ok(Cell { value, valid, ty: ScalarType::I32, range: Some((-1, last)) })
     }
 
     fn load_valid(
@@ -295,14 +315,14 @@ impl RowLower<'_> {
         present: Option<kernel::Value>,
     ) -> (kernel::Value, Option<kernel::Value>) {
         let Some(present) = present else {
-            let value = self.b.load(field.register(), row, field.offset as i32);
+            let value = self.load_stored(row, field);
             let valid = field.valid.map(|at| self.b.load(K::I8, row, at as i32));
             return (value, valid);
         };
         // No record, no load.
         let ty = field.register();
         self.b.begin_if(present, &[ty, K::I8]);
-        let value = self.b.load(ty, row, field.offset as i32);
+        let value = self.load_stored(row, field);
         let valid = match field.valid {
             Some(at) => self.b.load(K::I8, row, at as i32),
             None => self.b.bool_const(true),
@@ -314,9 +334,16 @@ impl RowLower<'_> {
         (out[0], Some(out[1]))
     }
 
+    /// A field's value in its register.
+    fn load_stored(&mut self, row: kernel::Value, field: &Field) -> kernel::Value {
+        let value = self.b.load(field.stored, row, field.offset as i32);
+        if field.stored == field.register() { value } else { self.b.sext(value, field.register()) }
+    }
+
     /// Stores a cell to a field; the field is nullable where the cell is.
     pub fn store_field(&mut self, cell: &Cell, row: kernel::Value, field: &Field) -> Result<()> {
         let value = self.to_register(cell, field.register())?;
+        let value = if field.stored == field.register() { value } else { self.b.trunc(value, field.stored) };
         self.b.store(value, row, field.offset as i32);
         if let Some(at) = field.valid {
             let valid = self.valid_flag(cell);
