@@ -25,7 +25,7 @@ use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
 use crate::entity::{ColumnId, InputId, NodeId, SymId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::{InputKind, Op, Program, RelOp};
+use crate::graph::{InputKind, Op, Program};
 use crate::kernel::Module;
 use crate::lower::context::{Context, Slot};
 use crate::lower::rel::{self, Direct, Lowered, WorkerState, ZoneTest, zone_bounds};
@@ -796,15 +796,4 @@ fn reserve(p: &Program, resources: &Resources, bytes: usize) -> Result<Reservati
 
 fn address<T>(p: *const T) -> u64 {
     p.expose_provenance() as u64
-}
-
-/// The number of keys of a group state.
-pub(super) fn group_keys(p: &Program, plan: &Plan, state: StateId) -> Result<usize> {
-    match &plan.state(state).kind {
-        StateKind::Group { node, .. } => match &p.node(*node).op {
-            Op::Rel(RelOp::Group { keys, .. }) => Ok(keys.len()),
-            _ => Err(Error::Bug(format!("{node} is no group"))),
-        },
-        _ => Err(Error::Bug(format!("{state} holds no groups"))),
-    }
 }

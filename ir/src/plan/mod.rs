@@ -245,6 +245,8 @@ pub enum StateKind {
     Group {
         /// The group node.
         node: NodeId,
+        /// The keys, by position, that tell groups apart: they decide the others, which are stored with a group's first row.
+        identity: Vec<usize>,
         /// What is folded into a group's record, each into fields of its own.
         accumulators: Vec<Accumulator>,
         /// For each aggregate the fields of its state, by position in the layout, in the order of [`Reducer::state_fields`].
@@ -699,7 +701,7 @@ impl fmt::Display for Plan {
                 StateKind::Set { word } => {
                     format!("set of {} keys over {} words", word.parts.len(), word.words.unwrap_or(0))
                 }
-                StateKind::Group { node, .. } => format!("groups of {node}"),
+                StateKind::Group { node, identity, .. } => format!("groups of {node} by {} keys", identity.len()),
                 StateKind::Tensors { node } => format!("tensors of {node}"),
             };
             writeln!(f, "state{i}: {kind}, {} bytes a row", s.layout.size)?;

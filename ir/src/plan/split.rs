@@ -885,7 +885,8 @@ impl<'a> Splitter<'a> {
             }
             states.push(state);
         }
-        let state = self.state(StateKind::Group { node: n, accumulators, states }, b.finish());
+        let identity = self.bounds.identity(node.operands[0], keys);
+        let state = self.state(StateKind::Group { node: n, identity, accumulators, states }, b.finish());
         self.pipeline(stream, Sink::Group { state });
         self.seal(state, Seal::Group);
         Ok(state)

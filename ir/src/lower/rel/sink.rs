@@ -82,7 +82,7 @@ impl<'a> PipelineLower<'a> {
         if let Sink::Group { state } = &self.pipeline.sink
             && self.group_keys(*state)?.is_empty()
         {
-            let row = self.find_group(*state, &[])?;
+            let row = self.find_group(*state, &[], &Env::default())?;
             self.single_group = Some(row);
         }
         Ok(())
