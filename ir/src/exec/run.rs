@@ -16,7 +16,7 @@ use runtime::buffer::{RowBuffer, RowList, TextArena};
 use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
 use runtime::group_table::GroupTable;
 use runtime::join_table::{ByteSet, JoinTable};
-use runtime::kernels::text::LikePattern;
+use runtime::kernels::like::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory, Reservation};
 use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
 use runtime::sort::TopK;

@@ -7,6 +7,7 @@
 //! - `worker` is null or a live worker block that only this task uses. Functions that make new texts need one.
 
 use super::filter::mode;
+use super::like::LikePattern;
 use super::{date, decimal, elements, elements_mut, text, vector_math};
 use crate::column::TextView;
 use crate::gemm::{self, Element, Epilogue, PackedB, Problem, RawRhs};
@@ -14,7 +15,7 @@ use crate::trap::{Trap, TrapCode, Worker, raise};
 use date::DatePart;
 use std::cell::RefCell;
 use std::fmt::Display;
-use text::{LikePattern, ParseError, RegexPattern};
+use text::{ParseError, RegexPattern};
 
 /// A text that came in as two words.
 struct Text(TextView);
@@ -214,6 +215,18 @@ calls! {
         let pattern = &*pattern.cast_const().cast::<LikePattern>();
         let views = elements::<TextView>(views, rows);
         let wanted = mode & mode::NEGATE == 0;
+        if let (Some(needle), 0) = (pattern.needle(), mode & (mode::AND | mode::OR)) {
+            let mask = elements_mut::<u8>(mask, rows);
+            let mut from = 0;
+            while from < views.len() {
+                let (texts, bytes) = run_of_texts(&views[from..]);
+                let each = views[from..from + texts].iter().map(|view| view.as_bytes());
+                let tell = |i, fits| mask[from + i] = u8::from(fits == wanted);
+                pattern.matches_each(needle, each, bytes, tell);
+                from += texts;
+            }
+            return;
+        }
         for (view, kept) in views.iter().zip(elements_mut::<u8>(mask, rows)) {
             let test = || u8::from(pattern.matches(view.as_bytes()) == wanted);
             match mode & (mode::AND | mode::OR) {
@@ -572,6 +585,31 @@ fn date_part(code: i32) -> DatePart {
     }
 }
 
+/// How many texts of a column stand ahead of the first long one that does not lie right behind the long one before it, and the
+/// bytes of the long ones among them.
+///
+/// # Safety
+/// The views are of a column, which outlives the bytes.
+unsafe fn run_of_texts<'a>(views: &[TextView]) -> (usize, &'a [u8]) {
+    let mut run: Option<(u64, u64)> = None;
+    let mut texts = 0;
+    for view in views {
+        if view.len() > TextView::INLINE {
+            let address = view.to_words().1;
+            let (begin, end) = run.unwrap_or((address, address));
+            if address != end {
+                break;
+            }
+            run = Some((begin, end + view.len() as u64));
+        }
+        texts += 1;
+    }
+    let Some((begin, end)) = run else { return (texts, &[]) };
+    let start = std::ptr::with_exposed_provenance(begin as usize);
+    // SAFETY: texts of a column without a gap between them are in one allocation, for its heap leaves a byte free behind each.
+    (texts, unsafe { std::slice::from_raw_parts(start, (end - begin) as usize) })
+}
+
 /// Reads a text. The detail of what is no such value: the type, a byte 0, the text in quotes; of what is too large: the type.
 ///
 /// # Safety
@@ -669,11 +707,14 @@ fn regex(text: &Text, pattern: &Text) -> Result<bool, Trap> {
 #[cfg(test)]
 mod tests {
     use crate::abi::{AbiValue, RuntimeFn, call};
-    use crate::column::TextView;
+    use crate::column::{Column, TextView};
     use crate::gemm::{MatRef, PackedB};
-    use crate::kernels::text::{LikePattern, RegexPattern};
+    use crate::kernels::filter::mode;
+    use crate::kernels::like::LikePattern;
+    use crate::kernels::text::RegexPattern;
     use crate::pool::QueryMemory;
     use crate::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
+    use proptest::prelude::*;
 
     fn block() -> WorkerBlock {
         WorkerBlock::new(&[], &CancelToken::new(), &QueryMemory::unlimited())
@@ -886,5 +927,41 @@ mod tests {
         let mut packed = PackedB::new(MatRef::row_major(&b, 2, 2));
         run(RuntimeFn::GemmPackedF32, &[&shape[..1], &a_part, &[ptr(&mut packed)], &c_part]);
         assert_eq!(c, [0.0, 23.5, 24.0, 51.5]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_column_is_tested_as_its_texts_are(
+            texts in proptest::collection::vec("[ab ]{0,3}|[abc ]{10,40}", 17..80),
+            pattern in prop::sample::select(vec!["%ab%", "%a%ba%", "a%bb%", "%aab%c", "%b_a%ab%", "%", "ab%", "%a"]),
+        ) {
+            // Distinct texts, so that no dictionary is made of them.
+            let texts: Vec<String> = texts.iter().enumerate().map(|(i, t)| format!("{t}{i}")).collect();
+            let column = Column::from_text(texts.iter().map(|t| Some(t.as_str())));
+            prop_assert!(column.dictionary().is_none());
+            let compiled = LikePattern::new(pattern.as_bytes(), None, false);
+            for how in [mode::SET, mode::SET | mode::NEGATE, mode::AND, mode::OR | mode::NEGATE] {
+                let before: Vec<u8> = (0..texts.len()).map(|i| u8::from(i % 3 == 0)).collect();
+                let mut mask = before.clone();
+                let args = [
+                    AbiValue::Ptr((&raw const compiled).cast_mut().cast()),
+                    AbiValue::Ptr(column.data_ptr().cast_mut().cast()),
+                    AbiValue::I64(texts.len() as i64),
+                    AbiValue::Ptr(mask.as_mut_ptr()),
+                    AbiValue::I32(how),
+                ];
+                // SAFETY: pattern, column and mask live, and have so many rows.
+                unsafe { call(RuntimeFn::FilterLike, &args) }.expect("the arguments fit");
+                for (i, text) in texts.iter().enumerate() {
+                    let test = u8::from(compiled.matches(text.as_bytes()) == (how & mode::NEGATE == 0));
+                    let expected = match how & !mode::NEGATE {
+                        mode::AND => before[i] & test,
+                        mode::OR => before[i] | test,
+                        _ => test,
+                    };
+                    prop_assert_eq!(mask[i], expected, "{} LIKE {}", text, pattern);
+                }
+            }
+        }
     }
 }

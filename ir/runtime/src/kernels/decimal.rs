@@ -159,7 +159,7 @@ fn wide_to_f64(value: i128, scale: u32) -> f64 {
     // 127 bits and more, divided by fewer than 60, leave more than the 54 bits that rounding looks at; that more follows is
     // told by the last one.
     let (dividend, divisor) = (magnitude << shift, POWERS_OF_TEN[scale as usize] as u128);
-    let quotient = dividend / divisor | u128::from(dividend % divisor != 0);
+    let quotient = (dividend / divisor) | u128::from(dividend % divisor != 0);
     let power_of_two = f64::from_bits(u64::from(1023 - shift) << 52);
     let nearest = quotient as f64 * power_of_two;
     if value < 0 { -nearest } else { nearest }
