@@ -265,7 +265,15 @@ fn bounds_choose_between_index_word_and_comparison() {
     assert!(plan(&one, "inner", &near, &far).contains("1 keys as a word"));
     assert!(plan(&one, "anti", &far, &near).contains("set of 1 keys over 148 words"));
     assert!(plan(&one, "right", &near, &far).contains("1 keys as an index over 148 words"));
-    assert!(plan(&[ScalarType::Text], "inner", &near, &near).contains("join table, 1 keys,"));
+    let text = [ScalarType::Text];
+    assert!(plan(&text, "inner", &near, &near).contains("join table, 1 keys,"));
+    // Few texts are codes, here of two dictionaries.
+    let (few, fewer) = (keys(50, |i| Some(i % 7)), keys(40, |i| Some(i % 5 + 3)));
+    assert!(plan(&text, "left", &few, &fewer).contains("1 keys as an index over 5 words"));
+    assert!(plan(&text, "semi", &few, &fewer).contains("set of 1 keys over 5 words"));
+    let both = [ScalarType::I64, ScalarType::Text];
+    // The second column halves the numbers: 2 to 3, of which the index has 2.
+    assert!(plan(&both, "inner", &few, &fewer).contains("2 keys as an index over 15 words"));
     let (two, far) = ([ScalarType::I64, ScalarType::I64], keys(50, |i| Some(i * 1_000_003)));
     assert!(plan(&two, "inner", &near, &near).contains("2 keys as an index over 10952 words"));
     assert!(plan(&two, "inner", &near, &far).contains("2 keys as a word"));

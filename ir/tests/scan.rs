@@ -272,6 +272,24 @@ fn close_keys_are_a_window() {
     }
 }
 
+#[test]
+fn keys_that_others_decide_do_not_tell_groups_apart() {
+    let result = "c9: text, c3: date?, c10: i64, c20: i64";
+    // Once every key of c10 has one row, then some have two.
+    for (rows, decided) in [(5000, true), (9000, false)] {
+        let inputs = Inputs::new().table("t", Arc::new(table(rows)));
+        let body = format!("    %1 = group %0 (c9, c3, c10) (c20 = count_all()) : table({result})\n    yield %1\n");
+        let text = program(&body, "  column c20 \"n\": i64\n", result);
+        let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+        let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+        for morsel in [3, 64 << 10] {
+            let (rows, _, module) = run(&p, &inputs, morsel);
+            assert_eq!(rows, expected, "morsels of {morsel}");
+            assert_eq!(!module.contains("text_hash"), decided, "{module}");
+        }
+    }
+}
+
 /// Rows with keys of few values, and integers without NULLs.
 fn measures(rows: usize) -> Table {
     let mut rng = Draw(13);

@@ -459,9 +459,9 @@ runtime_functions! {
     TextLike = text_like(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::kernels::calls::text_like;
     /// `text_like` without regard to case.
     TextIlike = text_ilike(a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64) -> I8, Pure, Never => crate::kernels::calls::text_ilike;
-    /// Whether the text fits a compiled `kernels::text::LikePattern`.
+    /// Whether the text fits a compiled `kernels::like::LikePattern`.
     LikeMatch = like_match(pattern: Ptr, lo: I64, hi: I64) -> I8, Pure, Never => crate::kernels::calls::like_match;
-    /// Tests text views against a compiled `kernels::text::LikePattern`, into a byte mask; see `kernels::filter` for modes. With `and`, rows that the mask has dropped are not looked at.
+    /// Tests text views of a column against a compiled `kernels::like::LikePattern`, into a byte mask; see `kernels::filter` for modes. With `and`, rows that the mask has dropped are not looked at.
     FilterLike = filter_like(pattern: Ptr, views: Ptr, rows: I64, mask: Ptr, mode: I32) -> Unit, Writes, Never => crate::kernels::calls::filter_like;
     /// Whether a regular expression that is a value matches somewhere in the text; 1 or 0 into the byte at `out`. A constant one is compiled once: `regex_match`.
     TextRegexMatch = text_regex_match(worker: Ptr, a_lo: I64, a_hi: I64, b_lo: I64, b_hi: I64, out: Ptr) -> I32, Writes, Status => crate::kernels::calls::text_regex_match;

@@ -24,6 +24,8 @@ use crate::trap::{Trap, WorkerScratch, raise_null};
 pub enum FieldKind {
     /// One byte; booleans are 0 or 1.
     I8,
+    /// Two bytes: integers that are known to fit.
+    I16,
     /// Four bytes: integers and dates.
     I32,
     /// Eight bytes: integers, timestamps, small decimals.
@@ -43,6 +45,7 @@ impl FieldKind {
     pub fn bytes(self) -> usize {
         match self {
             FieldKind::I8 => 1,
+            FieldKind::I16 => 2,
             FieldKind::I32 | FieldKind::F32 => 4,
             FieldKind::I64 | FieldKind::F64 => 8,
             FieldKind::I128 | FieldKind::Text => 16,
@@ -103,6 +106,7 @@ impl Field {
             let (a, b) = (a.add(offset), b.add(offset));
             match self.kind {
                 FieldKind::I8 => *a == *b,
+                FieldKind::I16 => *a.cast::<i16>() == *b.cast::<i16>(),
                 FieldKind::I32 => *a.cast::<i32>() == *b.cast::<i32>(),
                 FieldKind::I64 => *a.cast::<i64>() == *b.cast::<i64>(),
                 FieldKind::I128 => *a.cast::<i128>() == *b.cast::<i128>(),
@@ -125,6 +129,7 @@ impl Field {
             let (a, b) = (a.add(offset), b.add(offset));
             match self.kind {
                 FieldKind::I8 => (*a.cast::<i8>()).cmp(&*b.cast::<i8>()),
+                FieldKind::I16 => (*a.cast::<i16>()).cmp(&*b.cast::<i16>()),
                 FieldKind::I32 => (*a.cast::<i32>()).cmp(&*b.cast::<i32>()),
                 FieldKind::I64 => (*a.cast::<i64>()).cmp(&*b.cast::<i64>()),
                 FieldKind::I128 => (*a.cast::<i128>()).cmp(&*b.cast::<i128>()),
@@ -149,6 +154,7 @@ impl Field {
             let at = row.add(self.offset as usize);
             match self.kind {
                 FieldKind::I8 => hash::combine(hash, i64::from(*at.cast::<i8>()) as u64),
+                FieldKind::I16 => hash::combine(hash, i64::from(*at.cast::<i16>()) as u64),
                 FieldKind::I32 => hash::combine(hash, i64::from(*at.cast::<i32>()) as u64),
                 FieldKind::I64 => hash::combine(hash, *at.cast::<i64>() as u64),
                 FieldKind::I128 => hash::combine(hash, hash::i128_word(*at.cast::<i128>())),

@@ -145,7 +145,7 @@ impl<'a> Normalizer<'a> {
 
 /// Whether a field holds an integer of at most 64 bits.
 fn is_integer(kind: FieldKind) -> bool {
-    matches!(kind, FieldKind::I8 | FieldKind::I32 | FieldKind::I64)
+    matches!(kind, FieldKind::I8 | FieldKind::I16 | FieldKind::I32 | FieldKind::I64)
 }
 
 /// The value of a field for which [`is_integer`] holds; 0 for others.
@@ -158,6 +158,7 @@ unsafe fn integer(field: Field, row: *const u8) -> i64 {
         let at = row.add(field.offset as usize);
         match field.kind {
             FieldKind::I8 => i64::from(*at.cast::<i8>()),
+            FieldKind::I16 => i64::from(*at.cast::<i16>()),
             FieldKind::I32 => i64::from(*at.cast::<i32>()),
             FieldKind::I64 => *at.cast::<i64>(),
             FieldKind::I128 | FieldKind::F32 | FieldKind::F64 | FieldKind::Text => 0,
@@ -169,6 +170,7 @@ unsafe fn integer(field: Field, row: *const u8) -> i64 {
 fn value_bits(kind: FieldKind) -> u32 {
     match kind {
         FieldKind::I8 => 8,
+        FieldKind::I16 => 16,
         FieldKind::I32 | FieldKind::F32 => 32,
         FieldKind::I64 | FieldKind::F64 => 64,
         FieldKind::I128 | FieldKind::Text => 128,
@@ -186,6 +188,7 @@ unsafe fn ordered_bits(field: Field, row: *const u8) -> u128 {
         let word = |bits: u64, width: u32| u128::from(bits) << (128 - width);
         match field.kind {
             FieldKind::I8 => word(u64::from(*at ^ 0x80), 8),
+            FieldKind::I16 => word(u64::from(*at.cast::<u16>() ^ 1 << 15), 16),
             FieldKind::I32 => word(u64::from(*at.cast::<u32>() ^ 1 << 31), 32),
             FieldKind::I64 => word(*at.cast::<u64>() ^ 1 << 63, 64),
             FieldKind::I128 => *at.cast::<u128>() ^ 1 << 127,

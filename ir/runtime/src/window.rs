@@ -279,6 +279,7 @@ impl Keys {
                 let at = row.add(key.field.offset as usize);
                 match key.field.kind {
                     FieldKind::I8 => i128::from(*at.cast::<i8>()),
+                    FieldKind::I16 => i128::from(*at.cast::<i16>()),
                     FieldKind::I32 => i128::from(*at.cast::<i32>()),
                     FieldKind::I64 => i128::from(*at.cast::<i64>()),
                     FieldKind::I128 | FieldKind::F32 | FieldKind::F64 | FieldKind::Text => {
@@ -484,6 +485,7 @@ impl Accumulator {
                     let exact = |whole: i128| crate::kernels::decimal::to_f64(whole, scale);
                     let x = match arg.kind {
                         FieldKind::I8 => exact((*at.cast::<i8>()).into()),
+                        FieldKind::I16 => exact((*at.cast::<i16>()).into()),
                         FieldKind::I32 => exact((*at.cast::<i32>()).into()),
                         FieldKind::I64 => exact((*at.cast::<i64>()).into()),
                         FieldKind::I128 | FieldKind::Text => exact(*at.cast::<i128>()),
@@ -504,6 +506,7 @@ impl Accumulator {
                     let at = row.add(arg.offset as usize);
                     match arg.kind {
                         FieldKind::I8 => self.whole += i128::from(*at.cast::<i8>()),
+                        FieldKind::I16 => self.whole += i128::from(*at.cast::<i16>()),
                         FieldKind::I32 => self.whole += i128::from(*at.cast::<i32>()),
                         FieldKind::I64 => self.whole += i128::from(*at.cast::<i64>()),
                         FieldKind::I128 | FieldKind::Text => self.whole += *at.cast::<i128>(),

@@ -12,7 +12,8 @@ use crate::entity::{ColumnId, InputId, PlaceId, ValueId};
 use crate::error::{Error, Result, Trap, TrapKind};
 use crate::graph::{ColumnInfo, Op, Program};
 use crate::lower::rel::COLUMN_LOCATION;
-use crate::lower::scalar::{HOST_SLOT, HostOp};
+use crate::lower::row::map_marks;
+use crate::lower::scalar::{HOST_AREA, HOST_SLOT, HostOp};
 use crate::plan::{Field, FieldKind, register_type};
 use crate::scalar;
 use crate::types::ScalarType;
@@ -64,30 +65,61 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
+    fn new(bytes: &[u8], texts: Vec<Arc<str>>) -> Self {
+        let words = bytes.chunks(16).map(|c| {
+            let mut word = [0u8; 16];
+            word[..c.len()].copy_from_slice(c);
+            u128::from_le_bytes(word)
+        });
+        Self { bytes: words.collect(), _texts: texts }
+    }
+
     pub(super) fn as_ptr(&self) -> *const u8 {
         self.bytes.as_ptr().cast()
     }
 }
 
-/// Evaluates an expression over one dictionary column for each of its values. It is strict and cannot raise.
+/// Evaluates an expression over one dictionary column for each of its values; it is strict. Behind the values stand marks: 1
+/// where it raises.
 pub(super) fn map_dictionary(p: &Program, v: ValueId, column: &Column) -> Result<Mapped> {
     let dictionary = column.dictionary().ok_or_else(|| Error::Bug("a map is over a dictionary".into()))?;
     let ty = p.ty(v).as_scalar().ok_or_else(|| Error::Bug("a map yields a scalar".into()))?.ty;
     let width = register_type(ty).bytes() as usize;
-    let mut bytes = vec![0u8; width * dictionary.len()];
+    let marks = map_marks(dictionary.len(), register_type(ty));
+    let mut bytes = vec![0u8; marks + dictionary.len()];
     let mut texts = vec![];
     for code in 0..dictionary.len() {
-        let value = evaluate(p, v, &Value::Text(dictionary.get(code).into()))?;
+        let value = match evaluate(p, v, &Value::Text(dictionary.get(code).into())) {
+            Ok(value) => value,
+            Err(Error::Trap(_)) => {
+                bytes[marks + code] = 1;
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         let (lo, hi) = words(&value, &mut texts);
         let all = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
         bytes[code * width..][..width].copy_from_slice(&all[..width]);
     }
-    let words = bytes.chunks(16).map(|c| {
-        let mut word = [0u8; 16];
-        word[..c.len()].copy_from_slice(c);
-        u128::from_le_bytes(word)
-    });
-    Ok(Mapped { bytes: words.collect(), _texts: texts })
+    Ok(Mapped::new(&bytes, texts))
+}
+
+/// The codes of one dictionary's texts in another, -1 where it has them not.
+pub(super) fn map_codes(from: &Column, to: &Column) -> Result<Mapped> {
+    let dictionary = |c: &Column| c.dictionary().cloned().ok_or_else(|| Error::Bug("codes have a dictionary".into()));
+    let (from, to) = (dictionary(from)?, dictionary(to)?);
+    // Both are sorted.
+    let mut at = 0;
+    let mut bytes = vec![];
+    for code in 0..from.len() {
+        let text = from.get(code);
+        while at < to.len() && to.get(at) < text {
+            at += 1;
+        }
+        let found = at < to.len() && to.get(at) == text;
+        bytes.extend(if found { at as i32 } else { -1 }.to_le_bytes());
+    }
+    Ok(Mapped::new(&bytes, vec![]))
 }
 
 fn evaluate(p: &Program, v: ValueId, column: &Value) -> Result<Value> {
@@ -145,22 +177,18 @@ unsafe extern "C" fn host_call(worker: *mut u8, data: *const u8, area: *mut u8) 
     // SAFETY: generated code passes the address of a `Host` of the executable that it belongs to.
     let host = unsafe { &*data.cast::<Host>() };
     let slot = |i: usize| area.wrapping_add(i * HOST_SLOT as usize).cast::<u64>();
-    let args: Vec<Value> = host
-        .op
-        .operands
-        .iter()
-        .enumerate()
-        .map(|(i, ty)| {
-            // SAFETY: the area has a slot of 16 bytes an argument, and texts in it are alive.
-            unsafe { value_of_words(*ty, *slot(i), *slot(i).add(1)) }
-        })
-        .collect();
+    let mut values = [const { Value::Null }; HOST_AREA / HOST_SLOT as usize];
+    for (i, (value, ty)) in values.iter_mut().zip(&host.op.operands).enumerate() {
+        // SAFETY: the area has a slot of 16 bytes an argument, and texts in it are alive.
+        *value = unsafe { value_of_words(*ty, *slot(i), *slot(i).add(1)) };
+    }
+    let args = &values[..host.op.operands.len()];
     let raise = |code: TrapCode, detail: Option<String>| {
         let trap = RuntimeTrap { code, location: 0, detail };
         // SAFETY: generated code passes its worker block.
         unsafe { runtime::trap::raise(worker, trap) }
     };
-    let value = match scalar::eval(host.op.op, &args, &host.op.operands, host.op.result) {
+    let value = match scalar::eval(host.op.op, args, &host.op.operands, host.op.result) {
         Ok(value) => value,
         Err(trap) => {
             let (code, detail) = runtime_trap(&trap.kind);
@@ -232,8 +260,9 @@ pub(crate) fn trap(columns: &[ColumnInfo], memory: &QueryMemory, t: RuntimeTrap)
 /// A field as the runtime describes it.
 pub(super) fn runtime_field(f: &Field) -> buffer::Field {
     use crate::kernel::Type as K;
-    let kind = match f.register() {
-        K::I8 | K::I16 => buffer::FieldKind::I8,
+    let kind = match f.stored {
+        K::I8 => buffer::FieldKind::I8,
+        K::I16 => buffer::FieldKind::I16,
         K::I32 => buffer::FieldKind::I32,
         K::I64 | K::Ptr => buffer::FieldKind::I64,
         K::F32 => buffer::FieldKind::F32,

@@ -16,7 +16,7 @@ use runtime::buffer::{RowBuffer, RowList, TextArena};
 use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
 use runtime::group_table::GroupTable;
 use runtime::join_table::{ByteSet, JoinTable};
-use runtime::kernels::text::LikePattern;
+use runtime::kernels::like::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory, Reservation};
 use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
 use runtime::sort::TopK;
@@ -25,7 +25,7 @@ use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
 use crate::entity::{ColumnId, InputId, NodeId, SymId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::{InputKind, Op, Program, RelOp};
+use crate::graph::{InputKind, Op, Program};
 use crate::kernel::Module;
 use crate::lower::context::{Context, Slot};
 use crate::lower::rel::{self, Direct, Lowered, WorkerState, ZoneTest, zone_bounds};
@@ -172,8 +172,8 @@ struct Tables<'a> {
 }
 
 impl InputInfo for Tables<'_> {
-    fn is_dictionary(&self, input: InputId, source: u32) -> bool {
-        self.tables.get(&input).is_some_and(|t| t.0[source as usize].dictionary().is_some())
+    fn codes(&self, input: InputId, source: u32) -> Option<usize> {
+        self.tables.get(&input).and_then(|t| t.0[source as usize].dictionary()).map(|d| d.len())
     }
 
     fn rows(&self, input: InputId) -> Option<usize> {
@@ -273,6 +273,10 @@ impl Executable {
                 Slot::DictionaryMap(input, source, v) => {
                     let column = info.column(*input, *source)?;
                     maps.insert(slot.clone(), convert::map_dictionary(p, *v, &column)?);
+                }
+                Slot::CodeMap { from, to } => {
+                    let (from, to) = (info.column(from.0, from.1)?, info.column(to.0, to.1)?);
+                    maps.insert(slot.clone(), convert::map_codes(&from, &to)?);
                 }
                 Slot::Text(text) => {
                     // SAFETY: the bytes belong to the `Arc`, which the executable keeps as the key.
@@ -519,7 +523,7 @@ impl Run<'_> {
             Slot::Dictionary(input, source) => {
                 exe.tables[input].0[*source as usize].dictionary().map_or(0, |d| address(d.views().as_ptr()))
             }
-            Slot::DictionaryMap(..) => address(exe.maps[slot].as_ptr()),
+            Slot::DictionaryMap(..) | Slot::CodeMap { .. } => address(exe.maps[slot].as_ptr()),
             Slot::Text(text) => address(&raw const *exe.texts[text]),
             Slot::Like(pattern) => address(&raw const *exe.likes[pattern]),
             Slot::Host(op) => address(&raw const *exe.hosts[op]),
@@ -792,15 +796,4 @@ fn reserve(p: &Program, resources: &Resources, bytes: usize) -> Result<Reservati
 
 fn address<T>(p: *const T) -> u64 {
     p.expose_provenance() as u64
-}
-
-/// The number of keys of a group state.
-pub(super) fn group_keys(p: &Program, plan: &Plan, state: StateId) -> Result<usize> {
-    match &plan.state(state).kind {
-        StateKind::Group { node, .. } => match &p.node(*node).op {
-            Op::Rel(RelOp::Group { keys, .. }) => Ok(keys.len()),
-            _ => Err(Error::Bug(format!("{node} is no group"))),
-        },
-        _ => Err(Error::Bug(format!("{state} holds no groups"))),
-    }
 }

@@ -121,8 +121,10 @@ impl Run<'_> {
 
     fn merge(&mut self, id: StateId, parts: Vec<Part>) -> Result<RowList> {
         let state = self.exe.plan.state(id);
-        let n = super::run::group_keys(&self.exe.program, &self.exe.plan, id)?;
-        let keys: Vec<_> = state.layout.fields[..n].iter().map(convert::runtime_field).collect();
+        let StateKind::Group { identity, .. } = &state.kind else {
+            return Err(Error::Bug(format!("{id} holds no groups")));
+        };
+        let keys: Vec<_> = identity.iter().map(|i| convert::runtime_field(&state.layout.fields[*i])).collect();
         let tables: Vec<GroupTable> =
             parts.into_iter().filter_map(|p| if let Part::Group(t) = p { Some(*t) } else { None }).collect();
         let entry = &self.exe.merges[&id];

@@ -127,6 +127,11 @@ pub struct RowLower<'a> {
 /// A dictionary may have this many values for an expression to be evaluated over all of them.
 pub(super) const DICTIONARY_MAP_LIMIT: usize = 16 << 10;
 
+/// Where the marks of a map over a dictionary begin, behind its values: a byte for each, 1 where the expression raises.
+pub(crate) fn map_marks(values: usize, register: K) -> usize {
+    (values * register.bytes() as usize).next_multiple_of(16)
+}
+
 impl RowLower<'_> {
     /// The content of a slot of the context.
     pub fn slot(&mut self, slot: Slot) -> kernel::Value {
@@ -168,7 +173,7 @@ impl RowLower<'_> {
                     env.columns.insert(id, Binding::Code { input, source, code: value, valid });
                     return self.column(id, env);
                 }
-                Cell { value, valid, ty: field.ty.ty, range: None }
+                Cell { value, valid, ty: field.ty.ty, range: field.bounds }
             }
         };
         env.columns.insert(id, Binding::Cell(cell));
@@ -206,6 +211,26 @@ impl RowLower<'_> {
             Some(&Binding::Code { input, source, code, valid }) => Ok(Some((input, source, code, valid))),
             _ => Ok(None),
         }
+    }
+
+    /// A column's code among those of a column `to` of an input; -1 for a text that it does not have.
+    pub(super) fn code_among(&mut self, id: ColumnId, to: (InputId, u32), env: &mut Env) -> Result<Cell> {
+        let code = self.code(id, env)?;
+        let (input, source, code, valid) = code.ok_or_else(|| Error::Bug(format!("{id} is no code")))?;
+        let dictionary = |c: &Column| {
+            c.dictionary().cloned().ok_or_else(|| Error::Bug(format!("{id} is a code without a dictionary")))
+        };
+        let of = dictionary(&*self.inputs.column(input, source)?)?;
+        let among = dictionary(&*self.inputs.column(to.0, to.1)?)?;
+        let last = among.len() as i128 - 1;
+        if Arc::ptr_eq(&of, &among) {
+            return Ok(Cell { value: code, valid, ty: ScalarType::I32, range: Some((0, last)) });
+        }
+        let base = self.slot(Slot::CodeMap { from: (input, source), to });
+        let index = self.b.zext(code, K::I64);
+        let at = self.b.offset(base, index, 4, 0);
+        let value = self.b.load_readonly(K::I32, at, 0);
+        Ok(Cell { value, valid, ty: ScalarType::I32, range: Some((-1, last)) })
     }
 
     fn load_valid(
@@ -290,14 +315,14 @@ impl RowLower<'_> {
         present: Option<kernel::Value>,
     ) -> (kernel::Value, Option<kernel::Value>) {
         let Some(present) = present else {
-            let value = self.b.load(field.register(), row, field.offset as i32);
+            let value = self.load_stored(row, field);
             let valid = field.valid.map(|at| self.b.load(K::I8, row, at as i32));
             return (value, valid);
         };
         // No record, no load.
         let ty = field.register();
         self.b.begin_if(present, &[ty, K::I8]);
-        let value = self.b.load(ty, row, field.offset as i32);
+        let value = self.load_stored(row, field);
         let valid = match field.valid {
             Some(at) => self.b.load(K::I8, row, at as i32),
             None => self.b.bool_const(true),
@@ -309,9 +334,16 @@ impl RowLower<'_> {
         (out[0], Some(out[1]))
     }
 
+    /// A field's value in its register.
+    fn load_stored(&mut self, row: kernel::Value, field: &Field) -> kernel::Value {
+        let value = self.b.load(field.stored, row, field.offset as i32);
+        if field.stored == field.register() { value } else { self.b.sext(value, field.register()) }
+    }
+
     /// Stores a cell to a field; the field is nullable where the cell is.
     pub fn store_field(&mut self, cell: &Cell, row: kernel::Value, field: &Field) -> Result<()> {
         let value = self.to_register(cell, field.register())?;
+        let value = if field.stored == field.register() { value } else { self.b.trunc(value, field.stored) };
         self.b.store(value, row, field.offset as i32);
         if let Some(at) = field.valid {
             let valid = self.valid_flag(cell);
@@ -369,21 +401,9 @@ impl RowLower<'_> {
             Op::Literal(value, ty) => self.literal(value, ty.ty)?,
             Op::Col(id) => return self.column(*id, env),
             Op::Input(id) => self.param(*id, ty)?,
-            Op::Scalar(op) => match self.dictionary_map(v, env)? {
+            Op::Scalar(_) => match self.dictionary_map(v, env)? {
                 Some(cell) => cell,
-                None if *op == ScalarOp::Like
-                    && let Some(Op::Literal(Value::Text(pattern), _)) = p.node_of(node.operands[1]).map(|n| &n.op) =>
-                {
-                    let text = self.value(node.operands[0], env)?;
-                    self.like(&text, pattern)?
-                }
-                None => {
-                    let mut args = Vec::with_capacity(node.operands.len());
-                    for &o in &node.operands {
-                        args.push(self.value(o, env)?);
-                    }
-                    self.scalar(*op, &args, ty, node.place)?
-                }
+                None => self.evaluated(v, env)?,
             },
             Op::Control(ControlOp::If) => {
                 let condition = self.value(node.operands[0], env)?;
@@ -395,6 +415,26 @@ impl RowLower<'_> {
         };
         env.values.insert(v, cell);
         Ok(cell)
+    }
+
+    /// A scalar operation's value, from its operands.
+    fn evaluated(&mut self, v: ValueId, env: &mut Env) -> Result<Cell> {
+        let p = self.p;
+        let (Some(node), Some(ty)) = (p.node_of(v), p.ty(v).as_scalar()) else {
+            return Err(Error::Bug(format!("{v} is no scalar operation")));
+        };
+        let Op::Scalar(op) = node.op else { return Err(Error::Bug(format!("{v} is no scalar operation"))) };
+        if op == ScalarOp::Like
+            && let Some(Op::Literal(Value::Text(pattern), _)) = p.node_of(node.operands[1]).map(|n| &n.op)
+        {
+            let text = self.value(node.operands[0], env)?;
+            return self.like(&text, pattern);
+        }
+        let mut args = Vec::with_capacity(node.operands.len());
+        for &o in &node.operands {
+            args.push(self.value(o, env)?);
+        }
+        self.scalar(op, &args, ty, node.place)
     }
 
     fn branch(
@@ -470,41 +510,63 @@ impl RowLower<'_> {
         Ok(Cell { value, valid, ty: ty.ty, range: None })
     }
 
-    /// An expression over one dictionary column is evaluated once for each value of the dictionary, before the run.
+    /// An expression over one dictionary column is evaluated once for each value of the dictionary, before the run. Where it
+    /// can raise, the values for which it does are marked, and a row with one of them evaluates the expression to raise itself.
     fn dictionary_map(&mut self, v: ValueId, env: &mut Env) -> Result<Option<Cell>> {
-        let Some(id) = self.only_dictionary_column(v) else { return Ok(None) };
+        let Some((id, raises)) = self.dictionary_expression(v) else { return Ok(None) };
         let Some((input, source, code, valid)) = self.code(id, env)? else { return Ok(None) };
         let column = self.inputs.column(input, source)?;
-        if column.dictionary().is_none_or(|d| d.len() > DICTIONARY_MAP_LIMIT) {
+        let Some(values) = column.dictionary().map(|d| d.len()).filter(|n| *n <= DICTIONARY_MAP_LIMIT) else {
             return Ok(None);
-        }
+        };
         let ty = self.p.ty(v).as_scalar().map(|t| t.ty).ok_or_else(|| Error::Bug("a map yields a scalar".into()))?;
         let register = register_type(ty);
         let base = self.slot(Slot::DictionaryMap(input, source, v));
         let index = self.b.zext(code, K::I64);
         let at = self.b.offset(base, index, i64::from(register.bytes()), 0);
+        if !raises {
+            let value = self.b.load_readonly(register, at, 0);
+            return Ok(Some(Cell { value, valid, ty, range: None }));
+        }
+        let mark = self.b.offset(base, index, 1, map_marks(values, register) as i64);
+        let marked = self.b.load_readonly(K::I8, mark, 0);
+        let wanted = match valid {
+            Some(valid) => self.b.and(marked, valid),
+            None => marked,
+        };
+        self.b.begin_if(wanted, &[register]);
+        let cell = self.evaluated(v, &mut env.clone())?;
+        let raising = self.to_register(&cell, register)?;
+        self.b.begin_else(&[raising]);
         let value = self.b.load_readonly(register, at, 0);
+        let value = self.b.end_if(&[value])[0];
         Ok(Some(Cell { value, valid, ty, range: None }))
     }
 
     /// The column, if the expression is strict, cannot raise, and depends on one text column and literals only.
     pub(super) fn only_dictionary_column(&self, v: ValueId) -> Option<ColumnId> {
-        fn strict(p: &Program, v: ValueId) -> bool {
-            let Some(node) = p.node_of(v) else { return false };
+        self.dictionary_expression(v).filter(|(_, raises)| !raises).map(|(id, _)| id)
+    }
+
+    /// The column, if the expression is strict and depends on one text column and literals only, and whether it can raise.
+    fn dictionary_expression(&self, v: ValueId) -> Option<(ColumnId, bool)> {
+        /// Whether it can raise; none where it is not strict.
+        fn raises(p: &Program, v: ValueId) -> Option<bool> {
+            let node = p.node_of(v)?;
             match &node.op {
-                Op::Literal(value, _) => !value.is_null(),
-                Op::Col(_) => p.ty(v).as_scalar().is_some_and(|t| t.ty == ScalarType::Text),
+                Op::Literal(value, _) => (!value.is_null()).then_some(false),
+                Op::Col(_) => p.ty(v).as_scalar().is_some_and(|t| t.ty == ScalarType::Text).then_some(false),
                 Op::Scalar(op) => {
                     let types: Vec<ScalarType> =
                         node.operands.iter().filter_map(|o| p.ty(*o).as_scalar().map(|t| t.ty)).collect();
                     // Kleene's operations of NULLs alone give NULL; beside a literal they may not.
                     let literal = |o: &ValueId| matches!(p.node_of(*o).map(|n| &n.op), Some(Op::Literal(..)));
                     let kleene = scalar::def(*op).null == NullRule::Kleene && !node.operands.iter().any(literal);
-                    (scalar::def(*op).null == NullRule::Strict || kleene)
-                        && (!scalar::can_raise(*op, &types) || literal_substring(p, node))
-                        && node.operands.iter().all(|o| strict(p, *o))
+                    (scalar::def(*op).null == NullRule::Strict || kleene).then_some(())?;
+                    let own = scalar::can_raise(*op, &types) && !literal_substring(p, node);
+                    node.operands.iter().try_fold(own, |all, o| Some(raises(p, *o)? || all))
                 }
-                _ => false,
+                _ => None,
             }
         }
         /// A substring with a literal length that is not negative cannot raise.
@@ -512,13 +574,11 @@ impl RowLower<'_> {
             node.op == Op::Scalar(ScalarOp::Substring)
                 && matches!(p.node_of(node.operands[2]).map(|n| &n.op), Some(Op::Literal(Value::I64(n), _)) if *n >= 0)
         }
-        if !strict(self.p, v) {
-            return None;
-        }
+        let raises = raises(self.p, v)?;
         let mut columns = BTreeSet::new();
         value_columns(self.p, v, &mut columns);
         let mut columns = columns.into_iter();
-        columns.next().filter(|_| columns.next().is_none())
+        columns.next().filter(|_| columns.next().is_none()).map(|id| (id, raises))
     }
 
     // ---- keys ----

@@ -7,6 +7,11 @@
 //! - An operation that is not emitted here is called: its row's `eval`, through a host call. So every operation runs, and the ones
 //!   that run often are emitted.
 
+mod cast;
+mod exact;
+mod text;
+mod time;
+
 use runtime::abi::RuntimeFn;
 use runtime::trap::TrapCode;
 
@@ -15,9 +20,9 @@ use super::row::{Cell, RowLower};
 use crate::entity::PlaceId;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Cmp, Type as K};
-use crate::plan::bounds::{Range, arithmetic_range, type_range};
+use crate::plan::bounds::{Range, type_range};
 use crate::plan::register_type;
-use crate::scalar::{self, NullRule, ScalarOp, eval};
+use crate::scalar::{self, NullRule, ScalarOp};
 use crate::types::{RowType, ScalarType};
 
 /// What a host call evaluates.
@@ -36,22 +41,6 @@ pub const HOST_SLOT: i32 = 16;
 
 /// Bytes of the area.
 pub const HOST_AREA: usize = 8 * HOST_SLOT as usize;
-
-fn fits_i64(r: (i128, i128)) -> bool {
-    r.0 >= i128::from(i64::MIN) && r.1 <= i128::from(i64::MAX)
-}
-
-fn fits(ty: ScalarType, r: (i128, i128)) -> bool {
-    match ty {
-        ScalarType::I32 | ScalarType::Date => r.0 >= i128::from(i32::MIN) && r.1 <= i128::from(i32::MAX),
-        ScalarType::I64 | ScalarType::Timestamp => fits_i64(r),
-        ScalarType::Decimal { precision, .. } => {
-            let limit = 10i128.pow(u32::from(precision));
-            r.0 > -limit && r.1 < limit
-        }
-        _ => false,
-    }
-}
 
 fn range_of(c: &Cell) -> Range {
     c.range.or_else(|| type_range(c.ty))
@@ -200,7 +189,8 @@ impl RowLower<'_> {
             }
             O::Add | O::Sub | O::Mul => return self.exact(op, a, &args[1], out, valid, location),
             O::Div if a.ty.is_float() => (self.b.fdiv(a.value, args[1].value), None),
-            O::Div | O::Rem if a.ty.is_integer() => return self.divide(op, a, &args[1], valid, location),
+            O::Div if a.ty.is_integer() => return self.divide(a, &args[1], valid, location),
+            O::Rem if !a.ty.is_float() => return self.remainder(a, &args[1], out, valid, location),
             O::Neg if a.ty.is_float() => (self.b.fneg(a.value), None),
             O::Abs if a.ty.is_float() => (self.b.fabs(a.value), None),
             // 0 of both zeros; NaN of NaN.
@@ -234,26 +224,20 @@ impl RowLower<'_> {
             O::Ceil if a.ty.is_float() => (self.b.fceil(a.value), None),
             O::Trunc if a.ty.is_float() => (self.b.ftrunc(a.value), None),
             O::Floor | O::Ceil | O::Trunc if a.ty.is_integer() => (a.value, a.range),
-            O::Like | O::StartsWith | O::Contains | O::Position => {
-                let function = match op {
-                    O::Like => RuntimeFn::TextLike,
-                    O::StartsWith => RuntimeFn::TextStartsWith,
-                    O::Contains => RuntimeFn::TextContains,
-                    _ => RuntimeFn::TextPosition,
-                };
-                let words = self.text_words(args);
-                (self.pure_call(function, &words)?, None)
+            O::Abs => return self.abs(a, out, valid, location),
+            O::Sign => self.sign(a),
+            O::Floor | O::Ceil | O::Trunc => return self.whole(op, a),
+            O::Round => return self.round(a, &args[1], out, valid, location),
+            O::BitAnd => (self.b.and(a.value, args[1].value), None),
+            O::BitOr => (self.b.or(a.value, args[1].value), None),
+            O::BitXor => (self.b.xor(a.value, args[1].value), None),
+            O::Extract(_) | O::DateDiff(_) | O::DateTrunc(_) | O::AddMonths | O::AddDays | O::AddMicros => {
+                return self.time(op, args, valid, location);
             }
-            O::Length if a.ty == ScalarType::Text => {
-                let words = self.text_words(args);
-                (self.pure_call(RuntimeFn::TextLength, &words)?, None)
-            }
-            O::Substring => return self.substring(args),
-            O::Extract(field) => {
-                let part = self.b.iconst(K::I32, eval::time::part(field) as i64);
-                let function =
-                    if a.ty == ScalarType::Date { RuntimeFn::DateExtract } else { RuntimeFn::TimestampExtract };
-                (self.pure_call(function, &[part, a.value])?, None)
+            _ if args.iter().all(|c| matches!(c.ty, ScalarType::Text | ScalarType::I64))
+                && a.ty == ScalarType::Text =>
+            {
+                return self.text(op, args, valid, location);
             }
             _ => match math_function(op, a.ty) {
                 Some(function) => {
@@ -270,141 +254,28 @@ impl RowLower<'_> {
         self.b.call(function, args).ok_or_else(|| Error::Bug(format!("{} has a result", function.name())))
     }
 
-    /// Texts as the runtime takes them: two words each.
-    fn text_words(&mut self, args: &[Cell]) -> Vec<kernel::Value> {
-        args.iter().flat_map(|c| [self.b.lo64(c.value), self.b.hi64(c.value)]).collect()
-    }
-
-    /// LIKE with a pattern that is known, compiled once.
-    pub(super) fn like(&mut self, text: &Cell, pattern: &std::sync::Arc<str>) -> Result<Cell> {
-        let compiled = self.slot(Slot::Like(pattern.clone()));
-        let words = self.text_words(std::slice::from_ref(text));
-        let value = self.pure_call(RuntimeFn::LikeMatch, &[compiled, words[0], words[1]])?;
-        Ok(Cell { value, valid: text.valid, ty: ScalarType::Bool, range: Some((0, 1)) })
-    }
-
-    /// A part of a text: a view of the same bytes. A length that is no constant may be negative, which raises with the row's own words.
-    fn substring(&mut self, args: &[Cell]) -> Result<Option<(kernel::Value, Range)>> {
-        let Some(area) = self.area else { return Ok(None) };
-        let constant = self.b.constant_bits(args[2].value).is_some_and(|n| n as u64 as i64 >= 0);
-        if !constant {
-            return Ok(None);
-        }
-        let words = self.text_words(&args[..1]);
-        let call = [self.worker, words[0], words[1], args[1].value, args[2].value, area];
-        self.b.call_or_fail(RuntimeFn::TextSubstring, &call, 0);
-        Ok(Some((self.b.load(K::I128, area, 0), None)))
-    }
-
-    /// A sum, difference or product of integers or decimals.
-    fn exact(
+    /// A call that can raise, made where the result is wanted; it leaves its result in the area.
+    fn guarded_call(
         &mut self,
-        op: ScalarOp,
-        a: &Cell,
-        c: &Cell,
-        out: ScalarType,
+        function: RuntimeFn,
+        args: &[kernel::Value],
+        register: K,
         valid: Option<kernel::Value>,
         location: u32,
-    ) -> Result<Option<(kernel::Value, Range)>> {
-        let (a, c) = match (a.ty, c.ty, out) {
-            (ScalarType::Decimal { .. }, ScalarType::Decimal { .. }, ScalarType::Decimal { scale, .. })
-                if op != ScalarOp::Mul =>
-            {
-                (self.scaled_up(a, scale)?, self.scaled_up(c, scale)?)
-            }
-            _ => (Some(*a), Some(*c)),
-        };
-        let (Some(a), Some(c)) = (a, c) else { return Ok(None) };
-        let range = arithmetic_range(op, range_of(&a), range_of(&c));
-        let proven = range.filter(|r| fits(out, *r));
-        let narrow = |s: &Self, c: &Cell| s.b.ty(c.value) != K::I128;
-        let decimal = matches!(out, ScalarType::Decimal { .. });
-        if let Some(r) = proven {
-            // The result needs no check. In 64 bits if operands and result fit.
-            let small = fits_i64(r) && narrow(self, &a) && narrow(self, &c);
-            let register = match (decimal, small) {
-                (true, true) => K::I64,
-                (true, false) => K::I128,
-                (false, _) => register_type(out),
-            };
-            let (x, y) = (self.to_register(&a, register)?, self.to_register(&c, register)?);
-            return Ok(Some((self.plain(op, x, y), proven)));
+    ) -> Option<kernel::Value> {
+        let area = self.area?;
+        if let Some(valid) = valid {
+            self.b.begin_if(valid, &[register]);
         }
-        if decimal {
-            // In 128 bits if that cannot wrap; then the digits are checked.
-            if range.is_none() {
-                return Ok(None);
-            }
-            let (x, y) = (self.to_register(&a, K::I128)?, self.to_register(&c, K::I128)?);
-            let v = self.plain(op, x, y);
-            let ScalarType::Decimal { precision, .. } = out else { return Ok(None) };
-            let limit = 10i128.pow(u32::from(precision));
-            let (low, high) = (self.b.iconst128(K::I128, -limit), self.b.iconst128(K::I128, limit));
-            let below = self.b.compare(Cmp::Le, v, low);
-            let above = self.b.compare(Cmp::Ge, v, high);
-            let outside = self.b.or(below, above);
-            self.raise_if(outside, valid, TrapCode::Overflow, location);
-            return Ok(Some((v, Some((1 - limit, limit - 1)))));
+        let all: Vec<kernel::Value> = [&[self.worker], args, &[area]].concat();
+        self.b.call_or_fail(function, &all, location);
+        let value = self.b.load(register, area, 0);
+        if valid.is_none() {
+            return Some(value);
         }
-        let (v, overflow) = match op {
-            ScalarOp::Add => self.b.add_checked(a.value, c.value),
-            ScalarOp::Sub => self.b.sub_checked(a.value, c.value),
-            _ => self.b.mul_checked(a.value, c.value),
-        };
-        self.raise_if(overflow, valid, TrapCode::Overflow, location);
-        Ok(Some((v, type_range(out))))
-    }
-
-    fn plain(&mut self, op: ScalarOp, x: kernel::Value, y: kernel::Value) -> kernel::Value {
-        match op {
-            ScalarOp::Add => self.b.add(x, y),
-            ScalarOp::Sub => self.b.sub(x, y),
-            _ => self.b.mul(x, y),
-        }
-    }
-
-    /// A decimal at a greater scale; none where the digits may not fit 128 bits.
-    fn scaled_up(&mut self, c: &Cell, scale: u8) -> Result<Option<Cell>> {
-        let ScalarType::Decimal { precision, scale: from } = c.ty else { return Ok(Some(*c)) };
-        if from >= scale {
-            return Ok(Some(*c));
-        }
-        let factor = 10i128.pow(u32::from(scale - from));
-        let Some(range) = arithmetic_range(ScalarOp::Mul, range_of(c), Some((factor, factor))) else { return Ok(None) };
-        let register = if fits_i64(range) && self.b.ty(c.value) == K::I64 { K::I64 } else { K::I128 };
-        let x = self.to_register(c, register)?;
-        let f = self.b.iconst128(register, factor);
-        let ty = ScalarType::Decimal { precision: (precision + scale - from).min(38), scale };
-        Ok(Some(Cell { value: self.b.mul(x, f), valid: c.valid, ty, range: Some(range) }))
-    }
-
-    fn divide(
-        &mut self,
-        op: ScalarOp,
-        a: &Cell,
-        c: &Cell,
-        valid: Option<kernel::Value>,
-        location: u32,
-    ) -> Result<Option<(kernel::Value, Range)>> {
-        let ty = self.b.ty(a.value);
-        let zero = self.b.icmp_imm(Cmp::Eq, c.value, 0);
-        self.raise_if(zero, valid, TrapCode::DivisionByZero, location);
-        // What would trap in hardware divides by 1 instead: 0 where NULL, and the least number by -1.
-        let minus = self.b.icmp_imm(Cmp::Eq, c.value, -1);
-        let one = self.b.iconst(ty, 1);
-        let odd = self.b.or(zero, minus);
-        let divisor = self.b.select(odd, one, c.value);
-        if op == ScalarOp::Rem {
-            let v = self.b.srem(a.value, divisor);
-            return Ok(Some((v, type_range(a.ty))));
-        }
-        let q = self.b.sdiv(a.value, divisor);
-        let least = self.b.iconst(ty, if ty == K::I32 { i64::from(i32::MIN) } else { i64::MIN });
-        let at_least = self.b.icmp(Cmp::Eq, a.value, least);
-        let overflow = self.b.and(minus, at_least);
-        self.raise_if(overflow, valid, TrapCode::Overflow, location);
-        let negated = self.b.neg(a.value);
-        Ok(Some((self.b.select(minus, negated, q), type_range(a.ty))))
+        self.b.begin_else(&[value]);
+        let zero = self.zero(register);
+        Some(self.b.end_if(&[zero])[0])
     }
 
     /// 1 where `x` stands before (or `Le`: not after) `y`; NaN is the greatest number and equals itself.
@@ -447,130 +318,6 @@ impl RowLower<'_> {
         })
     }
 
-    fn compare_text(&mut self, op: ScalarOp, x: kernel::Value, y: kernel::Value) -> Result<kernel::Value> {
-        let (xl, xh, yl, yh) = (self.b.lo64(x), self.b.hi64(x), self.b.lo64(y), self.b.hi64(y));
-        let missing = || Error::Bug("a comparison has a result".into());
-        if matches!(op, ScalarOp::Eq | ScalarOp::Ne) {
-            // Length and first bytes differ in most pairs.
-            let heads = self.b.icmp(Cmp::Eq, xl, yl);
-            self.b.begin_if(heads, &[K::I8]);
-            let same = self.b.call(RuntimeFn::TextEqual, &[xl, xh, yl, yh]).ok_or_else(missing)?;
-            self.b.begin_else(&[same]);
-            let no = self.b.bool_const(false);
-            let same = self.b.end_if(&[no])[0];
-            return Ok(if op == ScalarOp::Eq { same } else { self.b.bool_not(same) });
-        }
-        let order = self.b.call(RuntimeFn::TextCompare, &[xl, xh, yl, yh]).ok_or_else(missing)?;
-        let cmp = match op {
-            ScalarOp::Lt => Cmp::Lt,
-            ScalarOp::Le => Cmp::Le,
-            ScalarOp::Gt => Cmp::Gt,
-            _ => Cmp::Ge,
-        };
-        Ok(self.b.icmp_imm(cmp, order, 0))
-    }
-
-    fn cast(
-        &mut self,
-        a: &Cell,
-        to: ScalarType,
-        valid: Option<kernel::Value>,
-        location: u32,
-    ) -> Result<Option<(kernel::Value, Range)>> {
-        use ScalarType as S;
-        Ok(Some(match (a.ty, to) {
-            (from, to) if from == to => (a.value, a.range),
-            (S::Bool, S::I32 | S::I64) => (self.b.zext(a.value, register_type(to)), Some((0, 1))),
-            (S::Bool, S::F32 | S::F64) => {
-                let wide = self.b.zext(a.value, K::I32);
-                (self.b.int_to_float(wide, register_type(to)), None)
-            }
-            (S::I32 | S::I64, S::Bool) => (self.b.icmp_imm(Cmp::Ne, a.value, 0), Some((0, 1))),
-            (S::I32, S::I64) => (self.b.sext(a.value, K::I64), a.range.or_else(|| type_range(S::I32))),
-            (S::I64, S::I32) => {
-                let narrow = self.b.trunc(a.value, K::I32);
-                if !range_of(a).is_some_and(|r| fits(S::I32, r)) {
-                    let back = self.b.sext(narrow, K::I64);
-                    let lost = self.b.icmp(Cmp::Ne, back, a.value);
-                    self.raise_if(lost, valid, TrapCode::Overflow, location);
-                }
-                (narrow, a.range)
-            }
-            (S::I32 | S::I64, S::F32 | S::F64) => (self.b.int_to_float(a.value, register_type(to)), None),
-            (S::F32 | S::F64, S::I32 | S::I64) => {
-                // Half away from zero; what is out of range (or NaN) raises.
-                let ty = self.b.ty(a.value);
-                let whole = self.b.ftrunc(a.value);
-                let rest = self.b.fsub(a.value, whole);
-                let (half, minus_half) = (self.b.fconst(ty, 0.5), self.b.fconst(ty, -0.5));
-                let (zero, one) = (self.b.fconst(ty, 0.0), self.b.fconst(ty, 1.0));
-                let minus_one = self.b.fconst(ty, -1.0);
-                let down = self.b.fcmp(Cmp::Le, rest, minus_half);
-                let up = self.b.fcmp(Cmp::Le, half, rest);
-                let step = self.b.select(down, minus_one, zero);
-                let step = self.b.select(up, one, step);
-                let rounded = self.b.fadd(whole, step);
-                let bound = if to == S::I32 { 2f64.powi(31) } else { 2f64.powi(63) };
-                let (low, high) = (self.b.fconst(ty, -bound), self.b.fconst(ty, bound));
-                let above = self.b.fcmp(Cmp::Le, low, rounded);
-                let below = self.b.fcmp(Cmp::Lt, rounded, high);
-                let fits = self.b.and(above, below);
-                let outside = self.b.bool_not(fits);
-                self.raise_if(outside, valid, TrapCode::Overflow, location);
-                let safe = self.b.select(fits, rounded, zero);
-                (self.b.float_to_int(safe, register_type(to)), type_range(to))
-            }
-            (S::F32 | S::F64, S::Bool) => {
-                let zero = self.b.fconst(self.b.ty(a.value), 0.0);
-                (self.b.fcmp(Cmp::Ne, a.value, zero), Some((0, 1)))
-            }
-            (S::F32, S::F64) => (self.b.promote(a.value), None),
-            (S::F64, S::F32) => (self.b.demote(a.value), None),
-            (S::I32 | S::I64, S::Decimal { precision, scale }) => {
-                let ty = S::Decimal { precision: if a.ty == S::I32 { 10 } else { 19 }, scale: 0 };
-                let value = if a.ty == S::I32 { self.b.sext(a.value, K::I64) } else { a.value };
-                let whole = Cell { value, valid: a.valid, ty, range: range_of(a) };
-                let Some(scaled) = self.scaled_up(&whole, scale)? else { return Ok(None) };
-                let range = range_of(&scaled);
-                if !range.is_some_and(|r| fits(S::Decimal { precision, scale }, r)) {
-                    return Ok(None);
-                }
-                (scaled.value, range)
-            }
-            (S::Decimal { scale: from, .. }, S::Decimal { precision, scale }) if scale >= from => {
-                let Some(scaled) = self.scaled_up(a, scale)? else { return Ok(None) };
-                let range = range_of(&scaled);
-                if !range.is_some_and(|r| fits(S::Decimal { precision, scale }, r)) {
-                    return Ok(None);
-                }
-                (scaled.value, range)
-            }
-            (S::Decimal { scale, .. }, S::F64 | S::F32) if range_of(a).is_some_and(exact_in_f64) && scale <= 22 => {
-                // Integer and power of ten are exact, so that one division rounds once.
-                let value = self.to_register(a, K::I64)?;
-                let wide = self.b.int_to_float(value, K::F64);
-                let power = self.b.fconst(K::F64, 10f64.powi(i32::from(scale)));
-                let v = if scale == 0 { wide } else { self.b.fdiv(wide, power) };
-                (if to == S::F32 { self.b.demote(v) } else { v }, None)
-            }
-            (S::Decimal { scale, .. }, S::F64 | S::F32) => {
-                let wide = self.to_register(a, K::I128)?;
-                let scale = self.b.iconst(K::I32, i64::from(scale));
-                let function = if to == S::F64 { RuntimeFn::DecimalToF64 } else { RuntimeFn::DecimalToF32 };
-                let words = [self.b.lo64(wide), self.b.hi64(wide), scale];
-                (self.pure_call(function, &words)?, None)
-            }
-            (S::Date, S::Timestamp) => {
-                let days = self.b.sext(a.value, K::I64);
-                let micros = self.b.iconst(K::I64, 86_400_000_000);
-                let (midnight, overflow) = self.b.mul_checked(days, micros);
-                self.raise_if(overflow, valid, TrapCode::Overflow, location);
-                (midnight, None)
-            }
-            _ => return Ok(None),
-        }))
-    }
-
     /// Evaluates the operation's row at run time, where the operands are not NULL.
     fn host_call(
         &mut self,
@@ -610,11 +357,6 @@ impl RowLower<'_> {
         let nullable = valid.is_some() || out.nullable;
         Ok(Cell { value, valid: nullable.then_some(known), ty: out.ty, range: None })
     }
-}
-
-/// Integers up to 2^53 are exact in `f64`.
-fn exact_in_f64(r: (i128, i128)) -> bool {
-    r.0 >= -(1 << 53) && r.1 <= 1 << 53
 }
 
 /// Bounds of either of two cells.

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use runtime::column::{Bound, ColumnStats};
 
-use super::split::{InputInfo, conjuncts};
+use super::split::{InputInfo, conjuncts, value_columns};
 use crate::entity::{ColumnId, InputId, ValueId};
 use crate::graph::rel::JoinKind;
 use crate::graph::{BridgeOp, Op, Program, RelOp};
@@ -302,6 +302,100 @@ impl<'a> Bounds<'a> {
             RelOp::Recurse { columns: all, distinct, .. } => *distinct && all.iter().all(|c| columns.contains(&c.id)),
             RelOp::Values { .. } | RelOp::Union { .. } | RelOp::DependentJoin { .. } => false,
         }
+    }
+
+    /// The positions of keys that tell the rows' groups apart: what these decide is left out, texts first.
+    pub(crate) fn identity(&self, table: ValueId, keys: &[ColumnId]) -> Vec<usize> {
+        let mut kept: Vec<usize> = (0..keys.len()).collect();
+        let is_integer = |i: usize| {
+            let ty = self.p.columns[keys[i].index()].ty;
+            ty.is_integer() || matches!(ty, ScalarType::Date | ScalarType::Bool)
+        };
+        let mut order = kept.clone();
+        order.reverse();
+        order.sort_by_key(|i| is_integer(*i));
+        for i in order {
+            let others: BTreeSet<ColumnId> = kept.iter().filter(|k| **k != i).map(|k| keys[*k]).collect();
+            if !others.is_empty() && self.decided(table, others).contains(&keys[i]) {
+                kept.retain(|k| *k != i);
+            }
+        }
+        kept
+    }
+
+    /// The columns whose values some columns of a table decide: rows that agree in those agree in these.
+    fn decided(&self, table: ValueId, mut columns: BTreeSet<ColumnId>) -> BTreeSet<ColumnId> {
+        loop {
+            let before = columns.len();
+            self.decide(table, &mut columns);
+            if columns.len() == before {
+                return columns;
+            }
+        }
+    }
+
+    /// One step of [`Self::decided`].
+    fn decide(&self, v: ValueId, columns: &mut BTreeSet<ColumnId>) {
+        let Some(node) = self.p.node_of(v) else { return };
+        let Op::Rel(op) = &node.op else { return };
+        match op {
+            RelOp::Scan { columns: scanned, .. } => {
+                if self.unique(v, columns) {
+                    columns.extend(scanned.iter().map(|c| c.id));
+                }
+            }
+            RelOp::Extend { columns: made } => {
+                self.decide(node.operands[0], columns);
+                for (c, v) in made.iter().zip(&self.p.region(node.regions[0]).results) {
+                    let mut of = BTreeSet::new();
+                    value_columns(self.p, *v, &mut of);
+                    if of.is_subset(columns) {
+                        columns.insert(*c);
+                    }
+                }
+            }
+            RelOp::Project { .. } | RelOp::Filter | RelOp::Window { .. } | RelOp::Sort { .. } | RelOp::Limit { .. } => {
+                self.decide(node.operands[0], columns)
+            }
+            RelOp::Group { keys, .. } => {
+                self.decide(node.operands[0], columns);
+                if let (true, Some(table)) = (keys.iter().all(|k| columns.contains(k)), self.p.ty(v).as_table()) {
+                    columns.extend(table.columns.iter().map(|c| c.id));
+                }
+            }
+            RelOp::Join { kind: JoinKind::Inner } => {
+                node.operands.iter().for_each(|side| self.decide(*side, columns));
+                for (a, b) in self.equal_columns(node.regions[0]) {
+                    if columns.contains(&a) || columns.contains(&b) {
+                        columns.extend([a, b]);
+                    }
+                }
+            }
+            // A row without a partner has NULLs where a partner may have values.
+            RelOp::Join { kind } if !matches!(kind, JoinKind::Right | JoinKind::Full) => {
+                self.decide(node.operands[0], columns);
+            }
+            RelOp::Join { .. }
+            | RelOp::Recurse { .. }
+            | RelOp::Values { .. }
+            | RelOp::Union { .. }
+            | RelOp::DependentJoin { .. } => {}
+        }
+    }
+
+    /// Pairs of columns that a predicate makes equal; not floats, of which 0 equals -0.
+    fn equal_columns(&self, predicate: crate::entity::RegionId) -> Vec<(ColumnId, ColumnId)> {
+        let mut parts = vec![];
+        self.p.region(predicate).results.iter().for_each(|v| conjuncts(self.p, *v, &mut parts));
+        let column = |v: ValueId| match self.p.node_of(v)?.op {
+            Op::Col(id) if !self.p.columns[id.index()].ty.is_float() => Some(id),
+            _ => None,
+        };
+        let pair = |v: &ValueId| {
+            let node = self.p.node_of(*v).filter(|n| n.op == Op::Scalar(ScalarOp::Eq))?;
+            column(node.operands[0]).zip(column(node.operands[1]))
+        };
+        parts.iter().filter_map(pair).collect()
     }
 
     /// Whether every partial sum of a column over the rows of a table fits 64 bits.

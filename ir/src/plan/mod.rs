@@ -58,6 +58,10 @@ pub struct Field {
     pub kind: FieldKind,
     /// The type of the value.
     pub ty: RowType,
+    /// The type in memory: an integer that is narrower than the register where bounds prove that it fits. It is read with its sign.
+    pub stored: kernel::Type,
+    /// Bounds that every value obeys that is not NULL, where they are proven.
+    pub(crate) bounds: bounds::Range,
     /// Bytes from the start of the record.
     pub offset: u32,
     /// Where the valid flag (one byte) stands, if the column is nullable.
@@ -65,6 +69,13 @@ pub struct Field {
 }
 
 impl Field {
+    /// A field in the full width of its register, not placed yet.
+    pub(crate) fn new(column: Option<ColumnId>, kind: FieldKind, ty: RowType) -> Self {
+        let mut field = Self { column, kind, ty, stored: kernel::Type::I8, bounds: None, offset: 0, valid: None };
+        field.stored = field.register();
+        field
+    }
+
     /// The register type of what is stored.
     pub fn register(&self) -> kernel::Type {
         match self.kind {
@@ -111,16 +122,31 @@ impl LayoutBuilder {
 
     /// Adds a field; its position in the list is kept.
     pub fn add(&mut self, column: Option<ColumnId>, kind: FieldKind, ty: RowType) {
-        self.fields.push(Field { column, kind, ty, offset: 0, valid: None });
+        self.fields.push(Field::new(column, kind, ty));
+    }
+
+    /// Adds a field for values (or codes) of these bounds, in as few bytes as they need.
+    pub(crate) fn add_narrow(&mut self, column: Option<ColumnId>, kind: FieldKind, ty: RowType, bounds: bounds::Range) {
+        let mut field = Field::new(column, kind, ty);
+        field.bounds = bounds;
+        let fits = |t: &kernel::Type| {
+            let half = 1i128 << (8 * t.bytes() - 1);
+            t.bytes() < field.stored.bytes() && bounds.is_some_and(|(low, high)| low >= -half && high < half)
+        };
+        if !field.stored.is_float() && ty.ty != ScalarType::Bool {
+            let narrow = [kernel::Type::I8, kernel::Type::I16, kernel::Type::I32, kernel::Type::I64];
+            field.stored = narrow.into_iter().find(fits).unwrap_or(field.stored);
+        }
+        self.fields.push(field);
     }
 
     /// The layout.
     pub fn finish(mut self) -> Layout {
         let mut at: u32 = if self.with_hash { 8 } else { 0 };
         // After the hash one 8-byte field fits before the first 16-byte one.
-        for width in [16u32, 8, 4, 1] {
+        for width in [16u32, 8, 4, 2, 1] {
             for f in &mut self.fields {
-                let w = f.register().bytes();
+                let w = f.stored.bytes();
                 if w == width {
                     at = at.next_multiple_of(width);
                     f.offset = at;
@@ -134,7 +160,7 @@ impl LayoutBuilder {
                 at += 1;
             }
         }
-        let alignment = if self.fields.iter().any(|f| f.register().bytes() == 16) { 16 } else { 8 };
+        let alignment = if self.fields.iter().any(|f| f.stored.bytes() == 16) { 16 } else { 8 };
         Layout { fields: self.fields, size: at.next_multiple_of(alignment).max(alignment) }
     }
 }
@@ -181,6 +207,9 @@ impl Accumulator {
 pub struct KeyWord {
     /// For each key the bounds of the rows that are stored. A single key may have none: it is the word.
     pub parts: Vec<Option<KeyBounds>>,
+    /// For each key the column of an input whose dictionary's codes stand for it, where it is a text: of the rows that are stored.
+    /// Codes of another dictionary are translated.
+    pub codes: Vec<Option<(InputId, u32)>>,
     /// The number of words, where the table is an index over them. Otherwise it is a hash table.
     pub words: Option<u64>,
 }
@@ -216,6 +245,8 @@ pub enum StateKind {
     Group {
         /// The group node.
         node: NodeId,
+        /// The keys, by position, that tell groups apart: they decide the others, which are stored with a group's first row.
+        identity: Vec<usize>,
         /// What is folded into a group's record, each into fields of its own.
         accumulators: Vec<Accumulator>,
         /// For each aggregate the fields of its state, by position in the layout, in the order of [`Reducer::state_fields`].
@@ -661,16 +692,16 @@ impl fmt::Display for Plan {
             let kind = match &s.kind {
                 StateKind::Rows => "rows".to_string(),
                 StateKind::Join { null_equal, word: None } => format!("join table, {} keys", null_equal.len()),
-                StateKind::Join { word: Some(KeyWord { parts, words: None }), .. } => {
+                StateKind::Join { word: Some(KeyWord { parts, words: None, .. }), .. } => {
                     format!("join table, {} keys as a word", parts.len())
                 }
-                StateKind::Join { word: Some(KeyWord { parts, words: Some(n) }), .. } => {
+                StateKind::Join { word: Some(KeyWord { parts, words: Some(n), .. }), .. } => {
                     format!("join table, {} keys as an index over {n} words", parts.len())
                 }
                 StateKind::Set { word } => {
                     format!("set of {} keys over {} words", word.parts.len(), word.words.unwrap_or(0))
                 }
-                StateKind::Group { node, .. } => format!("groups of {node}"),
+                StateKind::Group { node, identity, .. } => format!("groups of {node} by {} keys", identity.len()),
                 StateKind::Tensors { node } => format!("tensors of {node}"),
             };
             writeln!(f, "state{i}: {kind}, {} bytes a row", s.layout.size)?;

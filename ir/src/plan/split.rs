@@ -21,8 +21,8 @@ use crate::value::Value;
 
 /// What the split asks of the inputs.
 pub trait InputInfo {
-    /// Whether a column is stored as dictionary codes.
-    fn is_dictionary(&self, input: InputId, source: u32) -> bool;
+    /// How many codes a column has that is stored as dictionary codes.
+    fn codes(&self, input: InputId, source: u32) -> Option<usize>;
 
     /// Rows of a table.
     fn rows(&self, input: InputId) -> Option<usize>;
@@ -42,6 +42,7 @@ pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo, off: &[String]) -> Res
         plan: Plan { tile_rows, ..Plan::default() },
         writes_batches: !border::is_off(off, &border::BATCH),
         uses: count_uses(p, &entry.nodes, &entry.results),
+        info,
         codes: dictionary_columns(p, info),
         stored: HashMap::new(),
         pending: vec![],
@@ -84,12 +85,18 @@ fn columns_of_input(p: &Program, table: ValueId) -> Option<(InputId, HashMap<Col
 }
 
 /// The columns that are scanned from dictionaries; ids are unique, so they stay codes wherever they go.
+fn key_bounds(range: bounds::Range) -> Option<KeyBounds> {
+    let (min, max) = range?;
+    let size = u64::try_from(max.checked_sub(min)?.checked_add(1)?).ok()?;
+    Some(KeyBounds { min: i64::try_from(min).ok()?, size })
+}
+
 fn dictionary_columns(p: &Program, info: &dyn InputInfo) -> HashMap<ColumnId, (InputId, u32)> {
     let mut codes = HashMap::new();
     for node in &p.nodes {
         if let Op::Rel(RelOp::Scan { input, columns }) = &node.op {
             for c in columns {
-                if info.is_dictionary(*input, c.source) {
+                if info.codes(*input, c.source).is_some() {
                     codes.insert(c.id, (*input, c.source));
                 }
             }
@@ -265,6 +272,7 @@ struct Splitter<'a> {
     /// Whether pipelines write the tensors that a model reads.
     writes_batches: bool,
     uses: HashMap<ValueId, usize>,
+    info: &'a dyn InputInfo,
     codes: HashMap<ColumnId, (InputId, u32)>,
     stored: HashMap<ValueId, StateId>,
     /// Tensor nodes that no stage holds yet.
@@ -327,6 +335,20 @@ impl<'a> Splitter<'a> {
             Some(&(input, source)) if !plain && !self.plain.contains(&column) => FieldKind::Code { input, source },
             _ => FieldKind::Value,
         }
+    }
+
+    /// Adds a column to rows that only generated code, and a window's sort, read, in as few bytes as its values need.
+    fn add_narrow(&mut self, b: &mut LayoutBuilder, (id, ty): (ColumnId, RowType), plain: bool) {
+        let kind = self.kind(id, plain);
+        let bounds = match kind {
+            FieldKind::Code { input, source } => self.code_range(input, source),
+            FieldKind::Value => self.bounds.column(id),
+        };
+        b.add_narrow(Some(id), kind, ty, bounds);
+    }
+
+    fn code_range(&self, input: InputId, source: u32) -> bounds::Range {
+        self.info.codes(input, source).map(|n| (0, n as i128 - 1))
     }
 
     fn rows_layout(&mut self, columns: &[(ColumnId, RowType)], plain: &BTreeSet<ColumnId>) -> Layout {
@@ -455,6 +477,7 @@ impl<'a> Splitter<'a> {
 
     /// A state for rows that a recursion carries: all such states of one recursion have one layout, of values.
     fn carried_rows(&mut self, carried: &Carried<'_>, ids: &[ColumnId]) -> StateId {
+        self.plain.extend(ids);
         // A set keeps the hash of its rows in front of them.
         let mut b = LayoutBuilder::new(carried.distinct);
         for (id, c) in ids.iter().zip(carried.columns) {
@@ -492,7 +515,12 @@ impl<'a> Splitter<'a> {
         let mut b = LayoutBuilder::new(false);
         let mut from = vec![];
         for c in source.columns.iter().filter(|c| below.contains(&c.id)) {
-            b.add(Some(c.id), self.kind(c.id, plain.contains(&c.id)), c.ty);
+            let is_argument = plain.contains(&c.id);
+            if in_place && !is_argument {
+                self.add_narrow(&mut b, (c.id, c.ty), false);
+            } else {
+                b.add(Some(c.id), self.kind(c.id, is_argument), c.ty);
+            }
             from.push(Some(c.id));
         }
         // The results' fields are written by the seal.
@@ -727,7 +755,13 @@ impl<'a> Splitter<'a> {
             build_type.columns.iter().filter(|c| above.contains(&c.id)).map(|c| (c.id, c.ty)).collect();
         let mut build_need: BTreeSet<ColumnId> = pays.iter().map(|c| c.0).collect();
         build_keys.iter().for_each(|v| value_columns(self.p, *v, &mut build_need));
+        let mut probe_need: BTreeSet<ColumnId> =
+            above.iter().copied().filter(|c| probe_type.get(*c).is_some()).collect();
+        probe_keys.iter().for_each(|v| value_columns(self.p, *v, &mut probe_need));
         let build_stream = self.stream(build, &build_need)?;
+        // Whether a text comes as a code is known once its stream is made.
+        let texts = build_keys.iter().zip(&probe_keys).any(|(b, p)| self.code_pair(*b, *p).is_some());
+        let probe_stream = if texts { Some(self.stream(probe, &probe_need)?) } else { None };
         // Whoever asks for NULLs of the predicate wants to know of rows with a NULL key.
         let word = match null_aware {
             true => None,
@@ -744,8 +778,8 @@ impl<'a> Splitter<'a> {
                     let ty = self.p.ty(*v).as_scalar().ok_or_else(|| Error::Bug("a key is a scalar".into()))?;
                     b.add(None, FieldKind::Value, ty);
                 }
-                for &(id, ty) in &pays {
-                    b.add(Some(id), self.kind(id, false), ty);
+                for &column in &pays {
+                    self.add_narrow(&mut b, column, false);
                 }
                 self.state(StateKind::Join { null_equal: keys.null_equal, word }, b.finish())
             }
@@ -754,15 +788,28 @@ impl<'a> Splitter<'a> {
         self.pipeline(build_stream, Sink::Build { state, keys: build_keys, columns });
         self.seal(state, Seal::Join);
 
-        let mut probe_need: BTreeSet<ColumnId> =
-            above.iter().copied().filter(|c| probe_type.get(*c).is_some()).collect();
-        probe_keys.iter().for_each(|v| value_columns(self.p, *v, &mut probe_need));
-        let mut s = self.stream(probe, &probe_need)?;
+        let mut s = match probe_stream {
+            Some(s) => s,
+            None => self.stream(probe, &probe_need)?,
+        };
         s.steps.push(Step::Probe { table: state, kind, keys: probe_keys, residual: keys.residual, null_aware });
         Ok(s)
     }
 
-    /// How the keys make one word, if they are integers: one key, or several of known bounds.
+    /// The stored side's dictionary, where a key is a text that comes as a code on both sides.
+    fn code_pair(&self, build: ValueId, probe: ValueId) -> Option<(InputId, u32)> {
+        let code = |v: ValueId| match self.p.node_of(v)?.op {
+            Op::Col(id) => match self.kind(id, false) {
+                FieldKind::Code { input, source } => Some((input, source)),
+                FieldKind::Value => None,
+            },
+            _ => None,
+        };
+        code(probe)?;
+        code(build)
+    }
+
+    /// How the keys make one word, if they are integers or codes of texts: one key, or several of known bounds.
     fn key_word(
         &mut self,
         build: &[ValueId],
@@ -771,14 +818,22 @@ impl<'a> Splitter<'a> {
         table: ValueId,
     ) -> Result<Option<KeyWord>> {
         let ty = |v: ValueId| self.p.ty(v).as_scalar().ok_or_else(|| Error::Bug("a key is a scalar".into()));
-        for ((&b, &p), &null_equal) in build.iter().zip(probe).zip(null_equal) {
+        let codes: Vec<Option<(InputId, u32)>> = build.iter().zip(probe).map(|(b, p)| self.code_pair(*b, *p)).collect();
+        for (((&b, &p), &null_equal), code) in build.iter().zip(probe).zip(null_equal).zip(&codes) {
             let (b, p) = (ty(b)?, ty(p)?);
             let integer = matches!(register_type(b.ty), kernel::Type::I8 | kernel::Type::I32 | kernel::Type::I64);
-            if b.ty != p.ty || !integer || (null_equal && b.nullable) {
+            if b.ty != p.ty || !(integer || code.is_some()) || (null_equal && b.nullable) {
                 return Ok(None);
             }
         }
-        let parts: Vec<Option<KeyBounds>> = build.iter().map(|v| self.key_bounds(*v)).collect();
+        let parts: Vec<Option<KeyBounds>> = build
+            .iter()
+            .zip(&codes)
+            .map(|(v, code)| match code {
+                Some((input, source)) => key_bounds(self.code_range(*input, *source)),
+                None => key_bounds(self.bounds.value(*v)),
+            })
+            .collect();
         let words = parts.iter().try_fold(1u64, |n, part| n.checked_mul((*part)?.size));
         // A word is a signed number where it is made.
         let words = words.filter(|n| *n <= i64::MAX as u64 / 2);
@@ -787,13 +842,7 @@ impl<'a> Splitter<'a> {
         }
         let rows = self.bounds.rows(table).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         let words = words.filter(|n| *n <= SMALL_INDEX.max(rows.saturating_mul(WORDS_PER_ROW)));
-        Ok(Some(KeyWord { parts, words }))
-    }
-
-    fn key_bounds(&mut self, v: ValueId) -> Option<KeyBounds> {
-        let (min, max) = self.bounds.value(v)?;
-        let size = u64::try_from(max.checked_sub(min)?.checked_add(1)?).ok()?;
-        Some(KeyBounds { min: i64::try_from(min).ok()?, size })
+        Ok(Some(KeyWord { parts, codes, words }))
     }
 
     fn group(&mut self, n: NodeId, node: &Node, keys: &[ColumnId], aggregates: &[Aggregate]) -> Result<StateId> {
@@ -836,7 +885,8 @@ impl<'a> Splitter<'a> {
             }
             states.push(state);
         }
-        let state = self.state(StateKind::Group { node: n, accumulators, states }, b.finish());
+        let identity = self.bounds.identity(node.operands[0], keys);
+        let state = self.state(StateKind::Group { node: n, identity, accumulators, states }, b.finish());
         self.pipeline(stream, Sink::Group { state });
         self.seal(state, Seal::Group);
         Ok(state)

@@ -417,6 +417,7 @@ impl Column {
         let (physical, data, validity) = unsafe {
             let (physical, data) = match field.kind {
                 FieldKind::I8 => (PhysicalType::I8, gather::<i8>(rows, field)),
+                FieldKind::I16 => (PhysicalType::I16, gather::<i16>(rows, field)),
                 FieldKind::I32 if dictionary.is_some() => (PhysicalType::Code32, gather::<u32>(rows, field)),
                 FieldKind::I32 => (PhysicalType::I32, gather::<i32>(rows, field)),
                 FieldKind::I64 => (PhysicalType::I64, gather::<i64>(rows, field)),

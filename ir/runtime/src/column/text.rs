@@ -28,11 +28,12 @@ impl TextHeap {
         if let Some(view) = TextView::inline(text) {
             return view;
         }
-        let fits = |chunk: &Vec<u8>| chunk.capacity() - chunk.len() >= text.len();
+        // A byte stays free behind the last text of a chunk: texts without a gap between them are in one chunk.
+        let fits = |chunk: &Vec<u8>| chunk.capacity() - chunk.len() > text.len();
         if !self.chunks.last().is_some_and(fits) {
             let next =
                 self.chunks.last().map_or(Self::FIRST_CHUNK, |chunk| (chunk.capacity() * 2).min(Self::LARGEST_CHUNK));
-            self.chunks.push(Vec::with_capacity(next.max(text.len())));
+            self.chunks.push(Vec::with_capacity(next.max(text.len() + 1)));
         }
         let last = self.chunks.len() - 1;
         let chunk = &mut self.chunks[last];

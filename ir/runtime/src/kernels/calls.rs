@@ -7,13 +7,15 @@
 //! - `worker` is null or a live worker block that only this task uses. Functions that make new texts need one.
 
 use super::filter::mode;
+use super::like::LikePattern;
 use super::{date, decimal, elements, elements_mut, text, vector_math};
 use crate::column::TextView;
 use crate::gemm::{self, Element, Epilogue, PackedB, Problem, RawRhs};
 use crate::trap::{Trap, TrapCode, Worker, raise};
 use date::DatePart;
 use std::cell::RefCell;
-use text::{LikePattern, ParseError, RegexPattern};
+use std::fmt::Display;
+use text::{ParseError, RegexPattern};
 
 /// A text that came in as two words.
 struct Text(TextView);
@@ -88,6 +90,16 @@ unsafe fn put_new_text(worker: *mut u8, out: *mut u8, bytes: &[u8]) -> i32 {
 
 fn overflow() -> Trap {
     Trap::new(TrapCode::Overflow)
+}
+
+/// A result that this type cannot hold.
+fn beyond(ty: impl Display) -> Trap {
+    Trap::with_detail(TrapCode::Overflow, ty.to_string())
+}
+
+/// A decimal type's name.
+fn decimal_type(precision: i32, scale: i32) -> String {
+    format!("decimal({precision},{scale})")
 }
 
 fn words(lo: i64, hi: i64) -> i128 {
@@ -203,6 +215,18 @@ calls! {
         let pattern = &*pattern.cast_const().cast::<LikePattern>();
         let views = elements::<TextView>(views, rows);
         let wanted = mode & mode::NEGATE == 0;
+        if let (Some(needle), 0) = (pattern.needle(), mode & (mode::AND | mode::OR)) {
+            let mask = elements_mut::<u8>(mask, rows);
+            let mut from = 0;
+            while from < views.len() {
+                let (texts, bytes) = run_of_texts(&views[from..]);
+                let each = views[from..from + texts].iter().map(|view| view.as_bytes());
+                let tell = |i, fits| mask[from + i] = u8::from(fits == wanted);
+                pattern.matches_each(needle, each, bytes, tell);
+                from += texts;
+            }
+            return;
+        }
         for (view, kept) in views.iter().zip(elements_mut::<u8>(mask, rows)) {
             let test = || u8::from(pattern.matches(view.as_bytes()) == wanted);
             match mode & (mode::AND | mode::OR) {
@@ -253,7 +277,7 @@ calls! {
     }
 
     fn text_to_decimal(worker: *mut u8, lo: i64, hi: i64, scale: i32, precision: i32, out: *mut u8) -> i32 {
-        read(worker, lo, hi, out, "decimal", |text| text::parse_decimal(text, scale as u32, precision as u32))
+        read(worker, lo, hi, out, format_args!("decimal({precision},{scale})"), |text| text::parse_decimal(text, scale as u32, precision as u32))
     }
 
     fn bool_to_text(worker: *mut u8, value: i8, out: *mut u8) -> i32 {
@@ -285,19 +309,19 @@ calls! {
     }
 
     fn date_trunc(worker: *mut u8, part: i32, days: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::trunc_date(date_part(part), days).ok_or_else(overflow))
+        put_or_raise(worker, out, date::trunc_date(date_part(part), days).ok_or_else(|| beyond("date")))
     }
 
     fn timestamp_trunc(worker: *mut u8, part: i32, micros: i64, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::trunc_timestamp(date_part(part), micros).ok_or_else(overflow))
+        put_or_raise(worker, out, date::trunc_timestamp(date_part(part), micros).ok_or_else(|| beyond("timestamp")))
     }
 
     fn date_add_months(worker: *mut u8, days: i32, months: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::add_months(days, i64::from(months)).ok_or_else(overflow))
+        put_or_raise(worker, out, date::add_months(days, i64::from(months)).ok_or_else(|| beyond("date")))
     }
 
     fn timestamp_add_months(worker: *mut u8, micros: i64, months: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::timestamp_add_months(micros, i64::from(months)).ok_or_else(overflow))
+        put_or_raise(worker, out, date::timestamp_add_months(micros, i64::from(months)).ok_or_else(|| beyond("timestamp")))
     }
 
     fn date_diff(worker: *mut u8, part: i32, a: i32, b: i32, out: *mut u8) -> i32 {
@@ -309,7 +333,7 @@ calls! {
     }
 
     fn date_to_timestamp(worker: *mut u8, days: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, date::date_to_timestamp(days).ok_or_else(overflow))
+        put_or_raise(worker, out, date::date_to_timestamp(days).ok_or_else(|| beyond("timestamp")))
     }
 
     fn decimal_mul(
@@ -331,14 +355,14 @@ calls! {
 
     fn decimal_rescale(worker: *mut u8, lo: i64, hi: i64, from: i32, to: i32, precision: i32, out: *mut u8) -> i32 {
         let value = decimal::rescale(words(lo, hi), from as u32, to as u32, precision as u32);
-        put_or_raise(worker, out, value.ok_or_else(overflow))
+        put_or_raise(worker, out, value.ok_or_else(|| beyond(decimal_type(precision, to))))
     }
 
     fn decimal_round(
         worker: *mut u8, lo: i64, hi: i64, scale: i32, digits: i32, precision: i32, out: *mut u8
     ) -> i32 {
         let value = decimal::round(words(lo, hi), scale as u32, digits);
-        put_or_raise(worker, out, value.and_then(|value| decimal::fit(value, precision as u32)).ok_or_else(overflow))
+        put_or_raise(worker, out, value.and_then(|value| decimal::fit(value, precision as u32)).ok_or_else(|| beyond(decimal_type(precision, scale))))
     }
 
     fn decimal_floor(lo: i64, hi: i64, scale: i32, out: *mut u8) {
@@ -354,15 +378,15 @@ calls! {
     }
 
     fn decimal_to_i64(worker: *mut u8, lo: i64, hi: i64, scale: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, decimal::to_i64(words(lo, hi), scale as u32).ok_or_else(overflow))
+        put_or_raise(worker, out, decimal::to_i64(words(lo, hi), scale as u32).ok_or_else(|| beyond("i64")))
     }
 
     fn f64_to_decimal(worker: *mut u8, value: f64, scale: i32, precision: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, decimal::from_f64(value, scale as u32, precision as u32).ok_or_else(overflow))
+        put_or_raise(worker, out, decimal::from_f64(value, scale as u32, precision as u32).ok_or_else(|| beyond(decimal_type(precision, scale))))
     }
 
     fn f32_to_decimal(worker: *mut u8, value: f32, scale: i32, precision: i32, out: *mut u8) -> i32 {
-        put_or_raise(worker, out, decimal::from_f32(value, scale as u32, precision as u32).ok_or_else(overflow))
+        put_or_raise(worker, out, decimal::from_f32(value, scale as u32, precision as u32).ok_or_else(|| beyond(decimal_type(precision, scale))))
     }
 
     fn gemm_f32(
@@ -561,6 +585,33 @@ fn date_part(code: i32) -> DatePart {
     }
 }
 
+/// How many texts of a column stand ahead of the first long one that does not lie right behind the long one before it, and the
+/// bytes of the long ones among them.
+///
+/// # Safety
+/// The views are of a column, which outlives the bytes.
+unsafe fn run_of_texts<'a>(views: &[TextView]) -> (usize, &'a [u8]) {
+    let mut run: Option<(u64, u64)> = None;
+    let mut texts = 0;
+    for view in views {
+        if view.len() > TextView::INLINE {
+            let address = view.to_words().1;
+            let (begin, end) = run.unwrap_or((address, address));
+            if address != end {
+                break;
+            }
+            run = Some((begin, end + view.len() as u64));
+        }
+        texts += 1;
+    }
+    let Some((begin, end)) = run else { return (texts, &[]) };
+    let start = std::ptr::with_exposed_provenance(begin as usize);
+    // SAFETY: texts of a column without a gap between them are in one allocation, for its heap leaves a byte free behind each.
+    (texts, unsafe { std::slice::from_raw_parts(start, (end - begin) as usize) })
+}
+
+/// Reads a text. The detail of what is no such value: the type, a byte 0, the text in quotes; of what is too large: the type.
+///
 /// # Safety
 /// As for [`put_or_raise`]; the words are a text.
 unsafe fn read<T>(
@@ -568,21 +619,22 @@ unsafe fn read<T>(
     lo: i64,
     hi: i64,
     out: *mut u8,
-    to: &str,
+    to: impl Display,
     parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
 ) -> i32 {
     // SAFETY: promised by the caller.
     unsafe {
         let text = Text::new(lo, hi);
         let result = parse(text.bytes()).map_err(|error| {
-            let code = match error {
-                ParseError::Syntax => TrapCode::InvalidCast,
-                ParseError::OutOfRange => TrapCode::Overflow,
+            let (code, detail) = match error {
+                ParseError::Syntax => (TrapCode::InvalidCast, Some(text.bytes())),
+                ParseError::OutOfRange => (TrapCode::Overflow, None),
             };
-            if worker.is_null() {
-                return Trap::new(code);
+            match detail {
+                _ if worker.is_null() => Trap::new(code),
+                Some(text) => Trap::with_detail(code, format!("{to}\0'{}'", String::from_utf8_lossy(text))),
+                None => Trap::with_detail(code, to.to_string()),
             }
-            Trap::with_detail(code, format!("'{}' to {to}", String::from_utf8_lossy(text.bytes())))
         });
         put_or_raise(worker, out, result)
     }
@@ -655,11 +707,14 @@ fn regex(text: &Text, pattern: &Text) -> Result<bool, Trap> {
 #[cfg(test)]
 mod tests {
     use crate::abi::{AbiValue, RuntimeFn, call};
-    use crate::column::TextView;
+    use crate::column::{Column, TextView};
     use crate::gemm::{MatRef, PackedB};
-    use crate::kernels::text::{LikePattern, RegexPattern};
+    use crate::kernels::filter::mode;
+    use crate::kernels::like::LikePattern;
+    use crate::kernels::text::RegexPattern;
     use crate::pool::QueryMemory;
     use crate::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
+    use proptest::prelude::*;
 
     fn block() -> WorkerBlock {
         WorkerBlock::new(&[], &CancelToken::new(), &QueryMemory::unlimited())
@@ -780,7 +835,7 @@ mod tests {
         let decimal = [&text("12.345")[..], &[AbiValue::I32(2), AbiValue::I32(5)]];
         assert_eq!(made::<i128>(RuntimeFn::TextToDecimal, &decimal), Ok(1235));
         let trap = made::<i64>(RuntimeFn::TextToI64, &[&text("forty-two")]).expect_err("no number");
-        assert_eq!((trap.code, trap.detail.as_deref()), (TrapCode::InvalidCast, Some("'forty-two' to i64")));
+        assert_eq!((trap.code, trap.detail.as_deref()), (TrapCode::InvalidCast, Some("i64\0'forty-two'")));
         let mut out = 0i32;
         let null = AbiValue::Ptr(std::ptr::null_mut());
         let status = run(RuntimeFn::TextToI32, &[&[null], &text("x"), &[ptr(&mut out)]]);
@@ -872,5 +927,41 @@ mod tests {
         let mut packed = PackedB::new(MatRef::row_major(&b, 2, 2));
         run(RuntimeFn::GemmPackedF32, &[&shape[..1], &a_part, &[ptr(&mut packed)], &c_part]);
         assert_eq!(c, [0.0, 23.5, 24.0, 51.5]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_column_is_tested_as_its_texts_are(
+            texts in proptest::collection::vec("[ab ]{0,3}|[abc ]{10,40}", 17..80),
+            pattern in prop::sample::select(vec!["%ab%", "%a%ba%", "a%bb%", "%aab%c", "%b_a%ab%", "%", "ab%", "%a"]),
+        ) {
+            // Distinct texts, so that no dictionary is made of them.
+            let texts: Vec<String> = texts.iter().enumerate().map(|(i, t)| format!("{t}{i}")).collect();
+            let column = Column::from_text(texts.iter().map(|t| Some(t.as_str())));
+            prop_assert!(column.dictionary().is_none());
+            let compiled = LikePattern::new(pattern.as_bytes(), None, false);
+            for how in [mode::SET, mode::SET | mode::NEGATE, mode::AND, mode::OR | mode::NEGATE] {
+                let before: Vec<u8> = (0..texts.len()).map(|i| u8::from(i % 3 == 0)).collect();
+                let mut mask = before.clone();
+                let args = [
+                    AbiValue::Ptr((&raw const compiled).cast_mut().cast()),
+                    AbiValue::Ptr(column.data_ptr().cast_mut().cast()),
+                    AbiValue::I64(texts.len() as i64),
+                    AbiValue::Ptr(mask.as_mut_ptr()),
+                    AbiValue::I32(how),
+                ];
+                // SAFETY: pattern, column and mask live, and have so many rows.
+                unsafe { call(RuntimeFn::FilterLike, &args) }.expect("the arguments fit");
+                for (i, text) in texts.iter().enumerate() {
+                    let test = u8::from(compiled.matches(text.as_bytes()) == (how & mode::NEGATE == 0));
+                    let expected = match how & !mode::NEGATE {
+                        mode::AND => before[i] & test,
+                        mode::OR => before[i] | test,
+                        _ => test,
+                    };
+                    prop_assert_eq!(mask[i], expected, "{} LIKE {}", text, pattern);
+                }
+            }
+        }
     }
 }

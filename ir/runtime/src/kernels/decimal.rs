@@ -149,7 +149,20 @@ pub fn to_f64(value: i128, scale: u32) -> f64 {
         // Both operands are exact (10^22 is the largest exact power), so the quotient is rounded once.
         return value as f64 / POWERS_OF_TEN[scale as usize] as f64;
     }
-    to_float_through_text(value, scale)
+    if scale <= 18 { wide_to_f64(value, scale) } else { to_float_through_text(value, scale) }
+}
+
+/// The nearest `f64` of a value other than 0; `scale` is at most 18.
+fn wide_to_f64(value: i128, scale: u32) -> f64 {
+    let magnitude = value.unsigned_abs();
+    let shift = magnitude.leading_zeros();
+    // 127 bits and more, divided by fewer than 60, leave more than the 54 bits that rounding looks at; that more follows is
+    // told by the last one.
+    let (dividend, divisor) = (magnitude << shift, POWERS_OF_TEN[scale as usize] as u128);
+    let quotient = (dividend / divisor) | u128::from(dividend % divisor != 0);
+    let power_of_two = f64::from_bits(u64::from(1023 - shift) << 52);
+    let nearest = quotient as f64 * power_of_two;
+    if value < 0 { -nearest } else { nearest }
 }
 
 /// The nearest `f32`.
@@ -187,14 +200,36 @@ pub fn div_f64(a: i128, a_scale: u32, b: i128, b_scale: u32) -> Option<f64> {
 /// The decimal nearest to a double, read to 15 significant digits as PostgreSQL's cast does (so that 1.005 becomes 1.01 at
 /// scale 2); `None` for NaN, infinities and values with more than `precision` digits.
 pub fn from_f64(value: f64, scale: u32, precision: u32) -> Option<i128> {
+    if let Some(nearest) = scaled_float(value, scale, 0.5e-14) {
+        return fit(nearest, precision);
+    }
     value.is_finite().then_some(())?;
     parse(&format!("{value:.14e}"), scale, precision).ok()
 }
 
 /// [`from_f64`] for a single, read to six significant digits.
 pub fn from_f32(value: f32, scale: u32, precision: u32) -> Option<i128> {
+    if let Some(nearest) = scaled_float(f64::from(value), scale, 0.5e-5) {
+        return fit(nearest, precision);
+    }
     value.is_finite().then_some(())?;
     parse(&format!("{value:.5e}"), scale, precision).ok()
+}
+
+/// The whole number nearest to `value * 10^scale`, where every number within this relative error of `value` has the same; so
+/// the digits of the text need not be made.
+fn scaled_float(value: f64, scale: u32, error: f64) -> Option<i128> {
+    // 10^22 is the largest exact power. The product is rounded once, which the slack covers by far.
+    let power = if scale <= 22 { POWERS_OF_TEN[scale as usize] as f64 } else { return None };
+    let scaled = value.abs() * power;
+    let whole = scaled.trunc();
+    let rest = scaled - whole;
+    let slack = scaled * (error * 1.1);
+    // Not so for a NaN, an infinity, or a number whose slack reaches the next half.
+    ((rest - 0.5).abs() > slack && slack < 0.5).then(|| {
+        let nearest = whole as i128 + i128::from(rest > 0.5);
+        if value < 0.0 { -nearest } else { nearest }
+    })
 }
 
 /// An integer as a decimal.
@@ -417,6 +452,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn wide_to_f64_is_the_nearest(value in any::<i128>(), scale in 0..=38u32, shift in 0..=127u32) {
+            let value = value >> shift;
+            let expected: f64 = shown(value, scale).parse().unwrap();
+            prop_assert_eq!(to_f64(value, scale), expected);
+        }
+
+        #[test]
+        fn floats_become_the_decimals_of_their_texts(
+            bits in any::<u64>(), units in -10_000_000_000i64..10_000_000_000, places in 0..12u32, scale in 0..=38u32
+        ) {
+            // Any float, and those next to a half.
+            let near = units as f64 / POWERS_OF_TEN[places as usize] as f64;
+            for value in [f64::from_bits(bits), near, near.next_up(), near.next_down()] {
+                let text = |digits: usize| parse(&format!("{value:.digits$e}"), scale, 38).ok();
+                prop_assert_eq!(from_f64(value, scale, 38), text(14), "{}", value);
+                let single = value as f32;
+                let text = parse(&format!("{single:.5e}"), scale, 38).ok();
+                prop_assert_eq!(from_f32(single, scale, 38), text, "{}", single);
+            }
+        }
+
         #[test]
         fn printing_and_parsing_are_inverse(value in -POWERS_OF_TEN[38] + 1..POWERS_OF_TEN[38], scale in 0..=38u32) {
             prop_assert_eq!(parse(&shown(value, scale), scale, 38), Ok(value));

@@ -11,6 +11,7 @@ pub mod decimal;
 pub mod filter;
 pub mod groups;
 pub mod hash;
+pub mod like;
 pub mod mask;
 pub mod random;
 pub mod text;

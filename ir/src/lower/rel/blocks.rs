@@ -163,6 +163,9 @@ impl PipelineLower<'_> {
         columns: &[ScanColumn],
     ) -> Result<Option<Vec<(u32, usize)>>> {
         let (mut keys, mut slots) = (vec![], 1);
+        if self.identity(state)?.len() < self.group_keys(state)?.len() {
+            return Ok(None);
+        }
         for (id, f) in self.group_keys(state)?.iter().zip(&self.plan.state(state).layout.fields) {
             let Some(c) = columns.iter().find(|c| c.id == *id) else { return Ok(None) };
             let column = self.r.inputs.column(input, c.source)?;

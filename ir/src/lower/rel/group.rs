@@ -99,6 +99,15 @@ impl<'a> PipelineLower<'a> {
         }
     }
 
+    /// The positions of the keys that tell groups apart.
+    pub(super) fn identity(&self, state: StateId) -> Result<&'a [usize]> {
+        let plan: &'a Plan = self.plan;
+        match &plan.state(state).kind {
+            StateKind::Group { identity, .. } => Ok(identity),
+            _ => Err(Error::Bug(format!("{state} holds no groups"))),
+        }
+    }
+
     /// The position of keys in a table that is indexed by them, with the number of its slots: where the keys' bounds are proven
     /// and close enough.
     fn direct_index(
@@ -127,7 +136,8 @@ impl<'a> PipelineLower<'a> {
         let s = self.plan.state(state);
         let mut slots = 1;
         let mut index = None;
-        for (k, f) in keys.iter().zip(&s.layout.fields) {
+        for (k, i) in keys.iter().zip(self.identity(state)?) {
+            let f = &s.layout.fields[*i];
             let (low, high) = match f.kind {
                 FieldKind::Code { input, source } => {
                     let column = self.r.inputs.column(input, source)?;
@@ -175,7 +185,7 @@ impl<'a> PipelineLower<'a> {
     }
 
     /// The record at a slot of a table that is indexed by the keys; a fresh one where there was none.
-    fn find_direct(&mut self, state: StateId, keys: &[Cell], index: kernel::Value) -> Result<kernel::Value> {
+    fn find_direct(&mut self, state: StateId, keys: &[Cell], index: kernel::Value, env: &Env) -> Result<kernel::Value> {
         let table = self.state_pointer(0);
         let direct = self.r.b.load_always(K::Ptr, table, layout::GROUP_TABLE_DIRECT.offset);
         let at = self.r.b.offset(direct, index, 8, 0);
@@ -187,18 +197,48 @@ impl<'a> PipelineLower<'a> {
         let fresh = RuntimeFn::GroupTableInsertDirect;
         let fresh = self.r.b.call_or_fail(fresh, &[self.r.worker, table, index, hash], 0);
         let fresh = fresh.ok_or_else(|| Error::Bug("group_table_insert_direct returns an address".into()))?;
-        self.fill_group(state, keys, fresh, hash)?;
+        self.fill_group(state, keys, fresh, hash, env)?;
         self.r.b.begin_else(&[fresh]);
         Ok(self.r.b.end_if(&[row])[0])
     }
 
-    /// Writes hash, keys and the states of no rows into a fresh record.
-    fn fill_group(&mut self, state: StateId, keys: &[Cell], row: kernel::Value, hash: kernel::Value) -> Result<()> {
+    /// Writes hash, keys and the states of no rows into a fresh record. `known` keys are those that tell groups apart; the
+    /// others are evaluated here, for the group's first row.
+    fn fill_group(
+        &mut self,
+        state: StateId,
+        known: &[Cell],
+        row: kernel::Value,
+        hash: kernel::Value,
+        env: &Env,
+    ) -> Result<()> {
         self.r.b.store(hash, row, 0);
-        for (k, f) in keys.iter().zip(&self.plan.state(state).layout.fields) {
-            self.r.store_field(k, row, f)?;
+        let mut inner = env.clone();
+        let identity = self.identity(state)?;
+        for i in 0..self.group_keys(state)?.len() {
+            let cell = match identity.iter().position(|k| *k == i) {
+                Some(at) => known[at],
+                None => self.group_key(state, i, &mut inner)?,
+            };
+            self.r.store_field(&cell, row, &self.plan.state(state).layout.fields[i])?;
         }
         self.init_states(state, row)
+    }
+
+    /// A key as it is stored.
+    fn group_key(&mut self, state: StateId, i: usize, env: &mut Env) -> Result<Cell> {
+        let id = self.group_keys(state)?[i];
+        let f = &self.plan.state(state).layout.fields[i];
+        Ok(match f.kind {
+            FieldKind::Code { .. } => match self.r.code(id, env)? {
+                Some((_, _, code, valid)) => Cell { value: code, valid, ty: ScalarType::I32, range: None },
+                None => return Err(Error::Bug(format!("{id} is grouped by code but has none"))),
+            },
+            FieldKind::Value => {
+                let cell = self.r.column(id, env)?;
+                Cell { value: self.r.to_register(&cell, f.register())?, ..cell }
+            }
+        })
     }
 
     /// The record of a row's group.
@@ -207,26 +247,15 @@ impl<'a> PipelineLower<'a> {
             return Ok(row);
         }
         let keys = self.group_keys(state)?;
-        let mut cells = vec![];
-        for (id, f) in keys.iter().zip(&self.plan.state(state).layout.fields) {
-            let cell = match f.kind {
-                FieldKind::Code { .. } => match self.r.code(*id, env)? {
-                    Some((_, _, code, valid)) => Cell { value: code, valid, ty: ScalarType::I32, range: None },
-                    None => return Err(Error::Bug(format!("{id} is grouped by code but has none"))),
-                },
-                FieldKind::Value => {
-                    let cell = self.r.column(*id, env)?;
-                    Cell { value: self.r.to_register(&cell, f.register())?, ..cell }
-                }
-            };
-            cells.push(cell);
-        }
-        match self.direct_index(state, keys, &cells)? {
+        let identity = self.identity(state)?;
+        let cells: Vec<Cell> = identity.iter().map(|i| self.group_key(state, *i, env)).collect::<Result<_>>()?;
+        let keys: Vec<ColumnId> = identity.iter().map(|i| keys[*i]).collect();
+        match self.direct_index(state, &keys, &cells)? {
             Some((index, by)) => {
                 self.direct = Some(by);
-                self.find_direct(state, &cells, index)
+                self.find_direct(state, &cells, index, env)
             }
-            None => self.find_group(state, &cells),
+            None => self.find_group(state, &cells, env),
         }
     }
 
@@ -280,8 +309,8 @@ impl<'a> PipelineLower<'a> {
         Ok(())
     }
 
-    /// The record of the group with these keys; a fresh one gets keys and initial states.
-    pub(super) fn find_group(&mut self, state: StateId, keys: &[Cell]) -> Result<kernel::Value> {
+    /// The record of the group with these keys, which tell groups apart; a fresh one gets all keys and initial states.
+    pub(super) fn find_group(&mut self, state: StateId, keys: &[Cell], env: &Env) -> Result<kernel::Value> {
         let plan = self.plan;
         let s = plan.state(state);
         let table = self.state_pointer(0);
@@ -301,8 +330,8 @@ impl<'a> PipelineLower<'a> {
         let candidate = self.r.b.and(taken, same_hash);
         self.r.b.begin_if(candidate, &[K::I8]);
         let mut same = self.r.b.bool_const(true);
-        for (k, f) in keys.iter().zip(&s.layout.fields) {
-            let (value, valid) = self.r.load_field(row, f, None);
+        for (k, i) in keys.iter().zip(self.identity(state)?) {
+            let (value, valid) = self.r.load_field(row, &s.layout.fields[*i], None);
             let stored = Cell { value, valid, ty: k.ty, range: None };
             let equal = self.r.equal(k, &stored, true)?;
             same = self.r.b.and(same, equal);
@@ -322,7 +351,7 @@ impl<'a> PipelineLower<'a> {
         self.r.b.begin_if(missing, &[K::Ptr]);
         let fresh = self.r.b.call_or_fail(RuntimeFn::GroupTableInsert, &[self.r.worker, table, hash], 0);
         let fresh = fresh.ok_or_else(|| Error::Bug("group_table_insert returns an address".into()))?;
-        self.fill_group(state, keys, fresh, hash)?;
+        self.fill_group(state, keys, fresh, hash, env)?;
         self.r.b.begin_else(&[fresh]);
         Ok(self.r.b.end_if(&[found])[0])
     }

@@ -7,6 +7,7 @@ use super::super::row::{Binding, Cell, Env};
 use super::PipelineLower;
 use crate::entity::ValueId;
 use crate::error::{Error, Result};
+use crate::graph::Op;
 use crate::kernel::{self, Cmp, LoopKind, Type as K};
 use crate::plan::{KeyBounds, KeyWord, Plan, ProbeKind, StateId, StateKind};
 use crate::scalar::ScalarOp;
@@ -34,7 +35,7 @@ impl<'a> PipelineLower<'a> {
         null_aware: bool,
         mut env: Env,
     ) -> Result<()> {
-        let cells: Vec<Cell> = keys.iter().map(|v| self.r.value(*v, &mut env)).collect::<Result<_>>()?;
+        let cells = self.key_cells(state, keys, &mut env)?;
         let table = self.r.slot(Slot::JoinTable(state));
         let rows = self.r.b.load_always(K::Ptr, table, layout::JOIN_TABLE_ROWS.offset);
         let size = i64::from(self.plan.state(state).layout.size);
@@ -123,6 +124,24 @@ impl<'a> PipelineLower<'a> {
         self.step(i + 1, env)?;
         self.r.b.end_if(&[]);
         Ok(())
+    }
+
+    /// The keys that a state is built or probed with: texts as codes of the stored side's dictionary where it has them so.
+    pub(super) fn key_cells(&mut self, state: StateId, keys: &[ValueId], env: &mut Env) -> Result<Vec<Cell>> {
+        let plan: &'a Plan = self.plan;
+        let codes = match &plan.state(state).kind {
+            StateKind::Join { word: Some(word), .. } | StateKind::Set { word } => word.codes.as_slice(),
+            _ => &[],
+        };
+        let mut cells = vec![];
+        for (i, v) in keys.iter().enumerate() {
+            let column = self.r.p.node_of(*v).map(|n| &n.op);
+            cells.push(match (codes.get(i).copied().flatten(), column) {
+                (Some(dictionary), Some(Op::Col(id))) => self.r.code_among(*id, dictionary, env)?,
+                _ => self.r.value(*v, env)?,
+            });
+        }
+        Ok(cells)
     }
 
     /// The word of an index's state and the number of its words.

@@ -4,7 +4,7 @@ use runtime::abi::{RuntimeFn, layout};
 
 use super::super::row::{Cell, Env};
 use super::{COLUMN_LOCATION, PipelineLower, element_bytes, tensor_record_size, to_tensor_groups};
-use crate::entity::{ColumnId, ValueId};
+use crate::entity::ColumnId;
 use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
 use crate::kernel::{self, Cmp, Type as K};
@@ -82,7 +82,7 @@ impl<'a> PipelineLower<'a> {
         if let Sink::Group { state } = &self.pipeline.sink
             && self.group_keys(*state)?.is_empty()
         {
-            let row = self.find_group(*state, &[])?;
+            let row = self.find_group(*state, &[], &Env::default())?;
             self.single_group = Some(row);
         }
         Ok(())
@@ -113,7 +113,8 @@ impl<'a> PipelineLower<'a> {
             Sink::Build { state, keys, .. } => {
                 let s = self.plan.state(*state);
                 if let StateKind::Join { word: Some(word), .. } | StateKind::Set { word } = &s.kind {
-                    return self.build_by_word(&s.kind, &s.layout, word, keys, env);
+                    let cells = self.key_cells(*state, keys, &mut env)?;
+                    return self.build_by_word(&s.kind, &s.layout, word, &cells, env);
                 }
                 let mut cells = vec![];
                 for (v, f) in keys.iter().zip(&s.layout.fields) {
@@ -138,15 +139,14 @@ impl<'a> PipelineLower<'a> {
         kind: &StateKind,
         layout: &Layout,
         word: &KeyWord,
-        keys: &[ValueId],
+        cells: &[Cell],
         mut env: Env,
     ) -> Result<()> {
-        let cells: Vec<Cell> = keys.iter().map(|v| self.r.value(*v, &mut env)).collect::<Result<_>>()?;
-        let present = self.all_valid(&cells);
+        let present = self.all_valid(cells);
         if let Some(present) = present {
             self.r.b.begin_if(present, &[]);
         }
-        let number = self.key_number(word, &cells);
+        let number = self.key_number(word, cells);
         if let StateKind::Set { .. } = kind {
             // The bounds of the key say that this cannot be; memory does not depend on it.
             let words = self.r.b.iconst(K::I64, word.words.unwrap_or(0) as i64);

@@ -67,11 +67,8 @@ impl<'a> PipelineLower<'a> {
         let row = self.r.b.offset(base, index, i64::from(bytes) * width as i64, 0);
         for (j, id) in ids.by_ref().take(width).enumerate() {
             let field = crate::plan::Field {
-                column: Some(*id),
-                kind: crate::plan::FieldKind::Value,
-                ty: dtype.nullable(false),
                 offset: j as u32 * bytes,
-                valid: None,
+                ..crate::plan::Field::new(Some(*id), crate::plan::FieldKind::Value, dtype.nullable(false))
             };
             env.columns.insert(*id, Binding::Field { row, field, present: None });
         }

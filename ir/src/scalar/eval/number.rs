@@ -217,36 +217,14 @@ pub(crate) fn round(args: &Args<'_>) -> Outcome {
             let rounded = decimal::round(i128::from(*a), 0, digits).ok_or_else(none)?;
             Value::I64(i64::try_from(rounded).map_err(|_| none())?)
         }
-        [Value::F32(a), _] => Value::F32(round_float(f64::from(*a), digits) as f32),
-        [Value::F64(a), _] => Value::F64(round_float(*a, digits)),
+        [Value::F32(a), _] => Value::F32(vm::round_f32(*a, digits)),
+        [Value::F64(a), _] => Value::F64(vm::round_f64(*a, digits)),
         [Value::Decimal(a), _] => {
             let rounded = decimal::round(*a, args.scale(0), digits);
             Value::Decimal(rounded.and_then(|v| decimal::fit(v, args.out_decimal().0)).ok_or_else(none)?)
         }
         _ => return mistyped(args),
     })
-}
-
-/// Half away from zero at a decimal digit: scaled by a power of ten, rounded, scaled back. A number so large that it has no
-/// such digit stays; one so small that it rounds to nothing becomes 0.
-fn round_float(x: f64, digits: i32) -> f64 {
-    if digits == 0 || !x.is_finite() {
-        return x.round();
-    }
-    let power = power_of_ten(digits.unsigned_abs());
-    if digits > 0 {
-        let scaled = x * power;
-        if scaled.is_finite() { scaled.round() / power } else { x }
-    } else if power.is_finite() {
-        (x / power).round() * power
-    } else {
-        0.0
-    }
-}
-
-/// The double nearest to 10^n; infinite above 308.
-fn power_of_ten(n: u32) -> f64 {
-    format!("1e{n}").parse().unwrap_or(f64::INFINITY)
 }
 
 /// Euclid's algorithm.
