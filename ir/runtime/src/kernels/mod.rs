@@ -14,6 +14,7 @@ pub mod hash;
 pub mod mask;
 pub mod random;
 pub mod text;
+pub mod unpack;
 pub mod vector_math;
 
 /// A slice of what generated code points to.
