@@ -8,12 +8,15 @@
 
 mod arrow;
 mod csv;
+mod load;
 mod parquet;
+
+use load::in_parallel;
+pub(crate) use load::load_all;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::arrow::record_batch::RecordBatch;
@@ -191,7 +194,12 @@ impl Table {
             let message = format!("has {} rows where the file promised {}", column.len(), self.rows);
             return Err(Error::input_column(&self.origin, &def.name, message));
         }
-        Ok(self.loaded[i].get_or_init(|| Arc::new(column)).clone())
+        Ok(self.keep(i, column))
+    }
+
+    /// The column that is kept from now on: this one, or one that another thread has loaded in the meantime.
+    fn keep(&self, i: usize, column: Column) -> Arc<Column> {
+        self.loaded[i].get_or_init(|| Arc::new(column)).clone()
     }
 }
 
@@ -215,66 +223,6 @@ pub(crate) fn open_file(path: &Path) -> Result<std::fs::File> {
     match file.metadata() {
         Ok(data) if data.is_dir() => Err(Error::input(path, "this is a folder, not a file")),
         _ => Ok(file),
-    }
-}
-
-/// Loads columns of several tables, as many at a time as there are threads.
-pub(crate) fn load_all(wanted: &[(&Table, &[usize])], threads: usize) -> Result<()> {
-    let mut tasks: Vec<(&Table, usize)> = vec![];
-    for (table, columns) in wanted {
-        let missing = columns.iter().filter(|i| table.loaded[**i].get().is_none());
-        tasks.extend(missing.map(|i| (*table, *i)));
-    }
-    // What takes long begins first, so that no thread is left alone with it.
-    tasks.sort_by_key(|(table, i)| std::cmp::Reverse(table.bytes_to_decode(*i)));
-    in_parallel_with(tasks.len(), threads, Room::default, |room, i| {
-        let (table, column) = tasks[i];
-        table.load_one(column, room).map(|_| ())
-    })
-}
-
-/// Runs tasks `0..n`, as many at a time as there are threads; the first error in task order.
-pub(crate) fn in_parallel(n: usize, threads: usize, task: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
-    in_parallel_with(n, threads, || (), |(), i| task(i))
-}
-
-/// As [`in_parallel`]; each thread has something of its own for its tasks.
-fn in_parallel_with<T>(
-    n: usize,
-    threads: usize,
-    own: impl Fn() -> T + Sync,
-    task: impl Fn(&mut T, usize) -> Result<()> + Sync,
-) -> Result<()> {
-    if n <= 1 || threads <= 1 {
-        let mut own = own();
-        return (0..n).try_for_each(|i| task(&mut own, i));
-    }
-    let next = AtomicUsize::new(0);
-    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-    let work = || {
-        let mut own = own();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= n {
-                break;
-            }
-            if let Err(e) = task(&mut own, i) {
-                let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-                if first.as_ref().is_none_or(|(j, _)| i < *j) {
-                    *first = Some((i, e));
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(n) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, e)) => Err(e),
-        None => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@
 //! - The bytes behind every text view of a column live as long as the column (or its dictionary).
 
 mod bytes;
+mod parts;
 mod stats;
 mod text;
 mod view;
@@ -33,8 +34,9 @@ use stats::{
 };
 use text::{TextHeap, few_distinct, narrow_codes, text_bound};
 
+pub use parts::{Assumed, Misfit, Part, PartDone, Parts, Share, Stored};
 pub use stats::{Bound, ColumnStats, Zone};
-pub use text::TextBuilder;
+pub use text::{TextBuilder, TextSet};
 pub use view::TextView;
 pub(crate) use view::{text_compare, text_equal, text_hash};
 
@@ -351,6 +353,14 @@ impl Column {
         column.encoding = Encoding::Dictionary;
         column.dictionary = Some(dictionary);
         column
+    }
+
+    /// The bounds of a column of codes that has every text of its dictionary, or no text.
+    fn set_bounds_of_codes(&mut self) {
+        let views = self.dictionary.as_ref().filter(|_| self.stats.distinct > 0).map(|d| d.views());
+        let bound = |view: Option<&TextView>| view.copied().map(text_bound);
+        let (min, max) = (bound(views.and_then(|v| v.first())), bound(views.and_then(|v| v.last())));
+        (self.stats.min, self.stats.max) = (min, max);
     }
 
     /// A field of rows, one value a row.

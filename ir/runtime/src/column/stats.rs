@@ -193,10 +193,15 @@ pub(super) fn narrowest(min: i64, max: i64, register: PhysicalType) -> (Physical
     (widest, 0)
 }
 
+/// Whether the distinct values of so many rows are counted one by one, in a bitmap of their range.
+pub(super) fn counts_exactly(min: i64, max: i64, rows: usize) -> bool {
+    max.abs_diff(min) / 16 <= rows as u64
+}
+
 /// Distinct values, and whether the number is exact: a bitmap where the range is small, a sketch otherwise.
 pub(super) fn distinct_integers<T: Integer>(values: &[T], validity: &Nulls, min: i64, max: i64) -> (u64, bool) {
     let span = max.abs_diff(min);
-    if span / 16 <= values.len() as u64 {
+    if counts_exactly(min, max, values.len()) {
         let mut seen = vec![0u64; span as usize / 64 + 1];
         for (_, value) in validity.values(values) {
             let bit = value.wide().abs_diff(min) as usize;
@@ -234,6 +239,13 @@ impl DistinctSketch {
         let register = &mut self.registers[(h >> (64 - Self::BITS)) as usize];
         let rank = ((h << Self::BITS) | 1 << (Self::BITS - 1)).leading_zeros() + 1;
         *register = (*register).max(rank as u8);
+    }
+
+    /// Adds what the other one has seen.
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (register, other) in self.registers.iter_mut().zip(&*other.registers) {
+            *register = (*register).max(*other);
+        }
     }
 
     pub(super) fn estimate(&self) -> u64 {

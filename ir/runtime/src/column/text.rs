@@ -46,14 +46,20 @@ impl TextHeap {
 }
 
 /// Builds a text column row by row and chooses its encoding: a dictionary while the distinct values are few, plain views otherwise.
+#[derive(Default)]
 pub struct TextBuilder {
-    /// The rows' codes while a dictionary is tried, into `distinct`.
+    /// The rows' codes while a dictionary is tried, into `texts`.
     codes: Vec<u32>,
     /// The rows' views once it was given up.
     views: Vec<TextView>,
     plain: bool,
     nulls: Vec<u8>,
     has_nulls: bool,
+    texts: TextSet,
+}
+
+/// Distinct texts, each with a code: how many were there when it came.
+pub struct TextSet {
     heap: TextHeap,
     distinct: Vec<TextView>,
     /// Open addressing over `distinct`: index + 1, 0 for an empty slot.
@@ -71,27 +77,10 @@ const DICTIONARY_LIMIT: usize = 64 << 10;
 const DICTIONARY_ROWS: usize = 4;
 const DICTIONARY_ALWAYS: usize = 16;
 
-impl Default for TextBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl TextBuilder {
     /// A builder of an empty column.
     pub fn new() -> Self {
-        Self {
-            codes: Vec::new(),
-            views: Vec::new(),
-            plain: false,
-            nulls: Vec::new(),
-            has_nulls: false,
-            heap: TextHeap::default(),
-            distinct: Vec::new(),
-            slots: vec![0; 64],
-            hasher: RandomState::new(),
-            recent: Box::new([(TextView::EMPTY, u32::MAX); RECENT]),
-        }
+        Self::default()
     }
 
     /// Appends a row.
@@ -100,16 +89,16 @@ impl TextBuilder {
         self.has_nulls |= value.is_none();
         let text = value.unwrap_or_default().as_bytes();
         if self.plain {
-            self.views.push(self.heap.store(text));
+            self.views.push(self.texts.heap.store(text));
             return;
         }
         let code = match value {
             // No value of the dictionary: the column may have none but NULLs.
             None => u32::MAX,
-            Some(_) => self.recent_code_of(text),
+            Some(_) => self.texts.code_of(text),
         };
         self.codes.push(code);
-        if self.distinct.len() > DICTIONARY_LIMIT {
+        if self.texts.len() > DICTIONARY_LIMIT {
             self.give_up_dictionary();
         }
     }
@@ -139,21 +128,125 @@ impl TextBuilder {
         }
     }
 
-    fn recent_code_of(&mut self, text: &[u8]) -> u32 {
+    fn give_up_dictionary(&mut self) {
+        let view = |code: &u32| self.texts.distinct.get(*code as usize).copied();
+        self.views = self.codes.iter().map(|c| view(c).unwrap_or(TextView::EMPTY)).collect();
+        self.codes = Vec::new();
+        self.texts.slots = Vec::new();
+        self.plain = true;
+    }
+
+    /// The column.
+    pub fn finish(mut self) -> Column {
+        let rows = self.nulls.len();
+        let few = few_distinct(self.texts.len(), rows);
+        let known = self.texts.len() as u64;
+        let exact = !self.plain;
+        if !self.plain && !few {
+            self.give_up_dictionary();
+        }
+        let nulls = std::mem::take(&mut self.nulls);
+        let validity = Nulls::new(self.has_nulls.then_some(nulls), rows);
+        let zones = zones_of_text(&validity);
+        if !self.plain {
+            return self.finish_dictionary(validity, zones);
+        }
+        let distinct = if exact {
+            known
+        } else {
+            let mut sketch = DistinctSketch::new();
+            for (_, view) in validity.values(&self.views) {
+                sketch.add(hash::text_word(view));
+            }
+            sketch.estimate()
+        };
+        let min = validity.values(&self.views).map(|(_, view)| *view).min();
+        let max = validity.values(&self.views).map(|(_, view)| *view).max();
+        let data = AlignedBytes::from_iter(rows, self.views.iter().copied());
+        let mut column =
+            Column::assemble(ColumnKind::Text, PhysicalType::Text, data, validity, zones, (distinct, exact));
+        column.stats.min = min.map(text_bound);
+        column.stats.max = max.map(text_bound);
+        column.heap = Some(Arc::new(self.texts.heap));
+        column
+    }
+
+    fn finish_dictionary(self, validity: Nulls, zones: Vec<Zone>) -> Column {
+        let distinct = self.texts.len();
+        let (dictionary, new_codes) = self.texts.into_dictionary();
+        let rows = self.codes.len();
+        let codes = self.codes.iter().map(|&old| new_codes.get(old as usize).copied().unwrap_or(0));
+        let (physical, data) = narrow_codes(dictionary.len(), rows, codes);
+        let mut column = Column::coded(physical, data, validity, zones, distinct, dictionary);
+        column.set_bounds_of_codes();
+        column
+    }
+}
+
+impl Default for TextSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TextSet {
+    /// No texts.
+    pub fn new() -> Self {
+        Self {
+            heap: TextHeap::default(),
+            distinct: Vec::new(),
+            slots: vec![0; 64],
+            hasher: RandomState::new(),
+            recent: Box::new([(TextView::EMPTY, u32::MAX); RECENT]),
+        }
+    }
+
+    /// The number of texts.
+    pub fn len(&self) -> usize {
+        self.distinct.len()
+    }
+
+    /// Whether there are no texts.
+    pub fn is_empty(&self) -> bool {
+        self.distinct.is_empty()
+    }
+
+    /// Whether a column of so many rows has a dictionary when these are its texts.
+    pub fn make_dictionary(&self, rows: usize) -> bool {
+        self.len() <= DICTIONARY_LIMIT && few_distinct(self.len(), rows)
+    }
+
+    /// A dictionary of the texts, and the code in it by the code here. It has a text even where there is none here.
+    pub fn into_dictionary(self) -> (Arc<Dictionary>, Vec<u32>) {
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
+        order.sort_unstable_by_key(|&code| self.distinct[code as usize]);
+        let mut views: Vec<TextView> = order.iter().map(|&c| self.distinct[c as usize]).collect();
+        let mut new_codes = vec![0u32; self.len()];
+        for (new, &old) in order.iter().enumerate() {
+            new_codes[old as usize] = new as u32;
+        }
+        if views.is_empty() {
+            views.push(TextView::EMPTY);
+        }
+        (Arc::new(Dictionary::new(&views, Arc::new(self.heap))), new_codes)
+    }
+
+    /// The code of a text, which is added where it is new.
+    pub fn code_of(&mut self, text: &[u8]) -> u32 {
         let Some(view) = TextView::inline(text) else {
-            return self.code_of(text);
+            return self.search(text);
         };
         let place = (hash::text_word(&view) >> 56) as usize % RECENT;
         let (known, code) = self.recent[place];
         if known == view && code != u32::MAX {
             return code;
         }
-        let code = self.code_of(text);
+        let code = self.search(text);
         self.recent[place] = (view, code);
         code
     }
 
-    fn code_of(&mut self, text: &[u8]) -> u32 {
+    fn search(&mut self, text: &[u8]) -> u32 {
         // Keyed, since texts come from files: nobody can choose them to collide.
         let mask = self.slots.len() - 1;
         let mut slot = self.hasher.hash_one(text) as usize & mask;
@@ -186,73 +279,6 @@ impl TextBuilder {
             slots[slot] = code as u32 + 1;
         }
         self.slots = slots;
-    }
-
-    fn give_up_dictionary(&mut self) {
-        let view = |code: &u32| self.distinct.get(*code as usize).copied();
-        self.views = self.codes.iter().map(|c| view(c).unwrap_or(TextView::EMPTY)).collect();
-        self.codes = Vec::new();
-        self.slots = Vec::new();
-        self.plain = true;
-    }
-
-    /// The column.
-    pub fn finish(mut self) -> Column {
-        let rows = self.nulls.len();
-        let few = few_distinct(self.distinct.len(), rows);
-        let known = self.distinct.len() as u64;
-        let exact = !self.plain;
-        if !self.plain && !few {
-            self.give_up_dictionary();
-        }
-        let nulls = std::mem::take(&mut self.nulls);
-        let validity = Nulls::new(self.has_nulls.then_some(nulls), rows);
-        let zones = zones_of_text(&validity);
-        if !self.plain {
-            return self.finish_dictionary(validity, zones);
-        }
-        let distinct = if exact {
-            known
-        } else {
-            let mut sketch = DistinctSketch::new();
-            for (_, view) in validity.values(&self.views) {
-                sketch.add(hash::text_word(view));
-            }
-            sketch.estimate()
-        };
-        let min = validity.values(&self.views).map(|(_, view)| *view).min();
-        let max = validity.values(&self.views).map(|(_, view)| *view).max();
-        let data = AlignedBytes::from_iter(rows, self.views.iter().copied());
-        let mut column =
-            Column::assemble(ColumnKind::Text, PhysicalType::Text, data, validity, zones, (distinct, exact));
-        column.stats.min = min.map(text_bound);
-        column.stats.max = max.map(text_bound);
-        column.heap = Some(Arc::new(self.heap));
-        column
-    }
-
-    fn finish_dictionary(self, validity: Nulls, zones: Vec<Zone>) -> Column {
-        let distinct = self.distinct.len();
-        let mut order: Vec<u32> = (0..distinct as u32).collect();
-        order.sort_unstable_by_key(|&code| self.distinct[code as usize]);
-        let mut views: Vec<TextView> = order.iter().map(|&c| self.distinct[c as usize]).collect();
-        let mut new_codes = vec![0u32; distinct];
-        for (new, &old) in order.iter().enumerate() {
-            new_codes[old as usize] = new as u32;
-        }
-        let min = views.first().copied().map(text_bound);
-        let max = views.last().copied().map(text_bound);
-        if views.is_empty() {
-            views.push(TextView::EMPTY);
-        }
-        let rows = self.codes.len();
-        let codes = self.codes.iter().map(|&old| new_codes.get(old as usize).copied().unwrap_or(0));
-        let (physical, data) = narrow_codes(views.len(), rows, codes);
-        let dictionary = Arc::new(Dictionary::new(&views, Arc::new(self.heap)));
-        let mut column = Column::coded(physical, data, validity, zones, distinct, dictionary);
-        column.stats.min = min;
-        column.stats.max = max;
-        column
     }
 }
 

@@ -15,6 +15,7 @@ pub mod like;
 pub mod mask;
 pub mod random;
 pub mod text;
+pub mod unpack;
 pub mod vector_math;
 
 /// A slice of what generated code points to.

@@ -1,4 +1,11 @@
 //! Parquet files: the footer when a file is opened, a column when it is needed.
+//!
+//! What most columns are is decoded by row groups ([`direct`]); for everything else Arrow's reader makes arrays of a whole column.
+
+mod direct;
+#[cfg(test)]
+mod direct_tests;
+mod hybrid;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -12,6 +19,8 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 use crate::error::{Error, Result};
 use crate::ingest::{Builder, ColumnDef, Source, Table, arrow};
+
+pub(super) use direct::{Codes, Direct, Refused};
 
 /// Rows that are decoded at a time.
 const BATCH_ROWS: usize = 64 << 10;
@@ -100,13 +109,19 @@ impl File {
         groups.filter_map(|group| u64::try_from(group.columns().get(i)?.uncompressed_size()).ok()).sum()
     }
 
-    /// Decodes column `i`.
-    pub(crate) fn read(&self, path: &Path, i: usize, name: &str, builder: &mut Builder) -> Result<()> {
-        let wrong = |e: &dyn std::fmt::Display| Error::input_column(path, name, e);
-        let file = std::fs::File::open(path).map_err(|e| wrong(&e))?;
+    /// The file itself, which is what it was when it was opened.
+    pub(super) fn reopen(&self, path: &Path) -> Result<std::fs::File> {
+        let file = std::fs::File::open(path).map_err(|e| Error::input(path, e))?;
         if stamp(path, &file)? != self.stamp {
             return Err(Error::input(path, "the file has changed since it was registered; register it again"));
         }
+        Ok(file)
+    }
+
+    /// Decodes column `i` by Arrow's reader.
+    pub(crate) fn read(&self, path: &Path, i: usize, name: &str, builder: &mut Builder) -> Result<()> {
+        let wrong = |e: &dyn std::fmt::Display| Error::input_column(path, name, e);
+        let file = self.reopen(path)?;
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), [i]);
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
             .with_projection(mask)
