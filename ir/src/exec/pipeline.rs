@@ -90,16 +90,25 @@ impl Run<'_> {
         };
         let made = self.resources.pool.map(tasks, |task, _| ready.range(task)).map_err(|t| self.trap(t))?;
         let PipelineRun { set, read, skipped, .. } = ready;
-        let StateData::Filling(filling) = &mut self.states[state.index()] else {
-            return Err(Error::Bug(format!("{state} is filled after it was sealed")));
-        };
+        let exe = self.exe;
+        let beside = &exe.pipelines[&i].1.beside;
         for (parts, block) in made {
-            filling.extend(parts.into_iter().filter(Part::is_kept));
+            for (i, part) in parts.into_iter().enumerate().filter(|(_, part)| part.is_kept()) {
+                let beside = beside.iter().find(|b| b.0 == i);
+                self.filling(beside.map_or(*state, |b| b.1))?.push(part);
+            }
             self.kept.push(block);
         }
-        filling.extend(set.map(Part::Set));
+        self.filling(*state)?.extend(set.map(Part::Set));
         self.skipped += skipped.into_inner();
         Ok(read.into_inner())
+    }
+
+    fn filling(&mut self, state: StateId) -> Result<&mut Vec<Part>> {
+        match &mut self.states[state.index()] {
+            StateData::Filling(parts) => Ok(parts),
+            _ => Err(Error::Bug(format!("{state} is filled after it was sealed"))),
+        }
     }
 }
 
@@ -151,8 +160,11 @@ impl<'r> PipelineRun<'r> {
                 None => None,
             },
             wanted: match pipeline.sink {
-                Sink::Append { state, .. } => exe.plan.first_rows(state).filter(|n| *n < usize::MAX),
-                Sink::Build { .. } | Sink::Group { .. } => None,
+                // Rows that are stored on the way are all wanted.
+                Sink::Append { state, .. } if lowered.beside.is_empty() => {
+                    exe.plan.first_rows(state).filter(|n| *n < usize::MAX)
+                }
+                Sink::Append { .. } | Sink::Build { .. } | Sink::Group { .. } => None,
             },
             stored: (0..ranges.len()).map(|_| AtomicUsize::new(0)).collect(),
             ranges,
