@@ -16,7 +16,7 @@ use crate::model::{Epoch, Label, Model, Network};
 use crate::run::Run;
 use crate::session::Precision;
 use crate::sql::{CreateModel, FeatureFunction, Literal, ModelOptions, Rendered, Span, TransformKind};
-use crate::transform::{self, Item, Rows, counts, literal, number, quoted};
+use crate::transform::{self, Item, Rows, Survey, counts, literal, number, quoted};
 
 /// Passes over the rows, where nothing is said.
 const MAX_ITERATIONS: i64 = 20;
@@ -48,9 +48,13 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
     let roles = Roles::of(statement, &source)?;
     let types = item_types(&roles, &base, run)?;
     let (base, held_out) = split(options, &base, roles.split_sql.as_deref(), types.split, run)?;
-    let held_out = some_rows(&base, held_out, at, run)?;
+    let survey = Survey::of(&base, held_out.as_deref().unwrap_or("FALSE"), &counted(&roles, &types, &kind), run)?;
+    if survey.training == 0 {
+        return Err(Error::model("there are no training rows", at));
+    }
+    let held_out = held_out.filter(|_| survey.held_out > 0);
     let train = held_out.as_ref().map_or("TRUE".to_string(), |eval| format!("NOT {eval}"));
-    let rows = Rows { table: &base, condition: &train };
+    let rows = Rows { table: &base, condition: &train, survey: &survey };
     let features = transform::features(roles.items.into_iter().zip(types.items).collect(), &rows, run)?;
     let mut columns = vec![];
     for feature in &features {
@@ -90,7 +94,8 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
     if let Some(path) = options.text("path") {
         if let Some(eval) = &held_out {
             let names: Vec<String> = source.iter().map(|(n, _)| quoted(n)).collect();
-            model.held_out = Some(run.columns(&Rows { table: &base, condition: eval }.select(&names.join(", "), ""))?);
+            let rows = Rows { condition: eval, ..rows };
+            model.held_out = Some(run.columns(&rows.select(&names.join(", "), ""))?);
         }
         let span = options.get("path").map_or(at, |o| o.value_span);
         model.params = crate::store::weights(path, &model.params, span)?;
@@ -196,16 +201,16 @@ fn items(statement: &CreateModel, source: &[(String, ScalarType)]) -> Result<Vec
     Ok(items)
 }
 
-/// The condition of held-out rows, if there are such rows.
-///
-/// # Errors
-/// There are no others.
-fn some_rows(base: &str, held_out: Option<String>, at: Span, run: &Run<'_>) -> Result<Option<String>> {
-    let (training, held) = sizes_of_parts(base, held_out.as_deref(), run)?;
-    if training == 0 {
-        return Err(Error::model("there are no training rows", at));
+/// The expressions whose values are counted: categories, and the label of a classifier.
+fn counted<'a>(roles: &'a Roles, types: &RoleTypes, kind: &Kind) -> Vec<(&'a str, ScalarType)> {
+    let items = roles.items.iter().zip(&types.items).filter(|(item, ty)| item.is_counted(**ty));
+    let mut keys: Vec<(&str, ScalarType)> = items.map(|(item, ty)| (item.sql.as_str(), *ty)).collect();
+    if kind.classifies && transform::is_category(types.label) {
+        keys.push((&roles.label.sql, types.label));
     }
-    Ok(held_out.filter(|_| held > 0))
+    keys.sort_by_key(|key| key.0);
+    keys.dedup();
+    keys
 }
 
 /// What stands between features and answer.
@@ -595,16 +600,6 @@ fn training_program(model: &Model, fit: &Fit, base: &Base<'_>, run: &Run<'_>) ->
     Ok((program, query.inputs().map_err(engine)?))
 }
 
-/// How many rows are trained on, and how many are held out.
-fn sizes_of_parts(base: &str, held_out: Option<&str>, run: &Run<'_>) -> Result<(i64, i64)> {
-    let held_out = held_out.unwrap_or("FALSE");
-    let counts = Rows { table: base, condition: "TRUE" }
-        .select(&format!("count(*), count(CASE WHEN {held_out} THEN 1 END)"), "");
-    let counts = run.columns(&counts)?;
-    let count = |i: usize| counts.column(i).get_i64(0).unwrap_or(0);
-    Ok((count(0) - count(1), count(1)))
-}
-
 /// A name out of a list, or an error that suggests one.
 fn known<'a>(name: &str, names: &[&'a str], span: Span) -> Result<&'a str> {
     if let Some(found) = names.iter().find(|n| n.eq_ignore_ascii_case(name)) {
@@ -668,7 +663,7 @@ fn label(column: &LabelColumn, ty: ScalarType, kind: &Kind, rows: &Rows<'_>, run
             _ => Err(Error::model(format!("the training rows have no number for the label '{name}'"), *span)),
         };
     }
-    if !matches!(ty, ScalarType::Bool | ScalarType::I32 | ScalarType::I64 | ScalarType::Text) {
+    if !transform::is_category(ty) {
         let message = format!("the label '{name}' is {ty}; classes are booleans, whole numbers or texts");
         return Err(Error::model(message, *span));
     }
@@ -688,7 +683,7 @@ fn split(
     ty: Option<ScalarType>,
     run: &Run<'_>,
 ) -> Result<(String, Option<String>)> {
-    let all = Rows { table: base, condition: "TRUE" };
+    let all = Rows { table: base, condition: "TRUE", survey: &Survey::default() };
     let count = || -> Result<usize> {
         Ok(run.columns(&all.select("count(*)", ""))?.column(0).get_i64(0).unwrap_or(0) as usize)
     };
