@@ -10,6 +10,7 @@ use ir::value::{TensorData, TensorValue, Value};
 use lantern::nn::Activation;
 use lantern::{Batches, Fit, Optimizer, Params, Scope, Tensor, Trained};
 
+use crate::codes::TrainingColumns;
 use crate::error::{Error, Result};
 use crate::features::Features;
 use crate::model::{Epoch, Label, Model, Network};
@@ -101,7 +102,8 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
         model.params = crate::store::weights(path, &model.params, span)?;
         return Ok(Training { model, program: None });
     }
-    let base = Base { sql: &base, columns: source.len(), held_out: held_out.as_deref() };
+    let training_rows = usize::try_from(survey.training).unwrap_or(0);
+    let base = Base { sql: &base, columns: source.len(), held_out: held_out.as_deref(), training_rows };
     let program = training_program(&model, &fit(options, &kind, seed), &base, run)?;
     Ok(Training { model, program: Some(program) })
 }
@@ -404,6 +406,8 @@ struct Part<'a> {
     rows: ValueId,
     /// Features and label.
     columns: &'a Features,
+    /// Whose they are, as the user knows it.
+    names: &'a [String],
     /// Leave rows out whose class is -1: one that training did not see.
     known_classes: bool,
 }
@@ -452,12 +456,11 @@ impl Continued {
 
     /// Features and label of a part of the rows as tensors. Rows are chosen before their features are computed: where the query
     /// is a table, each part reads it for itself, and nothing is stored but the tensors.
-    fn part(&mut self, model: &Model, part: &Part<'_>, label: (ScalarType, bool)) -> ir::Result<Tensors> {
+    fn part(&mut self, part: &Part<'_>, dtype: ScalarType, label: (ScalarType, bool)) -> ir::Result<Tensors> {
         let given = self.given(part.columns)?;
         let (mut table, columns) = part.columns.write(&mut self.builder, part.rows, &given)?;
-        let names = column_names(model).map_err(|e| ir::Error::Bug(e.to_string()))?;
-        for (id, name) in columns.iter().zip(names) {
-            self.builder.program_mut().columns[id.index()].name = name;
+        for (id, name) in columns.iter().zip(part.names) {
+            self.builder.program_mut().columns[id.index()].name = name.clone();
         }
         let (target, features) = columns.split_last().ok_or_else(|| ir::Error::Bug("no label".into()))?;
         if part.known_classes {
@@ -467,19 +470,19 @@ impl Continued {
                 b.scalar(ScalarOp::Ge, &[class, zero])
             })?;
         }
-        self.tensors(table, &model.network, features, (*target, label.0, label.1))
+        let features = vec![TensorColumns { columns: features.to_vec(), dtype, flat: false }];
+        self.tensors(table, features, (*target, label.0, label.1))
     }
 
     /// Features and label of these rows as tensors.
     pub(crate) fn tensors(
         &mut self,
         table: ValueId,
-        network: &Network,
-        features: &[ColumnId],
+        features: Vec<TensorColumns>,
         label: (ColumnId, ScalarType, bool),
     ) -> ir::Result<Tensors> {
         let rows = self.builder.program_mut().new_symbol("rows");
-        let mut groups = network.tensors(features);
+        let mut groups = features;
         groups.push(TensorColumns { columns: vec![label.0], dtype: label.1, flat: label.2 });
         self.builder.push(Op::Bridge(BridgeOp::ToTensor { rows, groups }), &[table], &[])
     }
@@ -536,55 +539,56 @@ struct Base<'a> {
     columns: usize,
     /// The condition of held-out rows.
     held_out: Option<&'a str>,
+    /// How many rows the others are.
+    training_rows: usize,
 }
 
 /// One program from the query's tables to the weights, the losses, the number of rows and, with held-out rows, their losses and
 /// the rows themselves: what the query stands for is computed once.
 fn training_program(model: &Model, fit: &Fit, base: &Base<'_>, run: &Run<'_>) -> Result<(Program, Inputs)> {
     let engine = |error| Error::Engine { error, span: None };
-    let (many, dtype) = match (&model.label, &model.network) {
-        (Label::Classes(c), _) if c.len() > 2 => (true, ScalarType::I64),
-        (_, Network::Layers { dtype, .. }) => (false, *dtype),
-        (_, Network::Function { .. }) => return Err(Error::unsupported("training a function from elsewhere", None)),
+    let Network::Layers { dtype, .. } = model.network else {
+        return Err(Error::unsupported("training a function from elsewhere", None));
+    };
+    let label = match &model.label {
+        Label::Classes(c) if c.len() > 2 => (ScalarType::I64, true),
+        _ => (dtype, false),
     };
     let query = run.query(&format!("SELECT * FROM {} AS input", base.sql)).map_err(engine)?;
     let source = transform::schema(&query)?;
+    let inputs = TrainingColumns::of(&model.features, base.training_rows, dtype)?;
     let columns = |unknown: &str| -> Result<Features> {
-        let mut columns = vec![];
-        for feature in &model.features {
-            columns.extend(feature.columns()?);
-        }
+        let mut columns = inputs.sql.clone();
         columns.push(target(model, true, unknown)?);
         Features::record(&columns, &source)
     };
+    let mut names = inputs.names.clone();
+    names.push(model.label_name.clone());
     let mut program = Continued::new(query.program().map_err(engine)?.clone(), [])?;
-    let label = (dtype, many);
     let train = columns("FALSE")?;
     let condition = base.held_out.map(|eval| Features::record(&[eval.to_string()], &source)).transpose()?;
     let rows = match &condition {
         None => program.table,
         Some(condition) => program.rows_where(condition, false)?,
     };
-    let train = program.part(model, &Part { rows, columns: &train, known_classes: false }, label)?;
+    let train = program.part(&Part { rows, columns: &train, names: &names, known_classes: false }, dtype, label)?;
     let (mut eval, mut held) = (None, None);
     if let Some(condition) = &condition {
         let kept = program.columns.get(..base.columns).unwrap_or(&program.columns).to_vec();
-        let names = program.names.iter().take(kept.len()).cloned().collect();
+        let shown = program.names.iter().take(kept.len()).cloned().collect();
         let rows = program.rows_where(condition, true)?;
         let rows = program.builder.rel(RelOp::Project { columns: kept }, &[rows], &[])?;
         let known_classes = matches!(model.label, Label::Classes(_));
-        eval = Some(program.part(model, &Part { rows, columns: &columns("TRUE")?, known_classes }, label)?);
-        held = Some((rows, names));
+        let part = Part { rows, columns: &columns("TRUE")?, names: &names, known_classes };
+        eval = Some(program.part(&part, dtype, label)?);
+        held = Some((rows, shown));
     }
     let program = program.finish_with(held, |scope| {
         let first = Network::constants(scope, &model.params);
         let sources = handles(scope, &train);
-        let loss = |batch: &[Tensor], params: &[Tensor]| {
-            let (y, x) = match batch.split_last() {
-                Some(split) => split,
-                None => return scope.constant(f64::NAN),
-            };
-            model.network.loss(&model.label, x, y, params)
+        let loss = |batch: &[Tensor], params: &[Tensor]| match batch {
+            [x, y] => model.network.loss(&model.label, &[inputs.dense(x)], y, params),
+            _ => scope.constant(f64::NAN),
         };
         let Trained { params, losses, watched, .. } = match &eval {
             None => scope.fit(fit, &sources, &first, loss),
