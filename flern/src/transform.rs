@@ -93,43 +93,56 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Surveys `base`, a query in parentheses; `held_out` is the condition of held-out rows. Groups the rows by all keys together,
-    /// then the groups by each.
+    /// Surveys `base`, a query in parentheses; `held_out` is the condition of held-out rows.
     pub(crate) fn of(base: &str, held_out: &str, keys: &[(&str, ScalarType)], run: &Run<'_>) -> Result<Survey> {
-        let list = |of: &dyn Fn(usize) -> String| (0..keys.len()).map(of).collect::<String>();
-        let named = list(&|i| format!(", {} AS k{i}", keys[i].0));
-        let names = list(&|i| format!(", k{i}"));
-        let row = |part: usize, held: &str, key: Option<usize>| {
-            let cell = |i: usize| match key {
-                Some(key) if key == i => format!(", k{i}"),
-                _ => format!(", CAST(NULL AS {}) AS k{i}", sql_type(keys[i].1)),
-            };
-            format!("SELECT {part} AS part, {held} AS held_out{}, CAST(sum(n) AS BIGINT) AS n FROM survey", list(&cell))
-        };
-        let mut text = format!(
-            "WITH survey AS (SELECT held_out{names}, count(*) AS n FROM (SELECT {held_out} AS held_out{named} FROM {base} AS input) \
-             AS keys GROUP BY held_out{names}) {} GROUP BY held_out",
-            row(0, "held_out", None)
-        );
-        for i in 0..keys.len() {
-            text += &format!(" UNION ALL {} WHERE NOT held_out GROUP BY k{i}", row(i + 1, "FALSE", Some(i)));
-        }
-        let found = run.columns(&text)?;
         let mut survey = Survey::default();
-        let counted = |row: usize| found.column(keys.len() + 2).get_i64(row).unwrap_or(0);
-        for (i, (key, _)) in keys.iter().enumerate() {
-            let of_key = (0..found.rows()).filter(|row| found.column(0).get_i64(*row) == Some(i as i64 + 1));
-            let counts = of_key.map(|row| (column_value(found.column(i + 2), row), counted(row) as u64)).collect();
-            survey.counts.insert((*key).to_string(), in_order(counts));
-        }
-        for row in (0..found.rows()).filter(|row| found.column(0).get_i64(*row) == Some(0)) {
-            match found.column(1).get_bool(row) {
-                Some(true) => survey.held_out += counted(row),
-                _ => survey.training += counted(row),
-            }
+        survey.add(base, held_out, keys.get(..KEYS_AT_ONCE).unwrap_or(keys), run)?;
+        for more in keys.get(KEYS_AT_ONCE..).unwrap_or(&[]).chunks(KEYS_AT_ONCE) {
+            survey.add(base, held_out, more, run)?;
         }
         Ok(survey)
     }
+
+    /// Groups the rows by some keys together, then the groups by each of them.
+    fn add(&mut self, base: &str, held_out: &str, keys: &[(&str, ScalarType)], run: &Run<'_>) -> Result<()> {
+        let found = run.columns(&survey_text(base, held_out, keys))?;
+        let found = &*found;
+        let rows_of =
+            |part: usize| (0..found.rows()).filter(move |row| found.column(0).get_i64(*row) == Some(part as i64));
+        let counted = |row: usize| found.column(keys.len() + 2).get_i64(row).unwrap_or(0);
+        for (i, (key, _)) in keys.iter().enumerate() {
+            let counts = rows_of(i + 1).map(|row| (column_value(found.column(i + 2), row), counted(row) as u64));
+            self.counts.insert((*key).to_string(), in_order(counts.collect()));
+        }
+        let held = |wanted: bool| rows_of(0).filter(move |row| found.column(1).get_bool(*row) == Some(wanted));
+        (self.training, self.held_out) = (held(false).map(counted).sum(), held(true).map(counted).sum());
+        Ok(())
+    }
+}
+
+/// So many keys are grouped together: with each there may be more groups.
+const KEYS_AT_ONCE: usize = 4;
+
+/// The query of a survey. Its rows: 0, whether they are held out, NULLs and how many; for each key its number from 1, FALSE, the
+/// key's value among NULLs, and how many of the training rows have it.
+fn survey_text(base: &str, held_out: &str, keys: &[(&str, ScalarType)]) -> String {
+    let list = |of: &dyn Fn(usize) -> String| (0..keys.len()).map(of).collect::<String>();
+    let named = list(&|i| format!(", {} AS k{i}", keys[i].0));
+    let names = list(&|i| format!(", k{i}"));
+    let part = |number: usize, held: &str, key: Option<usize>| {
+        let cell = |i: usize| match key {
+            Some(key) if key == i => format!(", k{i}"),
+            _ => format!(", CAST(NULL AS {}) AS k{i}", sql_type(keys[i].1)),
+        };
+        format!("SELECT {number} AS part, {held} AS held_out{}, CAST(sum(n) AS BIGINT) AS n FROM survey", list(&cell))
+    };
+    let keys_of = |i: usize| format!(" UNION ALL {} WHERE NOT held_out GROUP BY k{i}", part(i + 1, "FALSE", Some(i)));
+    format!(
+        "WITH survey AS (SELECT held_out{names}, count(*) AS n FROM (SELECT {held_out} AS held_out{named} FROM {base} AS input) \
+         AS keys GROUP BY held_out{names}) {} GROUP BY held_out{}",
+        part(0, "held_out", None),
+        list(&keys_of)
+    )
 }
 
 impl Rows<'_> {
