@@ -67,7 +67,7 @@ fn metrics(model: &Model, query: &Query, threshold: Option<f64>, run: &Run<'_>) 
     let Some((label, features)) = columns.split_last() else {
         return Err(Error::model("the rows have no columns", None));
     };
-    let tensors = program.tensors(program.table, &model.network, features, (*label, ScalarType::F64, true))?;
+    let tensors = program.tensors(program.table, model.network.tensors(features), (*label, ScalarType::F64, true))?;
     let program = program.finish(|scope| {
         let params: Vec<Tensor> = Network::constants(scope, &model.params);
         let mut x = handles(scope, &tensors);

@@ -12,6 +12,7 @@
 //! # Ok::<(), flern::Error>(())
 //! ```
 
+mod codes;
 pub mod data;
 mod describe;
 pub mod error;

@@ -10,13 +10,14 @@ use ir::value::{TensorData, TensorValue, Value};
 use lantern::nn::Activation;
 use lantern::{Batches, Fit, Optimizer, Params, Scope, Tensor, Trained};
 
+use crate::codes::TrainingColumns;
 use crate::error::{Error, Result};
 use crate::features::Features;
 use crate::model::{Epoch, Label, Model, Network};
 use crate::run::Run;
 use crate::session::Precision;
-use crate::sql::{CreateModel, Literal, ModelOptions, Rendered, Span, TransformKind};
-use crate::transform::{self, Item, Rows, counts, literal, number, quoted};
+use crate::sql::{CreateModel, FeatureFunction, Literal, ModelOptions, Rendered, Span, TransformKind};
+use crate::transform::{self, Item, Rows, Survey, counts, literal, number, quoted};
 
 /// Passes over the rows, where nothing is said.
 const MAX_ITERATIONS: i64 = 20;
@@ -41,85 +42,21 @@ pub(crate) struct Training {
 pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, run: &Run<'_>) -> Result<Training> {
     let options = &statement.options;
     let at = statement.name.span;
-    let Some(kind) = options.word("model_type") else {
-        let why = "it says what is trained".to_string();
-        return Err(crate::SqlError::MissingOption { name: "model_type", why, span: at }.into());
-    };
-    let classifies = matches!(kind.as_str(), "dnn_classifier" | "logistic_reg");
-    let is_deep = kind.starts_with("dnn");
+    let kind = Kind::of(options, at)?;
     let whole = run.query(&query.text).map_err(|error| Error::from_engine(error, query))?;
     let source = transform::schema(&whole)?;
     let base = format!("({}\n)", query.text);
-
-    let label_name = match options.texts("input_label_cols").as_deref() {
-        None => "label".to_string(),
-        Some([one]) => (*one).to_string(),
-        Some(_) => {
-            let span = options.get("input_label_cols").map(|o| o.value_span);
-            return Err(Error::unsupported("a model with several labels", span));
-        }
-    };
-    let label_span = options.get("input_label_cols").map_or(at, |o| o.value_span);
-    let split_col = options.text("data_split_col").map(str::to_string);
-    let (mut items, mut label_sql, mut split_sql) = (vec![], None, None);
-    let whole_column = |name: &str, functions| Item { name: name.into(), sql: quoted(name), span: at, functions };
-    match &statement.transform {
-        None => {
-            for (name, ty) in &source {
-                use crate::sql::FeatureFunction::StandardScaler;
-                let scaled = if ty.is_numeric() { vec![StandardScaler] } else { vec![] };
-                items.push(whole_column(name, scaled));
-            }
-        }
-        Some(list) => {
-            for item in list {
-                match &item.kind {
-                    TransformKind::Wildcard { except } => {
-                        for name in except {
-                            let names: Vec<&str> = source.iter().map(|s| s.0.as_str()).collect();
-                            known(&name.value, &names, name.span)?;
-                        }
-                        let listed = source.iter().filter(|(n, _)| except.iter().all(|e| e.value != *n));
-                        items.extend(listed.map(|(n, _)| whole_column(n, vec![])));
-                    }
-                    TransformKind::Column { name, value } => items.push(Item::new(&name.value, value)),
-                }
-            }
-        }
-    }
-    let mut take = |wanted: &str, span: Span| -> Result<String> {
-        if let Some(i) = items.iter().position(|i| i.name.eq_ignore_ascii_case(wanted)) {
-            let item = items.remove(i);
-            if statement.transform.is_some() && !item.functions.is_empty() {
-                return Err(Error::model(format!("'{wanted}' is no feature and takes no ML function"), item.span));
-            }
-            return Ok(item.sql);
-        }
-        let names: Vec<&str> = source.iter().map(|s| s.0.as_str()).collect();
-        Ok(quoted(known(wanted, &names, span)?))
-    };
-    label_sql.replace(take(&label_name, label_span)?);
-    if let Some(column) = &split_col {
-        let span = options.get("data_split_col").map_or(at, |o| o.value_span);
-        split_sql.replace(take(column, span)?);
-    }
-    let label_sql = label_sql.unwrap_or_default();
-    if items.is_empty() {
-        return Err(Error::model("no column is left as a feature", at));
-    }
-    let types = item_types(&items, &label_sql, split_sql.as_deref(), &base, run, label_span)?;
-    let label_type = types[items.len()];
-
-    let (base, held_out) = split(options, &base, split_sql.as_deref(), types.get(items.len() + 1).copied(), run)?;
-    let (training_rows, held_rows) = sizes_of_parts(&base, held_out.as_deref(), run)?;
-    if training_rows == 0 {
+    let roles = Roles::of(statement, &source)?;
+    let types = item_types(&roles, &base, run)?;
+    let (base, held_out) = split(options, &base, roles.split_sql.as_deref(), types.split, run)?;
+    let survey = Survey::of(&base, held_out.as_deref().unwrap_or("FALSE"), &counted(&roles, &types, &kind), run)?;
+    if survey.training == 0 {
         return Err(Error::model("there are no training rows", at));
     }
-    let held_out = held_out.filter(|_| held_rows > 0);
+    let held_out = held_out.filter(|_| survey.held_out > 0);
     let train = held_out.as_ref().map_or("TRUE".to_string(), |eval| format!("NOT {eval}"));
-    let rows = Rows { table: &base, condition: &train };
-    let typed: Vec<(Item, ScalarType)> = items.into_iter().zip(types).collect();
-    let features = transform::features(typed, &rows, run)?;
+    let rows = Rows { table: &base, condition: &train, survey: &survey };
+    let features = transform::features(roles.items.into_iter().zip(types.items).collect(), &rows, run)?;
     let mut columns = vec![];
     for feature in &features {
         columns.extend(feature.columns()?);
@@ -128,47 +65,24 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
     if recorded.inputs().is_empty() {
         return Err(Error::model("no feature reads a column", at));
     }
-
-    let imports = options.get("path").is_some();
-    let mut label = label(&label_sql, label_type, classifies, &label_name, label_span, &rows, run)?;
-    if let (Label::Number { mean, scale }, true) = (&mut label, imports) {
+    let mut label = label(&roles.label, types.label, &kind, &rows, run)?;
+    if let (Label::Number { mean, scale }, Some(_)) = (&mut label, options.get("path")) {
         // Weights from elsewhere give the number itself.
         (*mean, *scale) = (0.0, 1.0);
     }
-    let mut sizes = vec![columns.len()];
-    match options.sizes("hidden_units") {
-        Some(units) if is_deep => sizes.extend(units),
-        None if is_deep => {
-            let why = "it says how many layers the network has, and how wide they are".to_string();
-            return Err(crate::SqlError::MissingOption { name: "hidden_units", why, span: at }.into());
-        }
-        Some(_) => {
-            let span = options.get("hidden_units").map(|o| o.name_span);
-            return Err(Error::model(format!("a {kind} has no hidden layers"), span));
-        }
-        None => {}
-    }
-    if let (false, Some(option)) = (is_deep, options.get("activation_fn")) {
-        return Err(Error::model(format!("a {kind} has no hidden layers and no activation"), option.name_span));
-    }
-    sizes.push(match &label {
-        Label::Classes(classes) if classes.len() > 2 => classes.len(),
-        _ => 1,
-    });
-    let activation = options.word("activation_fn").and_then(|n| Activation::by_name(&n)).unwrap_or_default();
-    let seed = options.integer("seed").map_or(run.settings.seed, |s| s as u64);
+    let Layers { sizes, activation } = layers(options, &kind, columns.len(), &label, at)?;
     let dtype = match run.settings.precision {
         Precision::Single => ScalarType::F32,
         Precision::Double => ScalarType::F64,
     };
-
+    let seed = seed(options, run);
     let mut model = Model {
         name: statement.name.value.clone(),
-        kind,
+        kind: kind.name.clone(),
         options: options.given.iter().map(|o| (o.name.to_string(), printed(&o.value))).collect(),
-        label_name,
+        label_name: roles.label.name,
         label,
-        label_sql,
+        label_sql: roles.label.sql,
         features,
         recorded,
         params: Params::mlp(dtype, &sizes, seed)?,
@@ -181,18 +95,170 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
     if let Some(path) = options.text("path") {
         if let Some(eval) = &held_out {
             let names: Vec<String> = source.iter().map(|(n, _)| quoted(n)).collect();
-            model.held_out = Some(run.columns(&Rows { table: &base, condition: eval }.select(&names.join(", "), ""))?);
+            let rows = Rows { condition: eval, ..rows };
+            model.held_out = Some(run.columns(&rows.select(&names.join(", "), ""))?);
         }
         let span = options.get("path").map_or(at, |o| o.value_span);
         model.params = crate::store::weights(path, &model.params, span)?;
         return Ok(Training { model, program: None });
     }
-    let rate = if is_deep { LEARN_RATE } else { LEARN_RATE * 10.0 };
+    let training_rows = usize::try_from(survey.training).unwrap_or(0);
+    let base = Base { sql: &base, columns: source.len(), held_out: held_out.as_deref(), training_rows };
+    let program = training_program(&model, &fit(options, &kind, seed), &base, run)?;
+    Ok(Training { model, program: Some(program) })
+}
+
+/// The option `model_type`.
+struct Kind {
+    name: String,
+    classifies: bool,
+    is_deep: bool,
+}
+
+impl Kind {
+    fn of(options: &ModelOptions, at: Span) -> Result<Kind> {
+        let Some(name) = options.word("model_type") else {
+            let why = "it says what is trained".to_string();
+            return Err(crate::SqlError::MissingOption { name: "model_type", why, span: at }.into());
+        };
+        let classifies = matches!(name.as_str(), "dnn_classifier" | "logistic_reg");
+        Ok(Kind { classifies, is_deep: name.starts_with("dnn"), name })
+    }
+}
+
+/// What the columns of the query are for.
+struct Roles {
+    /// What becomes features.
+    items: Vec<Item>,
+    label: LabelColumn,
+    /// `data_split_col`.
+    split_sql: Option<String>,
+}
+
+/// `input_label_cols`.
+struct LabelColumn {
+    name: String,
+    sql: String,
+    span: Span,
+}
+
+impl Roles {
+    fn of(statement: &CreateModel, source: &[(String, ScalarType)]) -> Result<Roles> {
+        let options = &statement.options;
+        let at = statement.name.span;
+        let name = match options.texts("input_label_cols").as_deref() {
+            None => "label".to_string(),
+            Some([one]) => (*one).to_string(),
+            Some(_) => {
+                let span = options.get("input_label_cols").map(|o| o.value_span);
+                return Err(Error::unsupported("a model with several labels", span));
+            }
+        };
+        let span = options.get("input_label_cols").map_or(at, |o| o.value_span);
+        let mut items = items(statement, source)?;
+        let mut take = |wanted: &str, span: Span| -> Result<String> {
+            if let Some(i) = items.iter().position(|i| i.name.eq_ignore_ascii_case(wanted)) {
+                let item = items.remove(i);
+                if statement.transform.is_some() && !item.functions.is_empty() {
+                    let message = format!("'{wanted}' is no feature and takes no ML function");
+                    return Err(Error::model(message, item.span));
+                }
+                return Ok(item.sql);
+            }
+            let names: Vec<&str> = source.iter().map(|s| s.0.as_str()).collect();
+            Ok(quoted(known(wanted, &names, span)?))
+        };
+        let sql = take(&name, span)?;
+        let split_span = options.get("data_split_col").map_or(at, |o| o.value_span);
+        let split_sql = options.text("data_split_col").map(|column| take(column, split_span)).transpose()?;
+        if items.is_empty() {
+            return Err(Error::model("no column is left as a feature", at));
+        }
+        Ok(Roles { items, label: LabelColumn { name, sql, span }, split_sql })
+    }
+}
+
+/// The items of TRANSFORM, or all columns; the label and the split column among them.
+fn items(statement: &CreateModel, source: &[(String, ScalarType)]) -> Result<Vec<Item>> {
+    let at = statement.name.span;
+    let whole_column = |name: &str, functions| Item { name: name.into(), sql: quoted(name), span: at, functions };
+    let Some(list) = &statement.transform else {
+        let scaled = |ty: ScalarType| if ty.is_numeric() { vec![FeatureFunction::StandardScaler] } else { vec![] };
+        return Ok(source.iter().map(|(name, ty)| whole_column(name, scaled(*ty))).collect());
+    };
+    let names: Vec<&str> = source.iter().map(|s| s.0.as_str()).collect();
+    let mut items = vec![];
+    for item in list {
+        match &item.kind {
+            TransformKind::Wildcard { except } => {
+                for name in except {
+                    known(&name.value, &names, name.span)?;
+                }
+                let listed = names.iter().filter(|n| except.iter().all(|e| e.value != **n));
+                items.extend(listed.map(|n| whole_column(n, vec![])));
+            }
+            TransformKind::Column { name, value } => items.push(Item::new(&name.value, value)),
+        }
+    }
+    Ok(items)
+}
+
+/// The expressions whose values are counted: categories, and the label of a classifier.
+fn counted<'a>(roles: &'a Roles, types: &RoleTypes, kind: &Kind) -> Vec<(&'a str, ScalarType)> {
+    let items = roles.items.iter().zip(&types.items).filter(|(item, ty)| item.is_counted(**ty));
+    let mut keys: Vec<(&str, ScalarType)> = items.map(|(item, ty)| (item.sql.as_str(), *ty)).collect();
+    if kind.classifies && transform::is_category(types.label) {
+        keys.push((&roles.label.sql, types.label));
+    }
+    keys.sort_by_key(|key| key.0);
+    keys.dedup();
+    keys
+}
+
+/// What stands between features and answer.
+struct Layers {
+    /// Widths, first the number of features, last the number of outputs.
+    sizes: Vec<usize>,
+    activation: Activation,
+}
+
+fn layers(options: &ModelOptions, kind: &Kind, features: usize, label: &Label, at: Span) -> Result<Layers> {
+    let Kind { name, is_deep, .. } = kind;
+    let mut sizes = vec![features];
+    match options.sizes("hidden_units") {
+        Some(units) if *is_deep => sizes.extend(units),
+        None if *is_deep => {
+            let why = "it says how many layers the network has, and how wide they are".to_string();
+            return Err(crate::SqlError::MissingOption { name: "hidden_units", why, span: at }.into());
+        }
+        Some(_) => {
+            let span = options.get("hidden_units").map(|o| o.name_span);
+            return Err(Error::model(format!("a {name} has no hidden layers"), span));
+        }
+        None => {}
+    }
+    if let (false, Some(option)) = (is_deep, options.get("activation_fn")) {
+        return Err(Error::model(format!("a {name} has no hidden layers and no activation"), option.name_span));
+    }
+    sizes.push(match label {
+        Label::Classes(classes) if classes.len() > 2 => classes.len(),
+        _ => 1,
+    });
+    let activation = options.word("activation_fn").and_then(|n| Activation::by_name(&n)).unwrap_or_default();
+    Ok(Layers { sizes, activation })
+}
+
+fn seed(options: &ModelOptions, run: &Run<'_>) -> u64 {
+    options.integer("seed").map_or(run.settings.seed, |s| s as u64)
+}
+
+/// How the weights are found.
+fn fit(options: &ModelOptions, kind: &Kind, seed: u64) -> Fit {
+    let rate = if kind.is_deep { LEARN_RATE } else { LEARN_RATE * 10.0 };
     let rate = options.number("learn_rate").unwrap_or(rate);
-    let epochs = options.integer("max_iterations").unwrap_or(MAX_ITERATIONS) as usize;
     let batches = Batches {
         size: options.integer("batch_size").unwrap_or(BATCH_SIZE) as usize,
-        epochs,
+        epochs: options.integer("max_iterations").unwrap_or(MAX_ITERATIONS) as usize,
         shuffle: Some(seed),
         drop_last: false,
         early_stop: options.bool("early_stop").unwrap_or(true).then_some(LEAST_PROGRESS),
@@ -202,9 +268,7 @@ pub(crate) fn prepare(statement: &CreateModel, query: &Rendered, number: u64, ru
         Some("momentum") => Optimizer::momentum(rate, 0.9),
         _ => Optimizer::adam(rate),
     };
-    let base = Base { sql: &base, columns: source.len(), held_out: held_out.as_deref() };
-    let program = training_program(&model, &Fit { batches, optimizer }, &base, run)?;
-    Ok(Training { model, program: Some(program) })
+    Fit { batches, optimizer }
 }
 
 /// CREATE MODEL without a query: the model that the option `path` names, as it was exported.
@@ -342,6 +406,8 @@ struct Part<'a> {
     rows: ValueId,
     /// Features and label.
     columns: &'a Features,
+    /// Whose they are, as the user knows it.
+    names: &'a [String],
     /// Leave rows out whose class is -1: one that training did not see.
     known_classes: bool,
 }
@@ -390,12 +456,11 @@ impl Continued {
 
     /// Features and label of a part of the rows as tensors. Rows are chosen before their features are computed: where the query
     /// is a table, each part reads it for itself, and nothing is stored but the tensors.
-    fn part(&mut self, model: &Model, part: &Part<'_>, label: (ScalarType, bool)) -> ir::Result<Tensors> {
+    fn part(&mut self, part: &Part<'_>, dtype: ScalarType, label: (ScalarType, bool)) -> ir::Result<Tensors> {
         let given = self.given(part.columns)?;
         let (mut table, columns) = part.columns.write(&mut self.builder, part.rows, &given)?;
-        let names = column_names(model).map_err(|e| ir::Error::Bug(e.to_string()))?;
-        for (id, name) in columns.iter().zip(names) {
-            self.builder.program_mut().columns[id.index()].name = name;
+        for (id, name) in columns.iter().zip(part.names) {
+            self.builder.program_mut().columns[id.index()].name = name.clone();
         }
         let (target, features) = columns.split_last().ok_or_else(|| ir::Error::Bug("no label".into()))?;
         if part.known_classes {
@@ -405,19 +470,19 @@ impl Continued {
                 b.scalar(ScalarOp::Ge, &[class, zero])
             })?;
         }
-        self.tensors(table, &model.network, features, (*target, label.0, label.1))
+        let features = vec![TensorColumns { columns: features.to_vec(), dtype, flat: false }];
+        self.tensors(table, features, (*target, label.0, label.1))
     }
 
     /// Features and label of these rows as tensors.
     pub(crate) fn tensors(
         &mut self,
         table: ValueId,
-        network: &Network,
-        features: &[ColumnId],
+        features: Vec<TensorColumns>,
         label: (ColumnId, ScalarType, bool),
     ) -> ir::Result<Tensors> {
         let rows = self.builder.program_mut().new_symbol("rows");
-        let mut groups = network.tensors(features);
+        let mut groups = features;
         groups.push(TensorColumns { columns: vec![label.0], dtype: label.1, flat: label.2 });
         self.builder.push(Op::Bridge(BridgeOp::ToTensor { rows, groups }), &[table], &[])
     }
@@ -474,55 +539,56 @@ struct Base<'a> {
     columns: usize,
     /// The condition of held-out rows.
     held_out: Option<&'a str>,
+    /// How many rows the others are.
+    training_rows: usize,
 }
 
 /// One program from the query's tables to the weights, the losses, the number of rows and, with held-out rows, their losses and
 /// the rows themselves: what the query stands for is computed once.
 fn training_program(model: &Model, fit: &Fit, base: &Base<'_>, run: &Run<'_>) -> Result<(Program, Inputs)> {
     let engine = |error| Error::Engine { error, span: None };
-    let (many, dtype) = match (&model.label, &model.network) {
-        (Label::Classes(c), _) if c.len() > 2 => (true, ScalarType::I64),
-        (_, Network::Layers { dtype, .. }) => (false, *dtype),
-        (_, Network::Function { .. }) => return Err(Error::unsupported("training a function from elsewhere", None)),
+    let Network::Layers { dtype, .. } = model.network else {
+        return Err(Error::unsupported("training a function from elsewhere", None));
+    };
+    let label = match &model.label {
+        Label::Classes(c) if c.len() > 2 => (ScalarType::I64, true),
+        _ => (dtype, false),
     };
     let query = run.query(&format!("SELECT * FROM {} AS input", base.sql)).map_err(engine)?;
     let source = transform::schema(&query)?;
+    let inputs = TrainingColumns::of(&model.features, base.training_rows, dtype)?;
     let columns = |unknown: &str| -> Result<Features> {
-        let mut columns = vec![];
-        for feature in &model.features {
-            columns.extend(feature.columns()?);
-        }
+        let mut columns = inputs.sql.clone();
         columns.push(target(model, true, unknown)?);
         Features::record(&columns, &source)
     };
+    let mut names = inputs.names.clone();
+    names.push(model.label_name.clone());
     let mut program = Continued::new(query.program().map_err(engine)?.clone(), [])?;
-    let label = (dtype, many);
     let train = columns("FALSE")?;
     let condition = base.held_out.map(|eval| Features::record(&[eval.to_string()], &source)).transpose()?;
     let rows = match &condition {
         None => program.table,
         Some(condition) => program.rows_where(condition, false)?,
     };
-    let train = program.part(model, &Part { rows, columns: &train, known_classes: false }, label)?;
+    let train = program.part(&Part { rows, columns: &train, names: &names, known_classes: false }, dtype, label)?;
     let (mut eval, mut held) = (None, None);
     if let Some(condition) = &condition {
         let kept = program.columns.get(..base.columns).unwrap_or(&program.columns).to_vec();
-        let names = program.names.iter().take(kept.len()).cloned().collect();
+        let shown = program.names.iter().take(kept.len()).cloned().collect();
         let rows = program.rows_where(condition, true)?;
         let rows = program.builder.rel(RelOp::Project { columns: kept }, &[rows], &[])?;
         let known_classes = matches!(model.label, Label::Classes(_));
-        eval = Some(program.part(model, &Part { rows, columns: &columns("TRUE")?, known_classes }, label)?);
-        held = Some((rows, names));
+        let part = Part { rows, columns: &columns("TRUE")?, names: &names, known_classes };
+        eval = Some(program.part(&part, dtype, label)?);
+        held = Some((rows, shown));
     }
     let program = program.finish_with(held, |scope| {
         let first = Network::constants(scope, &model.params);
         let sources = handles(scope, &train);
-        let loss = |batch: &[Tensor], params: &[Tensor]| {
-            let (y, x) = match batch.split_last() {
-                Some(split) => split,
-                None => return scope.constant(f64::NAN),
-            };
-            model.network.loss(&model.label, x, y, params)
+        let loss = |batch: &[Tensor], params: &[Tensor]| match batch {
+            [x, y] => model.network.loss(&model.label, &[inputs.dense(x)], y, params),
+            _ => scope.constant(f64::NAN),
         };
         let Trained { params, losses, watched, .. } = match &eval {
             None => scope.fit(fit, &sources, &first, loss),
@@ -538,16 +604,6 @@ fn training_program(model: &Model, fit: &Fit, base: &Base<'_>, run: &Run<'_>) ->
     Ok((program, query.inputs().map_err(engine)?))
 }
 
-/// How many rows are trained on, and how many are held out.
-fn sizes_of_parts(base: &str, held_out: Option<&str>, run: &Run<'_>) -> Result<(i64, i64)> {
-    let held_out = held_out.unwrap_or("FALSE");
-    let counts = Rows { table: base, condition: "TRUE" }
-        .select(&format!("count(*), count(CASE WHEN {held_out} THEN 1 END)"), "");
-    let counts = run.columns(&counts)?;
-    let count = |i: usize| counts.column(i).get_i64(0).unwrap_or(0);
-    Ok((count(0) - count(1), count(1)))
-}
-
 /// A name out of a list, or an error that suggests one.
 fn known<'a>(name: &str, names: &[&'a str], span: Span) -> Result<&'a str> {
     if let Some(found) = names.iter().find(|n| n.eq_ignore_ascii_case(name)) {
@@ -560,24 +616,28 @@ fn known<'a>(name: &str, names: &[&'a str], span: Span) -> Result<&'a str> {
     Err(Error::Model { message: format!("the query has no column '{name}'"), help: Some(help), span: Some(span) })
 }
 
-/// The types of the items, the label and the split column.
-fn item_types(
-    items: &[Item],
-    label: &str,
-    split: Option<&str>,
-    base: &str,
-    run: &Run<'_>,
-    label_span: Span,
-) -> Result<Vec<ScalarType>> {
-    let mut list: Vec<(&str, Span)> = items.iter().map(|i| (i.sql.as_str(), i.span)).collect();
-    list.push((label, label_span));
-    list.extend(split.map(|s| (s, label_span)));
+/// Types of what [`Roles`] names.
+struct RoleTypes {
+    items: Vec<ScalarType>,
+    label: ScalarType,
+    split: Option<ScalarType>,
+}
+
+fn item_types(roles: &Roles, base: &str, run: &Run<'_>) -> Result<RoleTypes> {
+    let mut list: Vec<(&str, Span)> = roles.items.iter().map(|i| (i.sql.as_str(), i.span)).collect();
+    list.push((&roles.label.sql, roles.label.span));
+    list.extend(roles.split_sql.iter().map(|s| (s.as_str(), roles.label.span)));
     let select = |list: &[(&str, Span)]| {
         let columns: Vec<String> = list.iter().enumerate().map(|(i, c)| format!("{} AS c{i}", c.0)).collect();
         format!("SELECT {} FROM {base} AS input", columns.join(", "))
     };
     match run.query(&select(&list)) {
-        Ok(query) => Ok(transform::schema(&query)?.into_iter().map(|c| c.1).collect()),
+        Ok(query) => {
+            let mut items: Vec<ScalarType> = transform::schema(&query)?.into_iter().map(|c| c.1).collect();
+            let split = roles.split_sql.as_ref().and_then(|_| items.pop());
+            let label = items.pop().ok_or_else(|| Error::model("the query has no columns", None))?;
+            Ok(RoleTypes { items, label, split })
+        }
         Err(error) => {
             // Whichever fails alone is the one at fault.
             for one in &list {
@@ -591,18 +651,11 @@ fn item_types(
 }
 
 /// What the model predicts, from the training rows.
-fn label(
-    sql: &str,
-    ty: ScalarType,
-    classifies: bool,
-    name: &str,
-    span: Span,
-    rows: &Rows<'_>,
-    run: &Run<'_>,
-) -> Result<Label> {
-    if !classifies {
+fn label(column: &LabelColumn, ty: ScalarType, kind: &Kind, rows: &Rows<'_>, run: &Run<'_>) -> Result<Label> {
+    let LabelColumn { name, sql, span } = column;
+    if !kind.classifies {
         if !ty.is_numeric() {
-            return Err(Error::model(format!("the label '{name}' is {ty}; a regression predicts numbers"), span));
+            return Err(Error::model(format!("the label '{name}' is {ty}; a regression predicts numbers"), *span));
         }
         let x = format!("CAST({sql} AS DOUBLE)");
         let found = run.columns(&rows.select(&format!("avg({x}), stddev_pop({x})"), ""))?;
@@ -611,17 +664,17 @@ fn label(
             (Some(mean), Some(deviation)) => {
                 Ok(Label::Number { mean, scale: if deviation == 0.0 { 1.0 } else { deviation } })
             }
-            _ => Err(Error::model(format!("the training rows have no number for the label '{name}'"), span)),
+            _ => Err(Error::model(format!("the training rows have no number for the label '{name}'"), *span)),
         };
     }
-    if !matches!(ty, ScalarType::Bool | ScalarType::I32 | ScalarType::I64 | ScalarType::Text) {
+    if !transform::is_category(ty) {
         let message = format!("the label '{name}' is {ty}; classes are booleans, whole numbers or texts");
-        return Err(Error::model(message, span));
+        return Err(Error::model(message, *span));
     }
     let classes: Vec<Value> = counts(sql, rows, run)?.into_iter().map(|c| c.0).collect();
     if classes.len() < 2 {
         let message = format!("the label '{name}' has {} class in the training rows; it takes two", classes.len());
-        return Err(Error::model(message, span));
+        return Err(Error::model(message, *span));
     }
     Ok(Label::Classes(classes))
 }
@@ -634,12 +687,12 @@ fn split(
     ty: Option<ScalarType>,
     run: &Run<'_>,
 ) -> Result<(String, Option<String>)> {
-    let all = Rows { table: base, condition: "TRUE" };
+    let all = Rows { table: base, condition: "TRUE", survey: &Survey::default() };
     let count = || -> Result<usize> {
         Ok(run.columns(&all.select("count(*)", ""))?.column(0).get_i64(0).unwrap_or(0) as usize)
     };
     let fraction = options.number("data_split_eval_fraction").unwrap_or(EVAL_FRACTION);
-    let seed = options.integer("seed").map_or(run.settings.seed, |s| s as u64);
+    let seed = seed(options, run);
     let span = options.get("data_split_col").map(|o| o.value_span);
     match (options.word("data_split_method").as_deref(), column) {
         (Some("no_split"), _) => Ok((base.to_string(), None)),

@@ -1,5 +1,7 @@
 //! Features: the items of TRANSFORM with the statistics of the training rows in them, as SQL over the query's columns.
 
+use std::collections::HashMap;
+
 use flare::Query;
 use ir::exec::column_value;
 use ir::types::ScalarType;
@@ -51,6 +53,15 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// Whether its values are counted as they are: a category without other functions.
+    pub(crate) fn is_counted(&self, ty: ScalarType) -> bool {
+        match &self.functions[..] {
+            [] => ty == ScalarType::Text,
+            [FeatureFunction::OneHotEncoder] => is_category(ty),
+            _ => false,
+        }
+    }
+
     pub(crate) fn new(name: &str, value: &FeatureValue) -> Item {
         let (sql, _) = value.expression();
         let mut functions = vec![];
@@ -67,6 +78,71 @@ impl Item {
 pub(crate) struct Rows<'a> {
     pub(crate) table: &'a str,
     pub(crate) condition: &'a str,
+    /// What is known of them already.
+    pub(crate) survey: &'a Survey,
+}
+
+/// How many rows are trained on and held out, and which values some expressions have in the training rows: found by one pass over
+/// the query, which may be long.
+#[derive(Default)]
+pub(crate) struct Survey {
+    pub(crate) training: i64,
+    pub(crate) held_out: i64,
+    /// By expression.
+    counts: HashMap<String, Vec<(Value, u64)>>,
+}
+
+impl Survey {
+    /// Surveys `base`, a query in parentheses; `held_out` is the condition of held-out rows.
+    pub(crate) fn of(base: &str, held_out: &str, keys: &[(&str, ScalarType)], run: &Run<'_>) -> Result<Survey> {
+        let mut survey = Survey::default();
+        survey.add(base, held_out, keys.get(..KEYS_AT_ONCE).unwrap_or(keys), run)?;
+        for more in keys.get(KEYS_AT_ONCE..).unwrap_or(&[]).chunks(KEYS_AT_ONCE) {
+            survey.add(base, held_out, more, run)?;
+        }
+        Ok(survey)
+    }
+
+    /// Groups the rows by some keys together, then the groups by each of them.
+    fn add(&mut self, base: &str, held_out: &str, keys: &[(&str, ScalarType)], run: &Run<'_>) -> Result<()> {
+        let found = run.columns(&survey_text(base, held_out, keys))?;
+        let found = &*found;
+        let rows_of =
+            |part: usize| (0..found.rows()).filter(move |row| found.column(0).get_i64(*row) == Some(part as i64));
+        let counted = |row: usize| found.column(keys.len() + 2).get_i64(row).unwrap_or(0);
+        for (i, (key, _)) in keys.iter().enumerate() {
+            let counts = rows_of(i + 1).map(|row| (column_value(found.column(i + 2), row), counted(row) as u64));
+            self.counts.insert((*key).to_string(), in_order(counts.collect()));
+        }
+        let held = |wanted: bool| rows_of(0).filter(move |row| found.column(1).get_bool(*row) == Some(wanted));
+        (self.training, self.held_out) = (held(false).map(counted).sum(), held(true).map(counted).sum());
+        Ok(())
+    }
+}
+
+/// So many keys are grouped together: with each there may be more groups.
+const KEYS_AT_ONCE: usize = 4;
+
+/// The query of a survey. Its rows: 0, whether they are held out, NULLs and how many; for each key its number from 1, FALSE, the
+/// key's value among NULLs, and how many of the training rows have it.
+fn survey_text(base: &str, held_out: &str, keys: &[(&str, ScalarType)]) -> String {
+    let list = |of: &dyn Fn(usize) -> String| (0..keys.len()).map(of).collect::<String>();
+    let named = list(&|i| format!(", {} AS k{i}", keys[i].0));
+    let names = list(&|i| format!(", k{i}"));
+    let part = |number: usize, held: &str, key: Option<usize>| {
+        let cell = |i: usize| match key {
+            Some(key) if key == i => format!(", k{i}"),
+            _ => format!(", CAST(NULL AS {}) AS k{i}", sql_type(keys[i].1)),
+        };
+        format!("SELECT {number} AS part, {held} AS held_out{}, CAST(sum(n) AS BIGINT) AS n FROM survey", list(&cell))
+    };
+    let keys_of = |i: usize| format!(" UNION ALL {} WHERE NOT held_out GROUP BY k{i}", part(i + 1, "FALSE", Some(i)));
+    format!(
+        "WITH survey AS (SELECT held_out{names}, count(*) AS n FROM (SELECT {held_out} AS held_out{named} FROM {base} AS input) \
+         AS keys GROUP BY held_out{names}) {} GROUP BY held_out{}",
+        part(0, "held_out", None),
+        list(&keys_of)
+    )
 }
 
 impl Rows<'_> {
@@ -216,18 +292,29 @@ fn as_double(sql: &str, ty: ScalarType) -> String {
 
 /// The values of an expression that are not NULL, ascending, and how many rows have each.
 pub(crate) fn counts(sql: &str, rows: &Rows<'_>, run: &Run<'_>) -> Result<Vec<(Value, u64)>> {
+    if let Some(known) = rows.survey.counts.get(sql) {
+        return Ok(known.clone());
+    }
     let text = format!(
         "SELECT v, count(*) AS n FROM (SELECT {sql} AS v FROM {} AS input WHERE {}) AS value_counts GROUP BY v",
         rows.table, rows.condition
     );
     let table = run.columns(&text)?;
     let (values, numbers) = (table.column(0), table.column(1));
-    let mut out: Vec<(Value, u64)> = (0..table.rows())
-        .map(|row| (column_value(values, row), numbers.get_i64(row).unwrap_or(0) as u64))
-        .filter(|(v, _)| !v.is_null())
-        .collect();
-    out.sort_by(|a, b| order(&a.0, &b.0));
-    Ok(out)
+    let number = |row: usize| numbers.get_i64(row).unwrap_or(0) as u64;
+    Ok(in_order((0..table.rows()).map(|row| (column_value(values, row), number(row))).collect()))
+}
+
+/// The values that are not NULL, ascending.
+fn in_order(mut counts: Vec<(Value, u64)>) -> Vec<(Value, u64)> {
+    counts.retain(|(v, _)| !v.is_null());
+    counts.sort_by(|a, b| order(&a.0, &b.0));
+    counts
+}
+
+/// Whether values of this type are classes and categories as they are.
+pub(crate) fn is_category(ty: ScalarType) -> bool {
+    matches!(ty, ScalarType::Bool | ScalarType::I32 | ScalarType::I64 | ScalarType::Text)
 }
 
 /// The order of values of one type.

@@ -2,6 +2,7 @@
 
 mod batch;
 pub(crate) mod convert;
+mod pipeline;
 mod recursion;
 pub mod run;
 #[cfg(test)]

@@ -97,6 +97,25 @@ fn without_a_transform_numbers_are_standardized_and_text_is_one_hot() {
     assert_eq!(of("network"), "4 -> 1");
 }
 
+/// More categories than are counted in one pass, with a NULL and values that held-out rows alone have, and a label of classes.
+#[test]
+fn many_categories_are_counted_in_the_training_rows() {
+    let session = with_values();
+    run(
+        &session,
+        "CREATE MODEL m OPTIONS (model_type = 'logistic_reg', input_label_cols = ['big'], max_iterations = 1,
+           data_split_method = 'custom', data_split_col = 'held')
+         AS SELECT s, s || 'x' AS s2, 'k' || s AS s3, upper(s) AS s4, CASE WHEN x < 3 THEN 'low' ELSE 'high' END AS s5, s AS s6,
+              y > 2 AS big, x = 10 AS held FROM t",
+    );
+    let described = rows(&session, "DESCRIBE MODEL m");
+    let at = crate::texts(&described, "property").iter().position(|p| p == "network").unwrap();
+    // The row of 'c' is held out.
+    assert_eq!(crate::texts(&described, "value")[at], "12 -> 1");
+    let losses = rows(&session, "SELECT eval_loss FROM ML.TRAINING_INFO(MODEL m)");
+    assert!(doubles(&losses, "eval_loss").iter().all(|l| l.is_finite()));
+}
+
 #[test]
 fn what_cannot_become_a_number_is_refused_with_its_place() {
     let session = with_values();

@@ -5,12 +5,15 @@
 //! - A tensor's memory has room for all rows of the source. The system gives it page by page as rows come; the run's account is
 //!   charged by the ranges' buffers.
 //! - A range that gives more rows than it reads puts the rest into blocks of its buffer; then the tensor is copied together.
+//! - Closing up moves rows towards the start, in order: what is written lies before all that is still to be read.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use runtime::buffer::RowBuffer;
 use runtime::pool::{QueryMemory, advise_huge_pages};
+use runtime::scheduler::WorkerPool;
+use runtime::trap::Trap;
 
 use super::run::Run;
 use crate::error::{Error, Result};
@@ -63,17 +66,20 @@ impl Batch {
     }
 
     /// The tensor's elements, once the ranges' rows stand in their places.
-    fn close_up(self, buffers: &[&RowBuffer]) -> TensorData {
+    fn close_up(self, buffers: &[&RowBuffer], pool: &WorkerPool) -> Result<TensorData, Trap> {
         let Self { mut data, start } = self;
         let mut bytes = 0;
+        let mut moves = vec![];
         for buffer in buffers {
             for (from, rows) in buffer.chunks() {
                 let len = rows * buffer.row_size();
-                // SAFETY: the rows lie in the list's room, at or behind the place they go to.
-                unsafe { std::ptr::copy(from, start.wrapping_add(bytes), len) };
+                moves.push(Move { from, to: start.wrapping_add(bytes), len });
                 bytes += len;
             }
         }
+        moves.retain(|m| m.from != m.to);
+        // SAFETY: the rows lie in the list's room, each at or behind the place it goes to, and nobody else uses it.
+        unsafe { run_moves(&moves, pool) }?;
         fn finish<T>(list: &mut Vec<T>, bytes: usize) {
             // SAFETY: the ranges wrote so many bytes of elements, which fit the list's room.
             unsafe { list.set_len(bytes / size_of::<T>()) };
@@ -86,8 +92,53 @@ impl Batch {
             TensorData::F32(list) => finish(list, bytes),
             TensorData::F64(list) => finish(list, bytes),
         }
-        data
+        Ok(data)
     }
+}
+
+/// Bytes that go to a place before them, which they may overlap.
+#[derive(Clone, Copy)]
+struct Move {
+    from: *mut u8,
+    to: *mut u8,
+    len: usize,
+}
+
+// SAFETY: two addresses; using them is the `unsafe` of `run_moves`.
+unsafe impl Sync for Move {}
+
+/// Fewer bytes are moved by the thread that asks.
+const MANY_BYTES: usize = 8 << 20;
+
+/// Moves in order, many at a time where they do not touch what the others read.
+///
+/// # Safety
+/// The memory from the first `to` to the end of the last move is initialized where it is read, and nobody else uses it. Moves
+/// are in the order of their addresses, neither their sources nor their targets overlap, and `to` is never behind `from`.
+unsafe fn run_moves(moves: &[Move], pool: &WorkerPool) -> Result<(), Trap> {
+    let few = moves.iter().map(|m| m.len).sum::<usize>() < MANY_BYTES;
+    let mut rest = moves;
+    while let Some(first) = rest.first() {
+        // Those that end before the source of the first write nothing that one of them reads.
+        let apart = rest.iter().take_while(|m| m.to as usize + m.len <= first.from as usize).count();
+        let (now, later) = rest.split_at(apart.max(1));
+        rest = later;
+        if few || apart <= 1 {
+            for m in now {
+                // SAFETY: promised by the caller; moves before it wrote before this one's source.
+                unsafe { std::ptr::copy(m.from, m.to, m.len) };
+            }
+            continue;
+        }
+        pool.run(now.len(), |i, _| {
+            let m = &now[i];
+            // SAFETY: promised by the caller; what the others of these write lies before the source of the first, and their
+            // targets are apart.
+            unsafe { std::ptr::copy_nonoverlapping(m.from, m.to, m.len) };
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 impl Run<'_> {
@@ -113,7 +164,9 @@ impl Run<'_> {
     ) -> Result<TensorData> {
         // Where it is not closed up its rows are copied below: it lives that long.
         let _first_rows = match batch {
-            Some(batch) if buffers.iter().all(|buffer| buffer.is_within()) => return Ok(batch.close_up(buffers)),
+            Some(batch) if buffers.iter().all(|buffer| buffer.is_within()) => {
+                return batch.close_up(buffers, &self.resources.pool).map_err(|t| self.trap(t));
+            }
             other => other,
         };
         let elements = buffers.iter().map(|b| b.len()).sum::<usize>() * group.columns.len();
@@ -138,5 +191,35 @@ impl Run<'_> {
             ScalarType::Bool => gather!(Bool, bool),
             other => return Err(Error::Bug(format!("a tensor of {other}"))),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of many lengths, with gaps between them, closed up by several threads as by one.
+    #[test]
+    fn moves_keep_the_order_of_rows() {
+        let pool = WorkerPool::new(3);
+        for (rows, gap) in [(64usize, 1usize), (1000, 300), (1, 5000)] {
+            let lens: Vec<usize> = (0..200).map(|i| rows * 1000 + i * 7).collect();
+            let (mut memory, mut moves, mut to, mut wanted) = (vec![], vec![], 0, vec![]);
+            let mut at = vec![];
+            for (i, len) in lens.iter().enumerate() {
+                at.push(memory.len());
+                memory.extend(std::iter::repeat_n(i as u8, *len));
+                wanted.extend(std::iter::repeat_n(i as u8, *len));
+                memory.extend(std::iter::repeat_n(255, gap * (i % 4)));
+            }
+            let start = memory.as_mut_ptr();
+            for (at, len) in at.iter().zip(&lens) {
+                moves.push(Move { from: start.wrapping_add(*at), to: start.wrapping_add(to), len: *len });
+                to += len;
+            }
+            // SAFETY: all of them lie in `memory`, in order and apart, at or before their sources.
+            unsafe { run_moves(&moves, &pool) }.expect("nothing raises");
+            assert!(memory[..to] == wanted[..]);
+        }
     }
 }

@@ -9,18 +9,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use runtime::buffer::{RowBuffer, RowList, TextArena};
-use runtime::column::{Bound as ColumnBound, Column, ColumnStats, Table, TextView};
-use runtime::group_table::GroupTable;
-use runtime::join_table::{ByteSet, JoinTable};
+use runtime::buffer::{RowList, TextArena};
+use runtime::column::{Column, ColumnStats, Table, TextView};
+use runtime::join_table::JoinTable;
 use runtime::kernels::like::LikePattern;
 use runtime::pool::{MemoryPool, QueryMemory, Reservation};
-use runtime::scheduler::{MORSEL_ROWS, Ranges, WorkerPool};
-use runtime::sort::TopK;
-use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
+use runtime::scheduler::WorkerPool;
+use runtime::trap::{CancelToken, WorkerBlock};
 
 use crate::codegen::{self, Backend, CompiledModule, CpuBackend, Entry};
 use crate::entity::{ColumnId, InputId, NodeId, SymId, ValueId};
@@ -28,22 +25,18 @@ use crate::error::{Error, Result};
 use crate::graph::{InputKind, Op, Program};
 use crate::kernel::Module;
 use crate::lower::context::{Context, Slot};
-use crate::lower::rel::{self, Direct, Lowered, WorkerState, ZoneTest, zone_bounds};
+use crate::lower::rel::{self, Lowered};
 use crate::lower::row::Inputs as LowerInputs;
-use crate::lower::scalar::{HOST_AREA, HostOp};
+use crate::lower::scalar::HostOp;
 use crate::lower::tensor::{TensorProgram, TileProgram};
 use crate::plan::split::{InputInfo, split};
-use crate::plan::{Output as PlanOutput, Pipeline, Plan, Seal, Sink, Source, Stage, StateId, StateKind};
+use crate::plan::{Output as PlanOutput, Plan, Seal, Source, Stage, StateId};
 use crate::value::TensorValue;
 
 use super::batch::Batch;
 use super::convert;
-use super::seal;
-use super::tile::Tile;
+use super::pipeline::Part;
 use super::{Bound, BoundInput, Datum, Inputs, Outputs};
-
-/// Rows that a range hands to a function at once: cancellation is looked at in between.
-const MORSEL: i64 = 16 << 10;
 
 /// Results of up to so many rows become columns on the thread that asks for them.
 const FEW_ROWS: usize = 4 << 10;
@@ -165,6 +158,9 @@ pub struct Executable {
 
 /// The columns of a table input, in the program's order, and the number of rows.
 pub(super) type TableInput = (Vec<Arc<Column>>, usize);
+
+/// The tensors of a run.
+pub(super) type Values = HashMap<ValueId, Arc<TensorValue>>;
 
 /// The tables of a compilation.
 struct Tables<'a> {
@@ -374,7 +370,7 @@ impl Executable {
             dims: HashMap::new(),
             states: (0..self.plan.states.len()).map(|_| StateData::Filling(vec![])).collect(),
             batches: HashMap::new(),
-            skipped: AtomicUsize::new(0),
+            skipped: 0,
             kept: vec![],
             texts: vec![],
             arenas: vec![],
@@ -387,18 +383,6 @@ impl Executable {
         let outputs = run.outputs()?;
         Ok((outputs, times))
     }
-}
-
-/// What one range of a pipeline made.
-pub(super) enum Part {
-    Rows(Box<RowBuffer>),
-    TopRows(Box<TopK>),
-    Group(Box<GroupTable>),
-    Tile(Box<Tile>),
-    Area(Box<[u128; HOST_AREA / 16]>),
-    Masks(Box<[runtime::tile::Tile]>),
-    /// One set for all ranges.
-    Set(Arc<ByteSet>),
 }
 
 /// A state during a run.
@@ -418,14 +402,14 @@ pub(super) struct Run<'a> {
     /// Scalar parameters as the code reads them.
     params: HashMap<InputId, convert::Param>,
     /// Tensors.
-    pub(super) values: HashMap<ValueId, Arc<TensorValue>>,
+    pub(super) values: Values,
     /// Sizes of symbolic dimensions.
     pub(super) dims: HashMap<SymId, usize>,
     pub(super) states: Vec<StateData>,
     /// The memory of tensors that are being filled, by group.
     pub(super) batches: HashMap<StateId, Vec<Batch>>,
     /// Rows that the stage skipped.
-    skipped: AtomicUsize,
+    pub(super) skipped: usize,
     /// Worker blocks: their texts are in use until the run ends.
     pub(super) kept: Vec<WorkerBlock>,
     /// Texts of literals in states.
@@ -475,7 +459,7 @@ impl Run<'_> {
             }
             let time = &mut times[i];
             time.rows += rows;
-            time.skipped += self.skipped.swap(0, Ordering::Relaxed);
+            time.skipped += std::mem::take(&mut self.skipped);
             time.time += start.elapsed();
             i = next;
         }
@@ -497,7 +481,7 @@ impl Run<'_> {
         }
     }
 
-    fn source_rows(&self, source: &Source) -> Result<usize> {
+    pub(super) fn source_rows(&self, source: &Source) -> Result<usize> {
         match source {
             Source::Scan { input, .. } => Ok(self.exe.tables[input].1),
             Source::State(state) => match &self.states[state.index()] {
@@ -542,159 +526,6 @@ impl Run<'_> {
             }
         });
         slots.collect()
-    }
-
-    fn pipeline(&mut self, i: usize, pipeline: &Pipeline) -> Result<usize> {
-        let rows = self.source_rows(&pipeline.source)?;
-        let (entry, lowered) = &self.exe.pipelines[&i];
-        let ranges = Ranges::with_morsel(rows, self.resources.morsel_rows);
-        let (Sink::Append { state, .. } | Sink::Build { state, .. } | Sink::Group { state }) = &pipeline.sink;
-        // A group without keys has a record even if there is no row.
-        let tasks = match &pipeline.sink {
-            Sink::Group { .. } => ranges.len().max(1),
-            _ => ranges.len(),
-        };
-        let context = self.context();
-        let memory = &self.resources.memory;
-        let set = match self.exe.plan.state(*state).kind {
-            StateKind::Set { ref word } => {
-                let set = ByteSet::new(word.words.unwrap_or(0), memory);
-                Some(Arc::new(set.map_err(|e| self.trap(e.into()))?))
-            }
-            _ => None,
-        };
-        let best = match self.exe.plan.top_rows(*state) {
-            Some((keys, limit)) => Some((seal::sort_keys(keys, &self.exe.plan.state(*state).layout)?, limit)),
-            None => None,
-        };
-        // Where only the first rows are wanted: how many, and how many each range has stored.
-        let wanted = match pipeline.sink {
-            Sink::Append { state, .. } => self.exe.plan.first_rows(state).filter(|n| *n < usize::MAX),
-            Sink::Build { .. } | Sink::Group { .. } => None,
-        };
-        self.prepare_batches(*state, rows)?;
-        let batches = self.batches.get(state);
-        let stored: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-        let read = AtomicUsize::new(0);
-        let made = self.resources.pool.map(tasks, |task, _| {
-            let range = if rows == 0 { 0..0 } else { ranges.get(task) };
-            let mut parts = lowered
-                .states
-                .iter()
-                .enumerate()
-                .map(|(i, s)| {
-                    Ok(match s {
-                        WorkerState::Rows { size } if batches.is_some_and(|b| i < b.len()) => {
-                            let batch = batches.and_then(|b| b.get(i));
-                            let batch = batch.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no batch"))?;
-                            Part::Rows(Box::new(batch.part(&range, *size as usize, memory)))
-                        }
-                        WorkerState::Rows { size } => Part::Rows(Box::new(RowBuffer::new(*size as usize, memory))),
-                        WorkerState::TopRows { size } => {
-                            let (keys, limit) =
-                                best.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no order"))?;
-                            Part::TopRows(Box::new(TopK::new(*size as usize, keys, *limit, memory)))
-                        }
-                        WorkerState::Group { size, direct: Some(direct) } => {
-                            let (first, slots) = match direct {
-                                Direct::Slots(slots) => (0, *slots),
-                                Direct::Window { input, source } => {
-                                    let column = &self.exe.tables[input].0[*source as usize];
-                                    let (low, high) = zone_bounds(column, &range).unwrap_or((0, -1));
-                                    (low as i64, (high - low + 1) as usize)
-                                }
-                            };
-                            Part::Group(Box::new(GroupTable::direct(*size as usize, first, slots, memory)?))
-                        }
-                        WorkerState::Group { size, direct: None } => {
-                            Part::Group(Box::new(GroupTable::new(*size as usize, memory)?))
-                        }
-                        WorkerState::Area => Part::Area(Box::new([0; HOST_AREA / 16])),
-                        WorkerState::Masks { levels } => {
-                            Part::Masks((0..*levels).map(|_| runtime::tile::Tile::new()).collect())
-                        }
-                        WorkerState::Set => {
-                            let set = set.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "no set"))?;
-                            Part::Set(Arc::clone(set))
-                        }
-                        WorkerState::Tile { node, size } => {
-                            let program = &self.exe.tiles[node];
-                            Part::Tile(Box::new(Tile::new(
-                                program,
-                                *size as usize,
-                                self.exe.plan.tile_rows,
-                                &self.values,
-                            )))
-                        }
-                    })
-                })
-                .collect::<Result<Vec<Part>, runtime::trap::Trap>>()?;
-            let pointers: Vec<*mut u8> = parts
-                .iter_mut()
-                .map(|p| match p {
-                    Part::Rows(b) => b.as_mut_ptr(),
-                    Part::TopRows(t) => t.as_mut_ptr(),
-                    Part::Group(t) => t.as_mut_ptr(),
-                    Part::Tile(t) => t.as_mut_ptr(),
-                    Part::Area(a) => a.as_mut_ptr().cast(),
-                    Part::Masks(m) => m.as_mut_ptr().cast(),
-                    Part::Set(s) => s.as_mut_ptr(),
-                })
-                .collect();
-            let mut block = WorkerBlock::new(&pointers, &self.resources.cancel, memory);
-            let (mut begin, end) = (range.start as i64, range.end as i64);
-            loop {
-                self.resources.cancel.check()?;
-                if let Some(wanted) = wanted
-                    && stored[..=task].iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() >= wanted
-                {
-                    break;
-                }
-                let next = (begin + MORSEL).min(end);
-                // A call without rows still makes the record of a group without keys.
-                let skip = skips(self.exe, &lowered.zones, begin as usize..next as usize);
-                if skip {
-                    self.skipped.fetch_add((next - begin) as usize, Ordering::Relaxed);
-                }
-                let stop = if skip { begin } else { next };
-                // SAFETY: the context's slots that this function reads are filled: stages run in order. The block and its states are
-                // this task's alone, and they outlive the call.
-                let status = unsafe { entry.run(context.as_ptr(), block.as_mut_ptr(), begin, stop) };
-                block.check(status)?;
-                read.fetch_add((next - begin) as usize, Ordering::Relaxed);
-                if let (Some(_), Some(Part::Rows(rows))) = (wanted, parts.first()) {
-                    stored[task].store(rows.len(), Ordering::Relaxed);
-                }
-                begin = next;
-                if begin >= end {
-                    break;
-                }
-            }
-            let finished = parts.into_iter().map(|p| match p {
-                // SAFETY: the function wrote rows of the layout that the keys are of; their texts are in its block or in tables.
-                Part::TopRows(t) => Ok(Part::Rows(Box::new(unsafe { t.into_rows() }?))),
-                Part::Group(mut table) => {
-                    table.finish();
-                    Ok(Part::Group(table))
-                }
-                other => Ok(other),
-            });
-            Ok((finished.collect::<Result<Vec<Part>, Trap>>()?, block))
-        });
-        let made = made.map_err(|t| self.trap(t))?;
-        let StateData::Filling(filling) = &mut self.states[state.index()] else {
-            return Err(Error::Bug(format!("{state} is filled after it was sealed")));
-        };
-        for (parts, block) in made {
-            filling.extend(
-                parts
-                    .into_iter()
-                    .filter(|p| !matches!(p, Part::Tile(_) | Part::Area(_) | Part::Masks(_) | Part::Set(_))),
-            );
-            self.kept.push(block);
-        }
-        filling.extend(set.map(Part::Set));
-        Ok(read.into_inner())
     }
 
     /// A run-time error with its place.
@@ -767,25 +598,6 @@ fn table_of(
     let names: Vec<String> = ids.iter().enumerate().map(name).collect();
     let table = Table::new(names.iter().cloned().zip(columns).collect(), rows);
     super::Output { names, datum: Datum::Table(Arc::new(table)) }
-}
-
-/// Whether no row of a block can pass, by the statistics of the zones that it is in.
-fn skips(exe: &Executable, tests: &[ZoneTest], rows: std::ops::Range<usize>) -> bool {
-    if tests.is_empty() || rows.is_empty() {
-        return false;
-    }
-    let mut zones = rows.start / MORSEL_ROWS..rows.end.div_ceil(MORSEL_ROWS);
-    zones.all(|zone| {
-        tests.iter().any(|t| {
-            let column = &exe.tables[&t.input].0[t.source as usize];
-            match column.zones().get(zone).map(|z| (&z.min, &z.max, z.nulls)) {
-                Some((Some(ColumnBound::Int(min)), Some(ColumnBound::Int(max)), _)) => *max < t.low || *min > t.high,
-                // All of them are NULL.
-                Some((None, None, nulls)) => nulls > 0,
-                _ => false,
-            }
-        })
-    })
 }
 
 /// Counts bytes that are held outside of the pool against the run's limit.

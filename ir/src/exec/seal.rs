@@ -10,7 +10,8 @@ use runtime::trap::{Trap, TrapCode, WorkerBlock};
 use runtime::window::{self, WindowSpec};
 
 use super::convert;
-use super::run::{Part, Run, StateData};
+use super::pipeline::Part;
+use super::run::{Run, StateData};
 use crate::entity::NodeId;
 use crate::error::{Error, Result};
 use crate::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowFunc};

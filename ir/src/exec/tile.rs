@@ -1,12 +1,8 @@
 //! Tiles of `apply` steps: the rows' features, the saved columns, and the model that runs over them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use crate::entity::ValueId;
+use super::run::Values;
 use crate::lower::rel::tile_slots as tile;
 use crate::lower::tensor::{TileProgram, TileRun};
-use crate::value::TensorValue;
 
 /// A tile of one range.
 pub(super) struct Tile {
@@ -18,12 +14,7 @@ pub(super) struct Tile {
 
 impl Tile {
     /// A tile of so many rows for a model; saved records have `size` bytes.
-    pub(super) fn new(
-        program: &TileProgram,
-        size: usize,
-        tile_rows: usize,
-        values: &HashMap<ValueId, Arc<TensorValue>>,
-    ) -> Self {
+    pub(super) fn new(program: &TileProgram, size: usize, tile_rows: usize, values: &Values) -> Self {
         let mut buffers: Vec<Vec<u128>> = vec![];
         let mut block = |bytes: usize| -> u64 {
             buffers.push(vec![0u128; bytes.div_ceil(16) + 1]);

@@ -335,6 +335,15 @@ pub enum Step {
         /// The columns that later steps read, saved in the tile.
         saved: Layout,
     },
+    /// Append the rows for which the region yields true to a state; all rows go on.
+    Also {
+        /// Yields whether a row is stored.
+        filter: RegionId,
+        /// A `Rows` state.
+        state: StateId,
+        /// For each field of its layout the column.
+        columns: Vec<ColumnId>,
+    },
 }
 
 /// Where a pipeline's rows go.
@@ -463,11 +472,11 @@ impl Stage {
                     Source::Scan { beside, .. } => *beside,
                     Source::Tensors(_) => None,
                 };
-                let probed = pipeline.steps.iter().filter_map(|step| match step {
-                    Step::Probe { table, .. } => Some(*table),
+                let of_steps = pipeline.steps.iter().filter_map(|step| match step {
+                    Step::Probe { table: state, .. } | Step::Also { state, .. } => Some(*state),
                     Step::Filter(_) | Step::Extend { .. } | Step::Apply { .. } => None,
                 });
-                source.into_iter().chain(probed).chain([*sink]).collect()
+                source.into_iter().chain(of_steps).chain([*sink]).collect()
             }
             Stage::Seal { state, .. } => vec![*state],
             Stage::Loop { next, working, result, .. } => vec![*next, *working, *result],
@@ -629,6 +638,7 @@ impl fmt::Display for Step {
                 Ok(())
             }
             Self::Apply { node, .. } => write!(f, "apply {node} by tiles"),
+            Self::Also { filter, state, columns } => write!(f, "also where {filter} into {state} ({})", list(columns)),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Graph to plan: which rows stream, which are stored.
 //!
-//! A table value with one consumer streams into it; one with several is materialized once. Joins build on their right operand
-//! and probe with their left one (a right join the other way round): which operand is which is the optimizer's choice.
+//! A table value with one consumer streams into it; one with several is materialized once, but for one with two filters over it:
+//! its rows stream into one of them, and on their way those of the other are stored. Joins build on their right operand and
+//! probe with their left one (a right join the other way round): which operand is which is the optimizer's choice.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -43,6 +44,7 @@ pub fn split<'a>(p: &'a Program, info: &'a dyn InputInfo, off: &[String]) -> Res
         writes_batches: !border::is_off(off, &border::BATCH),
         uses: count_uses(p, &entry.nodes, &entry.results),
         info,
+        entry: &entry.nodes,
         codes: dictionary_columns(p, info),
         stored: HashMap::new(),
         pending: vec![],
@@ -273,6 +275,8 @@ struct Splitter<'a> {
     writes_batches: bool,
     uses: HashMap<ValueId, usize>,
     info: &'a dyn InputInfo,
+    /// The nodes of the entry function.
+    entry: &'a [NodeId],
     codes: HashMap<ColumnId, (InputId, u32)>,
     stored: HashMap<ValueId, StateId>,
     /// Tensor nodes that no stage holds yet.
@@ -326,7 +330,11 @@ impl<'a> Splitter<'a> {
     }
 
     fn pipeline(&mut self, stream: Stream, sink: Sink) {
+        let beside =
+            stream.steps.iter().filter_map(|s| if let Step::Also { state, .. } = s { Some(*state) } else { None });
+        let beside: Vec<StateId> = beside.collect();
         self.plan.stages.push(Stage::Pipeline(Pipeline { source: stream.source, steps: stream.steps, sink }));
+        beside.into_iter().for_each(|state| self.seal(state, Seal::Collect));
     }
 
     /// How a column is stored; `plain` where its value itself is needed.
@@ -578,10 +586,7 @@ impl<'a> Splitter<'a> {
         if let Some(&state) = self.stored.get(&v) {
             return from(state);
         }
-        let (_, node) = self.node(v)?;
-        let cheap = matches!(&node.op, Op::Rel(RelOp::Scan { .. }))
-            || (matches!(&node.op, Op::Rel(RelOp::Project { .. })) && self.is_scan(node.operands[0]));
-        if !cheap && self.uses.get(&v).copied().unwrap_or(0) > 1 {
+        if !self.is_cheap(v) && self.uses.get(&v).copied().unwrap_or(0) > 1 {
             let state = self.materialize(v, &BTreeSet::new())?;
             return from(state);
         }
@@ -629,7 +634,10 @@ impl<'a> Splitter<'a> {
                 RelOp::Filter => {
                     let mut below = need.clone();
                     region_columns(self.p, node.regions[0], &mut below);
-                    let mut s = self.stream(node.operands[0], &below)?;
+                    let mut s = match self.other_filter(n, node.operands[0]) {
+                        Some(other) => self.stream_beside(node.operands[0], &mut below, other)?,
+                        None => self.stream(node.operands[0], &below)?,
+                    };
                     s.steps.push(Step::Filter(node.regions[0]));
                     Ok(s)
                 }
@@ -680,6 +688,53 @@ impl<'a> Splitter<'a> {
             }
             _ => Err(Error::Bug(format!("{v} is no table"))),
         }
+    }
+
+    /// The filter besides this one over a value that nobody else reads and that is not stored.
+    fn other_filter(&self, this: NodeId, v: ValueId) -> Option<&'a Node> {
+        if self.uses.get(&v) != Some(&2) || self.stored.contains_key(&v) || self.is_cheap(v) {
+            return None;
+        }
+        let is_filter = |node: &Node| matches!(node.op, Op::Rel(RelOp::Filter)) && node.operands[0] == v;
+        let is_read = |node: &Node| self.uses.contains_key(&node.results[0]);
+        let (mine, others): (Vec<NodeId>, Vec<NodeId>) = self
+            .entry
+            .iter()
+            .filter(|n| is_filter(self.p.node(**n)) && is_read(self.p.node(**n)))
+            .partition(|n| **n == this);
+        match (&mine[..], &others[..]) {
+            ([_], [other]) => Some(self.p.node(*other)).filter(|other| !self.stored.contains_key(&other.results[0])),
+            _ => None,
+        }
+    }
+
+    /// A value as a stream of rows, made here, that stores those of another filter over it on their way.
+    fn stream_beside(&mut self, v: ValueId, need: &mut BTreeSet<ColumnId>, other: &Node) -> Result<Stream> {
+        // Columns that nobody reads are left out.
+        let mut kept = other.results[0];
+        while self.uses.get(&kept) == Some(&1)
+            && let Some(project) =
+                self.entry.iter().map(|n| self.p.node(*n)).find(|n| n.operands.first() == Some(&kept))
+            && matches!(project.op, Op::Rel(RelOp::Project { .. }))
+        {
+            kept = project.results[0];
+        }
+        let columns: Vec<(ColumnId, RowType)> = self.table(kept)?.columns.iter().map(|c| (c.id, c.ty)).collect();
+        need.extend(columns.iter().map(|c| c.0));
+        region_columns(self.p, other.regions[0], need);
+        let mut stream = self.fresh_stream(v, need)?;
+        let layout = self.rows_layout(&columns, &BTreeSet::new());
+        let state = self.state(StateKind::Rows, layout);
+        self.stored.insert(kept, state);
+        let columns = columns.into_iter().map(|c| c.0).collect();
+        stream.steps.push(Step::Also { filter: other.regions[0], state, columns });
+        Ok(stream)
+    }
+
+    /// Whether to read a value twice costs no more than to store it.
+    fn is_cheap(&self, v: ValueId) -> bool {
+        let project_of = |n: &Node| matches!(&n.op, Op::Rel(RelOp::Project { .. })) && self.is_scan(n.operands[0]);
+        self.is_scan(v) || self.p.node_of(v).is_some_and(project_of)
     }
 
     fn is_scan(&self, v: ValueId) -> bool {

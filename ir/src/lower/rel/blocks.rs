@@ -130,7 +130,7 @@ impl PipelineLower<'_> {
             match step {
                 Step::Extend { .. } => {}
                 Step::Filter(_) if !filters_left(i) => {}
-                Step::Filter(_) | Step::Probe { .. } | Step::Apply { .. } => return Ok(None),
+                Step::Filter(_) | Step::Probe { .. } | Step::Apply { .. } | Step::Also { .. } => return Ok(None),
             }
         }
         let Some(keys) = self.slot_columns(*state, *input, columns)? else { return Ok(None) };

@@ -200,7 +200,7 @@ impl PipelineLower<'_> {
                     }
                     filter.rest.push(Some(rest));
                 }
-                Step::Probe { .. } | Step::Apply { .. } => break,
+                Step::Probe { .. } | Step::Apply { .. } | Step::Also { .. } => break,
             }
         }
         filter.tests = merged(std::mem::take(&mut filter.tests));

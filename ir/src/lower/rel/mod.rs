@@ -7,8 +7,8 @@
 //!   inside sees what is outside; nothing inside is seen outside.
 //! - Conditions on a scan's columns as they are stored are tested by tiles, before the loop over rows (see `filter.rs`); sums of
 //!   few groups go by tiles too (see `blocks.rs`).
-//! - The worker block holds, from its first state slot on, the sink's states and then the tiles, in the order of
-//!   [`Lowered::states`].
+//! - The worker block holds, from its first state slot on, the sink's states, then the tiles and the buffers of rows that are
+//!   stored on the way, in the order of [`Lowered::states`].
 
 mod blocks;
 mod filter;
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
 use crate::graph::{BridgeOp, Op, Program};
 use crate::kernel::{self, FunctionRef, LoopKind, Module, Signature, Type as K};
-use crate::plan::{Pipeline, Plan, Sink, Source, StateKind, Step, register_type};
+use crate::plan::{Pipeline, Plan, Sink, Source, StateId, StateKind, Step, register_type};
 use crate::types::ScalarType;
 
 use blocks::Blocks;
@@ -112,6 +112,8 @@ pub struct Lowered {
     pub function: FunctionRef,
     /// What the worker block must hold.
     pub states: Vec<WorkerState>,
+    /// Of these states the row buffers that a [`Step::Also`] fills, and for which state of the plan.
+    pub beside: Vec<(usize, StateId)>,
     /// Conditions that every row of the result meets.
     pub zones: Vec<ZoneTest>,
 }
@@ -145,6 +147,8 @@ struct PipelineLower<'a> {
     pipeline: &'a Pipeline,
     /// For each step that is an `apply` its function and the index of its tile among the states.
     flushes: &'a [(usize, FunctionRef, usize)],
+    /// As [`Lowered::beside`].
+    beside: &'a [(usize, StateId)],
     /// The group's record, where there are no keys.
     single_group: Option<kernel::Value>,
     /// How the group table is indexed by the keys.
@@ -168,12 +172,19 @@ pub fn pipeline(
     module: &mut Module,
 ) -> Result<Lowered> {
     let mut states = sink_states(p, plan, &pipeline.sink)?;
-    let mut flushes = vec![];
+    let (mut flushes, mut beside) = (vec![], vec![]);
     for (i, step) in pipeline.steps.iter().enumerate() {
-        if let Step::Apply { node, saved } = step {
-            let signature = Signature::new(&[K::Ptr, K::Ptr], Some(K::I32)).with_worker(1);
-            flushes.push((i, module.declare(&format!("{name}_tile{}", flushes.len()), signature), states.len()));
-            states.push(WorkerState::Tile { node: *node, size: saved.size });
+        match step {
+            Step::Apply { node, saved } => {
+                let signature = Signature::new(&[K::Ptr, K::Ptr], Some(K::I32)).with_worker(1);
+                flushes.push((i, module.declare(&format!("{name}_tile{}", flushes.len()), signature), states.len()));
+                states.push(WorkerState::Tile { node: *node, size: saved.size });
+            }
+            Step::Also { state, .. } => {
+                beside.push((states.len(), *state));
+                states.push(WorkerState::Rows { size: plan.state(*state).layout.size });
+            }
+            Step::Filter(_) | Step::Extend { .. } | Step::Probe { .. } => {}
         }
     }
     states.push(WorkerState::Area);
@@ -192,6 +203,7 @@ pub fn pipeline(
             plan,
             pipeline,
             flushes: &flushes,
+            beside: &beside,
             single_group: None,
             direct: None,
             filter: TileFilter::default(),
@@ -214,7 +226,7 @@ pub fn pipeline(
         let body = l.r.b.finish(Some(zero)).map_err(|e| Error::Bug(e.to_string()))?;
         module.define(target, body);
     }
-    Ok(Lowered { function, states, zones })
+    Ok(Lowered { function, states, beside, zones })
 }
 
 /// The states that a sink fills, one set a range.
@@ -301,6 +313,11 @@ impl<'a> PipelineLower<'a> {
                 self.probe(i, *table, *kind, keys, residual, *null_aware, env)
             }
             Step::Apply { node, saved } => self.save(i, *node, saved, env),
+            Step::Also { filter, state, columns } => {
+                let condition = self.r.p.region(*filter).results[0];
+                self.filter(&[condition], env.clone(), &mut |s, env| s.append_beside(*state, columns, env))?;
+                self.step(i + 1, env)
+            }
         }
     }
 

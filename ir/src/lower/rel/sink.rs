@@ -8,7 +8,7 @@ use crate::entity::ColumnId;
 use crate::error::{Error, Result};
 use crate::graph::bridge::TensorColumns;
 use crate::kernel::{self, Cmp, Type as K};
-use crate::plan::{KeyWord, Layout, Sink, StateKind};
+use crate::plan::{KeyWord, Layout, Sink, StateId, StateKind};
 use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
 
@@ -131,6 +131,18 @@ impl<'a> PipelineLower<'a> {
             }
             Sink::Group { state } => self.group(*state, env),
         }
+    }
+
+    /// Appends a row to a state that is filled on the way to the sink.
+    pub(super) fn append_beside(&mut self, state: StateId, columns: &[ColumnId], mut env: Env) -> Result<()> {
+        let found = self.beside.iter().find(|b| b.1 == state);
+        let (index, _) = found.ok_or_else(|| Error::Bug(format!("{state} has no buffer")))?;
+        let layout = &self.plan.state(state).layout;
+        let row = self.append_row(*index, layout.size)?;
+        for (field, column) in layout.fields.iter().zip(columns) {
+            self.store_column(Some(*column), field, row, &mut env)?;
+        }
+        Ok(())
     }
 
     /// Stores a row by its word; one with a NULL key matches nothing and is left out.
