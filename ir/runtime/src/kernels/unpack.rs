@@ -54,13 +54,6 @@ multiversion! {
     pub fn highest(keys: &[u32]) -> u32 {
         keys.iter().fold(0, |high, &key| high.max(key))
     }
-
-    /// The keys as bytes.
-    pub fn to_bytes(keys: &[u32], out: &mut [u8]) {
-        for (out, &key) in out.iter_mut().zip(keys) {
-            *out = key as u8;
-        }
-    }
 }
 
 /// Elements that come by keys, or with NULLs between them.
