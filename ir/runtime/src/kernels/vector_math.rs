@@ -694,20 +694,9 @@ pub(crate) mod single {
     }
 }
 
-/// The scalars of one Adam step (Kingma and Ba 2015, algorithm 1): `step` counts from 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adam {
-    pub learning_rate: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub epsilon: f64,
-    pub step: u64,
-}
-
 /// Fused kernels over whole slices, for one precision.
 macro_rules! fused {
-    ($t:ident, $lanes:literal, $relu:ident, $pow:ident => $pow_block:ident, $exp:ident, $sum:ident, $max:ident, $dot:ident, $axpy:ident,
-     $bias_add:ident, $adam:ident, $softmax:ident, $layer_norm:ident) => {
+    ($t:ident, $lanes:literal, $relu:ident, $max:ident) => {
         /// The larger of `x` and 0; NaN stays.
         #[inline(always)]
         pub fn $relu(x: $t) -> $t {
@@ -715,32 +704,6 @@ macro_rules! fused {
         }
 
         multiversion! {
-            #[doc = concat!("`out[i] = ", stringify!($pow), "(x[i], y[i])`.")]
-            pub fn $pow_block(x: &[$t], y: &[$t], out: &mut [$t]) {
-                check_lengths(x.len(), out.len());
-                check_lengths(y.len(), out.len());
-                for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
-                    *out = $pow(x, y);
-                }
-            }
-
-            /// The sum, in an order that depends on the length alone: element i goes to lane i mod the number of lanes, and
-            /// the lanes are added pairwise.
-            pub fn $sum(x: &[$t]) -> $t {
-                let mut lanes = [0.0; $lanes];
-                let chunks = x.chunks_exact($lanes);
-                let rest = chunks.remainder();
-                for chunk in chunks {
-                    for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                        *lane += x;
-                    }
-                }
-                for (lane, &x) in lanes.iter_mut().zip(rest) {
-                    *lane += x;
-                }
-                add_lanes(lanes)
-            }
-
             /// The greatest of `first` and the elements; NaN is greater than every number, and of equals the first is meant, which
             /// the sign of a zero shows.
             pub fn $max(first: $t, x: &[$t]) -> $t {
@@ -768,137 +731,12 @@ macro_rules! fused {
                 }
             }
 
-            /// The inner product, in the same order as the sum.
-            pub fn $dot(x: &[$t], y: &[$t]) -> $t {
-                check_lengths(x.len(), y.len());
-                let mut lanes = [0.0; $lanes];
-                let (x_chunks, y_chunks) = (x.chunks_exact($lanes), y.chunks_exact($lanes));
-                let rest = x_chunks.remainder().iter().zip(y_chunks.remainder());
-                for (x, y) in x_chunks.zip(y_chunks) {
-                    for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
-                        *lane = x.mul_add(y, *lane);
-                    }
-                }
-                for (lane, (&x, &y)) in lanes.iter_mut().zip(rest) {
-                    *lane = x.mul_add(y, *lane);
-                }
-                add_lanes(lanes)
-            }
-
-            /// `y[i] += a x[i]`, fused.
-            pub fn $axpy(a: $t, x: &[$t], y: &mut [$t]) {
-                check_lengths(x.len(), y.len());
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = a.mul_add(x, *y);
-                }
-            }
-
-            /// Adds the bias to each row of a row-major matrix whose rows are as long as the bias.
-            pub fn $bias_add(rows: &mut [$t], bias: &[$t]) {
-                if bias.is_empty() {
-                    return check_lengths(rows.len(), 0);
-                }
-                check_lengths(rows.len() % bias.len(), 0);
-                for row in rows.chunks_exact_mut(bias.len()) {
-                    for (x, &b) in row.iter_mut().zip(bias) {
-                        *x += b;
-                    }
-                }
-            }
-
-            /// One Adam step, in place: `m` and `v` are the running moments of the gradient.
-            pub fn $adam(adam: &Adam, parameters: &mut [$t], gradients: &[$t], m: &mut [$t], v: &mut [$t]) {
-                check_lengths(gradients.len(), parameters.len());
-                check_lengths(m.len(), parameters.len());
-                check_lengths(v.len(), parameters.len());
-                let exponent = adam.step as f64;
-                let rate = (adam.learning_rate / (1.0 - adam.beta1.powf(exponent))) as $t;
-                let scale = (1.0 / (1.0 - adam.beta2.powf(exponent)).sqrt()) as $t;
-                let (beta1, beta2, epsilon) = (adam.beta1 as $t, adam.beta2 as $t, adam.epsilon as $t);
-                let (rest1, rest2) = ((1.0 - adam.beta1) as $t, (1.0 - adam.beta2) as $t);
-                for (((p, &g), m), v) in parameters.iter_mut().zip(gradients).zip(m).zip(v) {
-                    *m = beta1.mul_add(*m, rest1 * g);
-                    *v = beta2.mul_add(*v, rest2 * g * g);
-                    *p = (-rate).mul_add(*m / (*v).sqrt().mul_add(scale, epsilon), *p);
-                }
-            }
-
-            /// The softmax of each row of a row-major matrix with rows of this length, in place.
-            pub fn $softmax(rows: &mut [$t], columns: usize) {
-                if columns == 0 {
-                    return check_lengths(rows.len(), 0);
-                }
-                check_lengths(rows.len() % columns, 0);
-                for row in rows.chunks_exact_mut(columns) {
-                    let mut lanes = [<$t>::NEG_INFINITY; 16];
-                    let chunks = row.chunks_exact(16);
-                    for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
-                        *lane = x;
-                    }
-                    for chunk in chunks {
-                        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                            *lane = if x > *lane { x } else { *lane };
-                        }
-                    }
-                    let mut largest = lanes[0];
-                    for lane in lanes {
-                        largest = if lane > largest { lane } else { largest };
-                    }
-                    for x in row.iter_mut() {
-                        *x = $exp(*x - largest);
-                    }
-                    let scale = 1.0 / $sum(row);
-                    for x in row.iter_mut() {
-                        *x *= scale;
-                    }
-                }
-            }
-
-            /// Layer norm of each row of a row-major matrix, in place: `(x - mean) / sqrt(variance + epsilon) * gain + bias`
-            /// with the variance over the row (biased); a row is as long as `gain` and `bias`.
-            pub fn $layer_norm(rows: &mut [$t], gain: &[$t], bias: &[$t], epsilon: $t) {
-                check_lengths(gain.len(), bias.len());
-                if gain.is_empty() {
-                    return check_lengths(rows.len(), 0);
-                }
-                check_lengths(rows.len() % gain.len(), 0);
-                for row in rows.chunks_exact_mut(gain.len()) {
-                    let n = gain.len() as $t;
-                    let mean = $sum(row) / n;
-                    for x in row.iter_mut() {
-                        *x -= mean;
-                    }
-                    let scale = 1.0 / ($dot(row, row) / n + epsilon).sqrt();
-                    for ((x, &g), &b) in row.iter_mut().zip(gain).zip(bias) {
-                        *x = (*x * scale).mul_add(g, b);
-                    }
-                }
-            }
         }
     };
 }
 
-/// The sum of the lanes, pairwise: halves are added until one is left.
-#[inline(always)]
-fn add_lanes<T: Copy + std::ops::Add<Output = T>, const N: usize>(mut lanes: [T; N]) -> T {
-    let mut width = N / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = lanes[i] + lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-fused!(
-    f32, 64, relu_f32, pow_f32 => pow_block_f32, exp_f32, sum_f32, max_f32, dot_f32, axpy_f32, bias_add_f32, adam_step_f32,
-    softmax_rows_f32, layer_norm_rows_f32
-);
-fused!(
-    f64, 32, relu_f64, pow_f64 => pow_block_f64, exp_f64, sum_f64, max_f64, dot_f64, axpy_f64, bias_add_f64, adam_step_f64,
-    softmax_rows_f64, layer_norm_rows_f64
-);
+fused!(f32, 64, relu_f32, max_f32);
+fused!(f64, 32, relu_f64, max_f64);
 
 #[cfg(test)]
 mod tests {
@@ -1235,12 +1073,9 @@ mod tests {
                     assert!(same_f64(out, scalar(x)), "{level:?} {name}_f64({x:e}): {out:e} and {:e}", scalar(x));
                 }
             }
-            let y: Vec<f64> = x64.iter().rev().map(|y| y.clamp(-300.0, 300.0)).collect();
-            let mut out = vec![0.0; x64.len()];
-            pow_block_f64(&x64, &y, &mut out);
-            for ((&x, &y), &out) in x64.iter().zip(&y).zip(&out) {
-                assert!(same_f64(out, pow_f64(x, y)), "{level:?} pow({x:e}, {y:e})");
-            }
+            let mut out = vec![0.0; x32.len()];
+            relu_block_f32(&x32, &mut out);
+            assert!(x32.iter().zip(&out).all(|(&x, &out)| same_f32(out, relu_f32(x))));
         });
     }
 
@@ -1318,38 +1153,6 @@ mod tests {
     }
 
     #[test]
-    fn fused_kernels() {
-        at_every_level(|_| {
-            for n in [0usize, 1, 5, 63, 64, 65, 200] {
-                let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin()).collect();
-                let y: Vec<f32> = (0..n).map(|i| (i as f32 * 0.3).cos()).collect();
-                let exact: f64 = x.iter().map(|&x| f64::from(x)).sum();
-                assert!((f64::from(sum_f32(&x)) - exact).abs() < 1e-4);
-                let exact: f64 = x.iter().zip(&y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
-                assert!((f64::from(dot_f32(&x, &y)) - exact).abs() < 1e-4);
-                let mut z = y.clone();
-                axpy_f32(2.0, &x, &mut z);
-                assert!(z.iter().zip(&x).zip(&y).all(|((&z, &x), &y)| z == 2f32.mul_add(x, y)));
-                bias_add_f32(&mut z, &x);
-                let mut z = vec![-1.0; n];
-                relu_block_f32(&x, &mut z);
-                assert!(z.iter().zip(&x).all(|(&z, &x)| z == x.max(0.0)));
-            }
-            let x: Vec<f64> = (0..100).map(f64::from).collect();
-            assert_eq!(sum_f64(&x), 4950.0);
-            assert_eq!(dot_f64(&x, &x), 328_350.0);
-        });
-    }
-
-    #[test]
-    fn sums_are_the_same_at_every_level() {
-        let x: Vec<f32> = (0..1003).map(|i| (i as f32).sqrt() * 1e-3).collect();
-        let mut seen = Vec::new();
-        at_every_level(|_| seen.push((sum_f32(&x).to_bits(), dot_f32(&x, &x).to_bits())));
-        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
-    }
-
-    #[test]
     fn the_greatest_is_the_first_of_equals_and_nan_above_all() {
         fn greatest(first: f32, x: &[f32]) -> f32 {
             x.iter().fold(first, |most, &x| if most.is_nan() || x <= most { most } else { x })
@@ -1378,47 +1181,6 @@ mod tests {
                         );
                     }
                 }
-            }
-        });
-    }
-
-    #[test]
-    fn softmax_and_layer_norm() {
-        at_every_level(|_| {
-            let mut rows = [1000.0f32, 1001.0, 1002.0, -1.0, -1.0, -1.0];
-            softmax_rows_f32(&mut rows, 3);
-            for (got, expected) in
-                rows.iter().zip([0.090_030_57, 0.244_728_47, 0.665_240_96, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0])
-            {
-                assert!((got - expected).abs() < 1e-6, "{rows:?}");
-            }
-            let mut rows = [1.0f64, 2.0, 3.0, 4.0, 10.0, 10.0, 10.0, 10.0];
-            layer_norm_rows_f64(&mut rows, &[1.0, 1.0, 1.0, 2.0], &[0.0, 0.0, 0.0, 1.0], 0.0001);
-            let unit = 1.0 / 1.2501f64.sqrt();
-            for (got, expected) in
-                rows.iter().zip([-1.5 * unit, -0.5 * unit, 0.5 * unit, 3.0 * unit + 1.0, 0.0, 0.0, 0.0, 1.0])
-            {
-                assert!((got - expected).abs() < 1e-12, "{rows:?}");
-            }
-        });
-        softmax_rows_f32(&mut [], 0);
-        layer_norm_rows_f32(&mut [], &[], &[], 1e-5);
-    }
-
-    #[test]
-    fn adam_follows_the_paper() {
-        at_every_level(|_| {
-            let (mut p, mut m, mut v) = (vec![1.0f64; 37], vec![0.0; 37], vec![0.0; 37]);
-            let (mut p1, mut m1, mut v1) = (1.0f64, 0.0f64, 0.0f64);
-            for step in 1..=5 {
-                let adam = Adam { learning_rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step };
-                let g = step as f64 - 2.5;
-                adam_step_f64(&adam, &mut p, &[g; 37], &mut m, &mut v);
-                m1 = 0.9 * m1 + 0.1 * g;
-                v1 = 0.999 * v1 + 0.001 * g * g;
-                let (m_hat, v_hat) = (m1 / (1.0 - 0.9f64.powi(step as i32)), v1 / (1.0 - 0.999f64.powi(step as i32)));
-                p1 -= 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
-                assert!(p.iter().all(|p| (p - p1).abs() < 1e-12), "{} {p1}", p[0]);
             }
         });
     }
