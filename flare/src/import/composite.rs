@@ -3,8 +3,8 @@
 //! The rows that count for a call are a partition of their own in each group; a window ranks them, or knows their mean, and
 //! a reducer under a filter takes what the call asks for:
 //! - `min_by`, `max_by`, `mode`, quantiles, `first` and `last` with an order: the argument of the row with the right rank;
-//! - correlation and regression: sums of products of the distances from the means, in two passes, so that no digits are lost
-//!   where the means are large beside the spread (Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
+//! - correlation and regression: sums of products of the distances from the means. They take two passes, so that no digits are
+//!   lost where the means are large beside the spread (Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
 //!   The American Statistician 37, 1983).
 
 use ir::entity::{ColumnId, ValueId};
