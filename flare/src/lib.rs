@@ -44,6 +44,7 @@ mod import;
 mod result;
 mod rewrite;
 mod sql;
+mod table_functions;
 
 pub use control::{Control, Costs};
 pub use engine::{Counts, Engine, Query, Rows, Settings};

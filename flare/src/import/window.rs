@@ -5,7 +5,7 @@ use std::any::Any;
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::WindowFunction;
 use datafusion_expr::logical_plan::Window;
-use datafusion_expr::{Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition};
+use datafusion_expr::{Expr, Operator, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition};
 use ir::entity::ColumnId;
 use ir::graph::RelOp;
 use ir::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowColumn, WindowFunc};
@@ -279,7 +279,7 @@ fn integer(e: Option<&Expr>, name: &str) -> Result<i64> {
     }
 }
 
-/// A constant, also a negated one and one under a cast between integers.
+/// A constant, also a negated one, one under a cast, and sums and products of integers.
 pub(crate) fn constant(e: &Expr) -> Option<(Value, ScalarType)> {
     match e {
         Expr::Literal(literal, _) => literal_of(literal).ok(),
@@ -288,6 +288,21 @@ pub(crate) fn constant(e: &Expr) -> Option<(Value, ScalarType)> {
             let (value, from) = constant(&cast.expr)?;
             let to = crate::import::types::from_arrow(cast.field.data_type())?;
             Some((crate::import::expr::convert(&value, from, to)?, to))
+        }
+        Expr::BinaryExpr(e) => {
+            let whole = |e: &Expr| match constant(e)? {
+                (Value::I32(n), _) => Some(i64::from(n)),
+                (Value::I64(n), _) => Some(n),
+                _ => None,
+            };
+            let (a, b) = (whole(&e.left)?, whole(&e.right)?);
+            let n = match e.op {
+                Operator::Plus => a.checked_add(b)?,
+                Operator::Minus => a.checked_sub(b)?,
+                Operator::Multiply => a.checked_mul(b)?,
+                _ => return None,
+            };
+            Some((Value::I64(n), ScalarType::I64))
         }
         Expr::Negative(x) => match constant(x)? {
             (Value::I32(v), t) => Some((Value::I32(v.checked_neg()?), t)),
