@@ -17,6 +17,7 @@ use ir::value::Value;
 use crate::binder::{AggregateStub, WindowStub};
 use crate::error::{Error, Result};
 use crate::functions::{AGGREGATES, AggregateMake, WINDOWS, WindowKind, sql_type_name};
+use crate::import::aggregate::separator_of;
 use crate::import::expr::literal_of;
 use crate::import::{Importer, Rel, unalias};
 
@@ -34,7 +35,7 @@ impl Importer {
             let name = call.fun.name();
             let params = &call.params;
             if params.distinct {
-                return Err(Error::unsupported(format!("DISTINCT in {name} over a window")));
+                return Err(Error::Bug(format!("DISTINCT in {name} over a window")));
             }
             if params.null_treatment.is_some() {
                 return Err(Error::unsupported(format!("IGNORE NULLS in {name}")));
@@ -58,7 +59,7 @@ impl Importer {
             let mut func = function(call, arg.map(|id| self.column_type_of(id)))?;
             if params.filter.is_some() {
                 let filter = ids.next().ok_or_else(|| Error::Bug("a filter without a column".into()))?;
-                if !matches!(func, WindowFunc::Reduce(_)) {
+                if !matches!(func, WindowFunc::Reduce(_) | WindowFunc::Concat { .. }) {
                     return Err(Error::unsupported(format!("FILTER in {name} over a window")));
                 }
                 // Rows that do not pass count as NULL, which reducers leave out.
@@ -230,6 +231,10 @@ fn function(call: &WindowFunction, arg: Option<ScalarType>) -> Result<WindowFunc
             return match AGGREGATES[stub.row].make {
                 AggregateMake::Reduce(Reducer::First) => Ok(WindowFunc::NthValue(1)),
                 AggregateMake::Reduce(Reducer::Last) => Ok(WindowFunc::LastValue),
+                AggregateMake::Concat => {
+                    let separator = separator_of(call.fun.name(), &call.params.args)?;
+                    Ok(WindowFunc::Concat { separator })
+                }
                 AggregateMake::Reduce(_) if arg.is_none() => Ok(WindowFunc::Reduce(Reducer::CountAll)),
                 AggregateMake::Reduce(reducer) => Ok(WindowFunc::Reduce(reducer)),
                 _ => Err(Error::unsupported(format!("{} over a window", call.fun.name()))),
