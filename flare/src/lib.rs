@@ -38,6 +38,7 @@ pub mod error;
 pub mod ingest;
 
 mod binder;
+mod chains;
 mod doubles;
 mod functions;
 mod import;

@@ -5,6 +5,7 @@
 //! - What a recursive query may not have is refused; one that does not read itself is a plain one. The binder would leave the
 //!   ORDER BY and LIMIT of both out.
 //! - Table functions get the form that [`table_functions`] opens them by.
+//! - Long chains of operators become trees of little depth, or are refused.
 //! - Behind `RIGHT` and `FULL JOIN … USING (k)` the name `k` alone is the right side's `k`, or the side's that has one; the
 //!   binder takes it for the left side's.
 
@@ -14,6 +15,7 @@ use std::ops::ControlFlow;
 use datafusion_sql::sqlparser::ast::{self, VisitMut, VisitorMut};
 use datafusion_sql::sqlparser::tokenizer::Span;
 
+use crate::chains::{Depth, balance};
 use crate::error::{Error, Result};
 use crate::functions::AGGREGATES;
 use crate::sql::normalize;
@@ -21,7 +23,7 @@ use crate::table_functions;
 
 /// Rewrites a query and all queries inside. The error comes with its place as the parser counts, if there is one.
 pub(crate) fn rewrite(query: &mut ast::Query) -> Result<(), (Error, Option<Span>)> {
-    match VisitMut::visit(query, &mut Queries) {
+    match VisitMut::visit(query, &mut Queries::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(e) => Err(e),
     }
@@ -30,7 +32,10 @@ pub(crate) fn rewrite(query: &mut ast::Query) -> Result<(), (Error, Option<Span>
 /// An error, with its place as the parser counts.
 pub(crate) type Refusal = (Error, Option<Span>);
 
-struct Queries;
+#[derive(Default)]
+struct Queries {
+    depth: Depth,
+}
 
 impl VisitorMut for Queries {
     type Break = Refusal;
@@ -42,7 +47,16 @@ impl VisitorMut for Queries {
         }
     }
 
+    fn pre_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<Refusal> {
+        balance(e);
+        match self.depth.enter(e) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break((e, None)),
+        }
+    }
+
     fn post_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<Refusal> {
+        self.depth.leave(e);
         match e {
             ast::Expr::Function(call) => match not_distinct_over_window(call) {
                 Ok(()) => ControlFlow::Continue(()),

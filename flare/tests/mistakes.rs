@@ -295,3 +295,22 @@ fn a_cancelled_query_stops_and_another_runs() {
     assert!(matches!(query.collect(), Err(Error::Cancelled)));
     assert_eq!(count(&engine, "select count(*) from t as a, t as b, t as c"), 27);
 }
+
+#[test]
+fn chains_of_operators_have_a_limit_that_is_named_unless_they_can_be_trees() {
+    let engine = engine();
+    let chain = |op: &str, term: &dyn Fn(usize) -> String, n: usize| (0..n).map(term).collect::<Vec<_>>().join(op);
+    let sum = chain(" + ", &|_| "n".into(), 2000);
+    let error = fails(&engine, &format!("select {sum} from t"));
+    assert!(matches!(error, Error::Limit(_)), "{error:?}");
+    assert!(error.to_string().contains("more than 1000 operators stand inside of one another"), "{error}");
+    let any = chain(" or ", &|i| format!("n = {i}"), 3000);
+    let all = chain(" and ", &|i| format!("n <> {}", i + 10), 3000);
+    let text = chain(" || ", &|_| "'ab'".into(), 3000);
+    let batches = engine
+        .sql(&format!("select count(*), max(length({text})) from t where ({any}) and {all}"))
+        .and_then(|query| query.collect())
+        .unwrap();
+    let length = batches[0].column(1).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap();
+    assert_eq!(length.value(0), 6000);
+}
