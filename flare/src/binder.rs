@@ -45,6 +45,7 @@ use crate::import::expr::constant_of;
 use crate::import::types::{from_arrow, to_arrow};
 use crate::ingest::{self, Table};
 use crate::sql::{self, Lines, ParsedQuery};
+use crate::table_functions;
 
 /// Views inside views inside views: this deep.
 const MAX_VIEW_DEPTH: usize = 32;
@@ -226,19 +227,9 @@ impl ContextProvider for Context<'_> {
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>, DataFusionError> {
-        let path = match args.as_slice() {
-            [Expr::Literal(ScalarValue::Utf8(Some(path)), _)] => path,
-            _ => return Err(external(Error::meaning(format!("{name} takes one argument, a path in quotes")))),
-        };
-        let table = match name.to_lowercase().as_str() {
-            "read_parquet" | "parquet_scan" => ingest::open_parquet(path.as_ref()),
-            "read_csv" | "read_csv_auto" => ingest::open_csv(path.as_ref()),
-            other => {
-                let help = suggest(other, ["read_parquet", "read_csv"]);
-                Err(Error::name(format!("there is no table function {other}"), help))
-            }
-        };
-        Ok(source(name, Arc::new(table.map_err(external)?)))
+        let name = name.trim_matches('"').to_lowercase();
+        let table = table_functions::open(&name, &args);
+        Ok(source(&name, Arc::new(table.map_err(external)?)))
     }
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>, DataFusionError> {
@@ -755,9 +746,6 @@ fn in_our_words(message: &str) -> String {
 
 /// Functions that users of other systems look for first and that are not built.
 const KNOWN_ELSEWHERE: &[&str] = &[
-    "string_agg",
-    "listagg",
-    "group_concat",
     "array_agg",
     "list",
     "bit_and",

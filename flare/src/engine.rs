@@ -28,6 +28,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::functions::sql_type_name;
 use crate::import::{self, Imported, InputSource};
+use crate::ingest::csv::CsvOptions;
 use crate::ingest::{self, Table};
 use crate::result;
 use crate::sql::{self, DropKind, Level, ParsedQuery, Statement};
@@ -220,7 +221,7 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::register_parquet`].
     pub fn register_csv(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
-        self.register_table(name, ingest::open_csv(path.as_ref())?)
+        self.register_table(name, ingest::open_csv(path.as_ref(), &CsvOptions::default())?)
     }
 
     /// Registers record batches of one schema under a name.

@@ -90,6 +90,8 @@ pub(crate) enum AggregateMake {
     Quantile(bool),
     /// A statistic of pairs.
     Pair(Pair),
+    /// The texts, the second argument between them.
+    Concat,
     /// Which of the arguments are keys that the grouping set lacks: a bit each, the last argument's is the lowest.
     Grouping,
 }
@@ -122,6 +124,8 @@ pub(crate) enum AggregateParam {
     Double,
     /// A boolean.
     Bool,
+    /// Of any type; becomes text.
+    Text,
 }
 
 /// A function that exists over a window only.
@@ -351,6 +355,11 @@ pub(crate) static AGGREGATES: &[AggregateFunction] = &[
     pair(&["regr_sxy"], Pair::SumXY),
     pair(&["regr_avgx"], Pair::MeanX),
     pair(&["regr_avgy"], Pair::MeanY),
+    aggregate(
+        &["string_agg", "listagg", "group_concat"],
+        AggregateMake::Concat,
+        &[AggregateParam::Text, AggregateParam::Text],
+    ),
     aggregate(&["grouping"], AggregateMake::Grouping, &[]),
 ];
 
@@ -741,7 +750,9 @@ impl AggregateFunction {
                 _ => Ok(args.iter().map(|t| t.unwrap_or(S::Text)).collect()),
             };
         }
-        if args.len() != self.params.len() {
+        // Texts are joined by a comma where nothing is said.
+        let by_default = self.make == AggregateMake::Concat && args.len() == 1;
+        if args.len() != self.params.len() && !by_default {
             let wanted = match self.params.len() {
                 1 => "one argument".to_string(),
                 n => format!("{n} arguments"),
@@ -763,6 +774,7 @@ impl AggregateFunction {
             AggregateMake::Quantile(_) => first,
             AggregateMake::CountIf | AggregateMake::Pair(Pair::Count) => S::I64,
             AggregateMake::Pair(_) => S::F64,
+            AggregateMake::Concat => S::Text,
             AggregateMake::Grouping => S::I32,
         })
     }
@@ -773,6 +785,7 @@ impl AggregateParam {
     pub(crate) fn cast_to(self, name: &str, arg: Option<ScalarType>) -> Result<ScalarType> {
         match (self, arg) {
             (Self::Any, arg) => Ok(arg.unwrap_or(S::Text)),
+            (Self::Text, _) => Ok(S::Text),
             (Self::Number, None | Some(S::F32)) => Ok(S::F64),
             (Self::Number, Some(t)) if t.is_numeric() => Ok(t),
             (Self::Double, None) => Ok(S::F64),

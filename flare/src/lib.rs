@@ -38,12 +38,14 @@ pub mod error;
 pub mod ingest;
 
 mod binder;
+mod chains;
 mod doubles;
 mod functions;
 mod import;
 mod result;
 mod rewrite;
 mod sql;
+mod table_functions;
 
 pub use control::{Control, Costs};
 pub use engine::{Counts, Engine, Query, Rows, Settings};

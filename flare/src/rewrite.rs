@@ -4,6 +4,8 @@
 //! - `FETCH FIRST n ROWS ONLY` becomes `LIMIT n`.
 //! - What a recursive query may not have is refused; one that does not read itself is a plain one. The binder would leave the
 //!   ORDER BY and LIMIT of both out.
+//! - Table functions get the form that [`table_functions`] opens them by.
+//! - Long chains of operators become trees of little depth, or are refused.
 //! - Behind `RIGHT` and `FULL JOIN … USING (k)` the name `k` alone is the right side's `k`, or the side's that has one; the
 //!   binder takes it for the left side's.
 
@@ -13,24 +15,56 @@ use std::ops::ControlFlow;
 use datafusion_sql::sqlparser::ast::{self, VisitMut, VisitorMut};
 use datafusion_sql::sqlparser::tokenizer::Span;
 
+use crate::chains::{Depth, balance};
 use crate::error::{Error, Result};
 use crate::functions::AGGREGATES;
 use crate::sql::normalize;
+use crate::table_functions;
 
 /// Rewrites a query and all queries inside. The error comes with its place as the parser counts, if there is one.
 pub(crate) fn rewrite(query: &mut ast::Query) -> Result<(), (Error, Option<Span>)> {
-    match VisitMut::visit(query, &mut Queries) {
+    match VisitMut::visit(query, &mut Queries::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(e) => Err(e),
     }
 }
 
-type Refusal = (Error, Option<Span>);
+/// An error, with its place as the parser counts.
+pub(crate) type Refusal = (Error, Option<Span>);
 
-struct Queries;
+#[derive(Default)]
+struct Queries {
+    depth: Depth,
+}
 
 impl VisitorMut for Queries {
     type Break = Refusal;
+
+    fn post_visit_table_factor(&mut self, factor: &mut ast::TableFactor) -> ControlFlow<Refusal> {
+        match table_functions::rewrite(factor) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break(e),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<Refusal> {
+        balance(e);
+        match self.depth.enter(e) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break((e, None)),
+        }
+    }
+
+    fn post_visit_expr(&mut self, e: &mut ast::Expr) -> ControlFlow<Refusal> {
+        self.depth.leave(e);
+        match e {
+            ast::Expr::Function(call) => match not_distinct_over_window(call) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(e) => ControlFlow::Break(e),
+            },
+            _ => ControlFlow::Continue(()),
+        }
+    }
 
     // Inner queries first: their names of windows hide those outside.
     fn post_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<Refusal> {
@@ -200,6 +234,17 @@ fn named_windows(query: &mut ast::Query) -> Result<(), Refusal> {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(e) => Err(e),
     }
+}
+
+/// Refuses `DISTINCT` in a function over a window.
+fn not_distinct_over_window(call: &ast::Function) -> Result<(), Refusal> {
+    let ast::FunctionArguments::List(list) = &call.args else { return Ok(()) };
+    if call.over.is_none() || list.duplicate_treatment != Some(ast::DuplicateTreatment::Distinct) {
+        return Ok(());
+    }
+    let name = call.name.0.last().and_then(ast::ObjectNamePart::as_ident);
+    let construct = format!("DISTINCT in {} over a window", name.map(normalize).unwrap_or_default());
+    Err((Error::unsupported(construct), name.map(|n| n.span)))
 }
 
 fn window<'k>(known: &'k HashMap<String, ast::WindowSpec>, name: &ast::Ident) -> Result<&'k ast::WindowSpec, Refusal> {

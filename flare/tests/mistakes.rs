@@ -66,7 +66,12 @@ fn what_is_not_built_is_named() {
         ("create table x (a integer)", "a column list in CREATE"),
         ("select * from s.t", "a name with a schema: s.t"),
         ("create view v as select $1", "parameters in a view"),
-        ("select string_agg(name, ',') from t", "the function string_agg"),
+        ("select string_agg(name, name) from t", "string_agg with a separator that is not a constant text"),
+        ("select * from unnest(split(name, ',')) as p", "UNNEST of what is not an array literal: split(name, ',')"),
+        ("select * from unnest([[1], [2]]) as p", "UNNEST of an array of arrays"),
+        ("select * from generate_series(1, (select max(n) from t))", "generate_series of what is not a constant"),
+        ("select * from read_csv('x') with ordinality", "WITH ORDINALITY behind read_csv"),
+        ("select n from t union all select sum(distinct n) over () from t", "DISTINCT in sum over a window"),
         ("select array_agg(n) from t", "the function array_agg"),
         ("select sum(n) from t group by ()", "an empty list in parentheses, as in GROUP BY ()"),
         ("select n from t where (n, name) = (1, 'one')", "rows as values, as in (a, b) = (1, 2)"),
@@ -289,4 +294,23 @@ fn a_cancelled_query_stops_and_another_runs() {
     query.cancel_token().cancel();
     assert!(matches!(query.collect(), Err(Error::Cancelled)));
     assert_eq!(count(&engine, "select count(*) from t as a, t as b, t as c"), 27);
+}
+
+#[test]
+fn chains_of_operators_have_a_limit_that_is_named_unless_they_can_be_trees() {
+    let engine = engine();
+    let chain = |op: &str, term: &dyn Fn(usize) -> String, n: usize| (0..n).map(term).collect::<Vec<_>>().join(op);
+    let sum = chain(" + ", &|_| "n".into(), 2000);
+    let error = fails(&engine, &format!("select {sum} from t"));
+    assert!(matches!(error, Error::Limit(_)), "{error:?}");
+    assert!(error.to_string().contains("more than 1000 operators stand inside of one another"), "{error}");
+    let any = chain(" or ", &|i| format!("n = {i}"), 3000);
+    let all = chain(" and ", &|i| format!("n <> {}", i + 10), 3000);
+    let text = chain(" || ", &|_| "'ab'".into(), 3000);
+    let batches = engine
+        .sql(&format!("select count(*), max(length({text})) from t where ({any}) and {all}"))
+        .and_then(|query| query.collect())
+        .unwrap();
+    let length = batches[0].column(1).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap();
+    assert_eq!(length.value(0), 6000);
 }

@@ -233,3 +233,33 @@ fn engines_and_queries_go_to_other_threads() {
     );
     assert_eq!(engine.catalog().relations().count(), 5);
 }
+
+#[test]
+fn options_of_csv_files_go_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.txt");
+    std::fs::write(&path, "1;'a;b';NA\n2;;5\n").unwrap();
+    let path = path.display();
+    let engine = Engine::new();
+    let count = |options: &str, condition: &str| {
+        let text = format!("select count(*) from read_csv('{path}', {options}) where {condition}");
+        let batches = engine.sql(&text).and_then(|q| q.collect()).unwrap_or_else(|e| panic!("{text}: {e}"));
+        batches[0].column(0).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap().value(0)
+    };
+    let all = "delim = ';', header = false, nullstr = 'NA', quote = ''''";
+    assert_eq!(count(all, "column1 = 'a;b' and column2 is null"), 1);
+    assert_eq!(count(all, "column1 = '' and column2 = 5"), 1);
+    assert_eq!(count("sep => ';', header => true, quote => ''''", "\"1\" = 2"), 1);
+    assert_eq!(count("delim = ',', quote = '', header = false", "column0 like '%;%'"), 2);
+    for (options, message) in [
+        ("delm = ';'", "read_csv has no option delm"),
+        ("delim = ';;'", "the option delim of read_csv takes one character of ASCII"),
+        ("header = 'x'", "the option header of read_csv takes true or false"),
+        ("nullstr = true", "the option nullstr of read_csv takes a text"),
+        ("';'", "takes a path in quotes, then options"),
+    ] {
+        let error = engine.sql(&format!("select * from read_csv('{path}', {options})")).and_then(|q| q.collect());
+        let error = error.err().unwrap_or_else(|| panic!("{options}"));
+        assert!(error.to_string().contains(message), "{options}: {error}");
+    }
+}

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use ir::Program;
 use ir::entity::{ColumnId, ValueId};
 use ir::exec::run::{CompileOptions, Executable, Resources};
-use ir::exec::{Datum, Inputs, Outputs, column_value, table_of_values};
+use ir::exec::{Inputs, Outputs, column_value, table_of_values};
 use ir::graph::build::Builder;
 use ir::graph::rel::{Aggregate, JoinKind, RelOp, ScanColumn, SortKey};
 use ir::graph::{InputColumn, InputKind};
-use ir::opt::{OptOptions, PASSES, Statistics};
+use ir::opt::{OptOptions, PASSES};
 use ir::scalar::{ScalarOp, reduce::Reducer, table::each};
 use ir::types::{RowType, ScalarType, TableType};
 use ir::value::Value;
@@ -353,13 +353,12 @@ fn compiled(program: &Program, inputs: &Inputs, threads: usize, morsel: usize) -
 }
 
 fn optimized(program: &Program, inputs: &Inputs, only: Option<&str>) -> Program {
-    let mut statistics = Statistics::new();
-    for input in &program.inputs {
-        let Some(Datum::Table(table)) = inputs.get(&input.name) else { panic!("every input is a table") };
-        statistics.add(&*input.name, table.rows(), table.columns().iter().map(|(n, c)| (n.as_str(), c)));
-    }
-    let options =
-        OptOptions { only: only.map(|name| vec![name.to_string()]), verify: true, statistics, ..OptOptions::default() };
+    let options = OptOptions {
+        only: only.map(|name| vec![name.to_string()]),
+        verify: true,
+        statistics: inputs.statistics(),
+        ..OptOptions::default()
+    };
     let mut after = program.clone();
     after.optimize(&options).unwrap_or_else(|e| panic!("{only:?}: {e}\n{}", program.print()));
     after

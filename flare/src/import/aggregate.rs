@@ -1,6 +1,7 @@
 //! Aggregates and DISTINCT.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use datafusion_common::DFSchemaRef;
 use datafusion_expr::Expr;
@@ -124,7 +125,7 @@ impl Importer {
         order: Vec<SortKey>,
     ) -> Result<Composite> {
         let name = call.func.name();
-        if call.params.distinct {
+        if call.params.distinct && make != AggregateMake::Concat {
             return Err(Error::unsupported(format!("DISTINCT in {name}")));
         }
         let arg = |i: usize| args.get(i).copied().ok_or_else(|| Error::Bug(format!("{name} lacks an argument")));
@@ -142,6 +143,10 @@ impl Importer {
             AggregateMake::Quantile(between) => {
                 let descending = order.first().is_some_and(|k| k.descending);
                 self.quantile(table, group, arg(0)?, share_of(call)?, descending, between)
+            }
+            AggregateMake::Concat => {
+                let separator = separator_of(name, &call.params.args)?;
+                self.concat(table, group, arg(0)?, separator, order, call.params.distinct)
             }
             AggregateMake::Pair(kind) => self.pair(table, group, kind, arg(0)?, arg(1)?),
             AggregateMake::Reduce(_) | AggregateMake::Grouping => Err(Error::Bug(format!("{name} is no composite"))),
@@ -299,9 +304,18 @@ fn column_arguments(call: &AggregateFunction) -> Result<&[Expr]> {
             &[]
         }
         (AggregateMake::Grouping, _) => &[],
-        (AggregateMake::Quantile(_), [_, _]) => &args[..1],
+        (AggregateMake::Quantile(_) | AggregateMake::Concat, [_, _]) => &args[..1],
         _ => args,
     })
+}
+
+/// What stands between the texts that an aggregate joins.
+pub(crate) fn separator_of(name: &str, args: &[Expr]) -> Result<Arc<str>> {
+    match args.get(1).map(constant) {
+        None => Ok(",".into()),
+        Some(Some((Value::Text(separator), _))) => Ok(separator),
+        Some(_) => Err(Error::unsupported(format!("{name} with a separator that is not a constant text"))),
+    }
 }
 
 /// The share of a quantile.

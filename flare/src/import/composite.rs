@@ -3,9 +3,12 @@
 //! The rows that count for a call are a partition of their own in each group; a window ranks them, or knows their mean, and
 //! a reducer under a filter takes what the call asks for:
 //! - `min_by`, `max_by`, `mode`, quantiles, `first` and `last` with an order: the argument of the row with the right rank;
-//! - correlation and regression: sums of products of the distances from the means, in two passes, so that no digits are lost
-//!   where the means are large beside the spread (Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
+//! - `string_agg`: the texts of all rows, joined over the whole partition, of which the first row's is taken;
+//! - correlation and regression: sums of products of the distances from the means. They take two passes, so that no digits are
+//!   lost where the means are large beside the spread (Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
 //!   The American Statistician 37, 1983).
+
+use std::sync::Arc;
 
 use ir::entity::{ColumnId, ValueId};
 use ir::graph::rel::{Aggregate, Frame, FrameBound, FrameUnit, SortKey, WindowColumn, WindowFunc};
@@ -15,7 +18,7 @@ use ir::scalar::reduce::Reducer;
 use ir::types::ScalarType;
 use ir::value::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::functions::Pair;
 use crate::import::Importer;
 
@@ -229,6 +232,41 @@ impl Importer {
         let aggregates = vec![self.first_where(arg, low), self.first_where(arg, high), self.first_where(share, low)];
         let outs = [aggregates[0].out, aggregates[1].out, aggregates[2].out];
         Ok(Composite { aggregates, finish: Finish::Between(outs) })
+    }
+
+    /// The texts that are not NULL, by an order, with the separator between them; equal ones once if that is wanted.
+    pub(crate) fn concat(
+        &mut self,
+        table: &mut ValueId,
+        group: &Group<'_>,
+        arg: ColumnId,
+        separator: Arc<str>,
+        order: Vec<SortKey>,
+        distinct: bool,
+    ) -> Result<Composite> {
+        let mut used = self.counted(table, group, &[arg])?;
+        if distinct {
+            if order.iter().any(|key| key.column != arg) {
+                return Err(Error::meaning("what DISTINCT texts are ordered by is their own column"));
+            }
+            let number = vec![(WindowFunc::RowNumber, None, S::I64)];
+            let number = self.over(table, group, &[used, arg], vec![], number)?[0];
+            used = self.is_first(table, used, number)?;
+        }
+        let functions =
+            vec![(WindowFunc::RowNumber, None, S::I64), (WindowFunc::Concat { separator }, Some(arg), S::Text)];
+        let outs = self.over(table, group, &[used], order, functions)?;
+        let flag = self.is_first(table, used, outs[0])?;
+        Ok(self.plain(outs[1], flag))
+    }
+
+    /// A column that is true for rows that count and have the number 1.
+    fn is_first(&mut self, table: &mut ValueId, used: ColumnId, number: ColumnId) -> Result<ColumnId> {
+        self.computed(table, S::Bool, |b| {
+            let (used, number, one) = (b.col(used)?, b.col(number)?, b.literal(Value::I64(1), S::I64)?);
+            let first = b.scalar(ScalarOp::Eq, &[number, one])?;
+            b.scalar(ScalarOp::And, &[used, first])
+        })
     }
 
     /// A statistic of pairs of doubles, `y` first.

@@ -931,6 +931,7 @@ pub(crate) fn convert(value: &Value, from: ScalarType, to: ScalarType) -> Option
         }
         (Value::Text(t), _, S::F64) => t.trim().parse().ok().map(Value::F64),
         (Value::Text(t), _, S::Date) => parse_date(t).map(Value::Date),
+        (Value::Text(t), _, S::Timestamp) => runtime::kernels::date::parse_timestamp(t).map(Value::Timestamp),
         _ => None,
     }
 }

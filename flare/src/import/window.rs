@@ -5,7 +5,7 @@ use std::any::Any;
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::WindowFunction;
 use datafusion_expr::logical_plan::Window;
-use datafusion_expr::{Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition};
+use datafusion_expr::{Expr, Operator, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition};
 use ir::entity::ColumnId;
 use ir::graph::RelOp;
 use ir::graph::rel::{Frame, FrameBound, FrameUnit, SortKey, WindowColumn, WindowFunc};
@@ -17,6 +17,7 @@ use ir::value::Value;
 use crate::binder::{AggregateStub, WindowStub};
 use crate::error::{Error, Result};
 use crate::functions::{AGGREGATES, AggregateMake, WINDOWS, WindowKind, sql_type_name};
+use crate::import::aggregate::separator_of;
 use crate::import::expr::literal_of;
 use crate::import::{Importer, Rel, unalias};
 
@@ -34,7 +35,7 @@ impl Importer {
             let name = call.fun.name();
             let params = &call.params;
             if params.distinct {
-                return Err(Error::unsupported(format!("DISTINCT in {name} over a window")));
+                return Err(Error::Bug(format!("DISTINCT in {name} over a window")));
             }
             if params.null_treatment.is_some() {
                 return Err(Error::unsupported(format!("IGNORE NULLS in {name}")));
@@ -58,7 +59,7 @@ impl Importer {
             let mut func = function(call, arg.map(|id| self.column_type_of(id)))?;
             if params.filter.is_some() {
                 let filter = ids.next().ok_or_else(|| Error::Bug("a filter without a column".into()))?;
-                if !matches!(func, WindowFunc::Reduce(_)) {
+                if !matches!(func, WindowFunc::Reduce(_) | WindowFunc::Concat { .. }) {
                     return Err(Error::unsupported(format!("FILTER in {name} over a window")));
                 }
                 // Rows that do not pass count as NULL, which reducers leave out.
@@ -230,6 +231,10 @@ fn function(call: &WindowFunction, arg: Option<ScalarType>) -> Result<WindowFunc
             return match AGGREGATES[stub.row].make {
                 AggregateMake::Reduce(Reducer::First) => Ok(WindowFunc::NthValue(1)),
                 AggregateMake::Reduce(Reducer::Last) => Ok(WindowFunc::LastValue),
+                AggregateMake::Concat => {
+                    let separator = separator_of(call.fun.name(), &call.params.args)?;
+                    Ok(WindowFunc::Concat { separator })
+                }
                 AggregateMake::Reduce(_) if arg.is_none() => Ok(WindowFunc::Reduce(Reducer::CountAll)),
                 AggregateMake::Reduce(reducer) => Ok(WindowFunc::Reduce(reducer)),
                 _ => Err(Error::unsupported(format!("{} over a window", call.fun.name()))),
@@ -279,7 +284,7 @@ fn integer(e: Option<&Expr>, name: &str) -> Result<i64> {
     }
 }
 
-/// A constant, also a negated one and one under a cast between integers.
+/// A constant, also a negated one, one under a cast, and sums and products of integers.
 pub(crate) fn constant(e: &Expr) -> Option<(Value, ScalarType)> {
     match e {
         Expr::Literal(literal, _) => literal_of(literal).ok(),
@@ -288,6 +293,21 @@ pub(crate) fn constant(e: &Expr) -> Option<(Value, ScalarType)> {
             let (value, from) = constant(&cast.expr)?;
             let to = crate::import::types::from_arrow(cast.field.data_type())?;
             Some((crate::import::expr::convert(&value, from, to)?, to))
+        }
+        Expr::BinaryExpr(e) => {
+            let whole = |e: &Expr| match constant(e)? {
+                (Value::I32(n), _) => Some(i64::from(n)),
+                (Value::I64(n), _) => Some(n),
+                _ => None,
+            };
+            let (a, b) = (whole(&e.left)?, whole(&e.right)?);
+            let n = match e.op {
+                Operator::Plus => a.checked_add(b)?,
+                Operator::Minus => a.checked_sub(b)?,
+                Operator::Multiply => a.checked_mul(b)?,
+                _ => return None,
+            };
+            Some((Value::I64(n), ScalarType::I64))
         }
         Expr::Negative(x) => match constant(x)? {
             (Value::I32(v), t) => Some((Value::I32(v.checked_neg()?), t)),

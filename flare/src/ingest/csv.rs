@@ -11,13 +11,13 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, StringArray};
 use arrow::csv::ReaderBuilder;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use ir::types::ScalarType;
 
-use crate::error::{Error, InputError, Result};
+use crate::error::{Error, InputError, Result, suggest};
 use crate::ingest::{Builder, ColumnDef, Source, Table, Values, in_parallel};
 
 /// Rows that are cut at a time.
@@ -27,6 +27,64 @@ const MIN_PART: usize = 1 << 20;
 /// What quotes fields.
 const QUOTE: u8 = b'"';
 
+/// What a statement says of a file; what it does not say is found out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CsvOptions {
+    /// What stands between fields.
+    delimiter: Option<u8>,
+    /// Whether the first line has the names.
+    header: Option<bool>,
+    /// The field that is NULL; an empty field then is an empty text.
+    null: Option<String>,
+    /// What quotes fields, if anything does.
+    quote: Option<Option<u8>>,
+}
+
+/// The value of an option.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OptionValue<'v> {
+    Text(&'v str),
+    Bool(bool),
+}
+
+impl CsvOptions {
+    /// Sets an option by DuckDB's name for it.
+    ///
+    /// # Errors
+    /// An option that there is not, with the nearest one; a value of another kind.
+    pub(crate) fn set(&mut self, name: &str, value: OptionValue<'_>) -> Result<()> {
+        let wrong = |wanted: &str| Err(Error::meaning(format!("the option {name} of read_csv takes {wanted}")));
+        match (name, value) {
+            ("delim" | "sep" | "delimiter", OptionValue::Text(text)) => match text.as_bytes() {
+                [b] => self.delimiter = Some(*b),
+                b"\\t" => self.delimiter = Some(b'\t'),
+                _ => return wrong("one character of ASCII"),
+            },
+            ("quote", OptionValue::Text(text)) => match text.as_bytes() {
+                [] => self.quote = Some(None),
+                [b] => self.quote = Some(Some(*b)),
+                _ => return wrong("one character of ASCII, or none"),
+            },
+            ("header", OptionValue::Bool(header)) => self.header = Some(header),
+            ("nullstr" | "null", OptionValue::Text(text)) => self.null = Some(text.to_string()),
+            ("delim" | "sep" | "delimiter" | "quote" | "nullstr" | "null", OptionValue::Bool(_)) => {
+                return wrong("a text");
+            }
+            ("header", OptionValue::Text(_)) => return wrong("true or false"),
+            _ => {
+                let help = suggest(name, ["delim", "sep", "delimiter", "quote", "header", "nullstr"]);
+                return Err(Error::name(format!("read_csv has no option {name}"), help));
+            }
+        }
+        Ok(())
+    }
+
+    fn quote(&self) -> u8 {
+        // A byte that no text has quotes nothing.
+        self.quote.unwrap_or(Some(QUOTE)).unwrap_or(0xff)
+    }
+}
+
 /// The fields of a file.
 pub(crate) struct File {
     batches: Vec<RecordBatch>,
@@ -34,7 +92,7 @@ pub(crate) struct File {
 }
 
 /// Opens a file: cuts it into fields and infers the types.
-pub(crate) fn open(path: &Path) -> Result<Table> {
+pub(crate) fn open(path: &Path, options: &CsvOptions) -> Result<Table> {
     let mut bytes = vec![];
     super::open_file(path)?.read_to_end(&mut bytes).map_err(|e| Error::input(path, e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -42,13 +100,17 @@ pub(crate) fn open(path: &Path) -> Result<Table> {
         return Err(Error::input(path, "the file is empty"));
     }
     let first_end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |i| i + 1);
-    let delimiter = delimiter_of(&bytes[..first_end]);
-    if bytes.contains(&QUOTE) {
-        each_record(bytes, delimiter, QUOTE, |_| {}).map_err(|line| unclosed(path, line))?;
+    let delimiter = options.delimiter.unwrap_or_else(|| delimiter_of(&bytes[..first_end]));
+    let format = Format { delimiter, quote: options.quote() };
+    if bytes.contains(&format.quote) {
+        each_record(bytes, format, |_| {}).map_err(|line| unclosed(path, line))?;
     }
-    let names = first_line(path, bytes, delimiter)?;
+    let names = first_line(path, bytes, format)?;
     let fields: Vec<Field> = (0..names.len()).map(|i| Field::new(format!("column{i}"), DataType::Utf8, true)).collect();
-    let mut batches = cut(path, bytes, &Arc::new(Schema::new(fields)), delimiter)?;
+    let mut batches = cut(path, bytes, &Arc::new(Schema::new(fields)), format)?;
+    if let Some(null) = &options.null {
+        batches = batches.iter().map(|b| with_null(b, null)).collect::<Result<_>>()?;
+    }
     let first = match batches.first_mut() {
         Some(batch) if batch.num_rows() > 0 => {
             let first = batch.slice(0, 1);
@@ -58,7 +120,7 @@ pub(crate) fn open(path: &Path) -> Result<Table> {
         _ => return Err(Error::input(path, "the file is empty")),
     };
     let mut inferred = infer(&batches, names.len())?;
-    let names = if is_header(&first, &inferred) {
+    let names = if options.header.unwrap_or_else(|| is_header(&first, &inferred)) {
         let name = |(i, name): (usize, String)| if name.is_empty() { format!("column{i}") } else { name };
         names.into_iter().enumerate().map(name).collect()
     } else {
@@ -72,6 +134,24 @@ pub(crate) fn open(path: &Path) -> Result<Table> {
     let types: Vec<ScalarType> = inferred.iter().map(|i| i.ty()).collect();
     let columns = names.into_iter().zip(&types).map(|(name, ty)| ColumnDef { name, ty: ty.nullable(true) }).collect();
     Table::from_source(path, columns, rows, Source::Csv(File { batches, types }))
+}
+
+/// How fields stand in a file.
+#[derive(Clone, Copy)]
+struct Format {
+    delimiter: u8,
+    quote: u8,
+}
+
+/// The fields, those that say `null` being NULL, and empty ones empty texts.
+fn with_null(batch: &RecordBatch, null: &str) -> Result<RecordBatch> {
+    let column = |c: &Arc<dyn Array>| -> Arc<dyn Array> {
+        let fields = c.as_string::<i32>();
+        let field = |i: usize| if fields.is_valid(i) { fields.value(i) } else { "" };
+        Arc::new((0..fields.len()).map(|i| Some(field(i)).filter(|f| *f != null)).collect::<StringArray>())
+    };
+    let columns = batch.columns().iter().map(column).collect();
+    RecordBatch::try_new(batch.schema(), columns).map_err(|e| Error::Bug(e.to_string()))
 }
 
 /// The types of all rows but the first line.
@@ -117,7 +197,8 @@ fn delimiter_of(header: &[u8]) -> u8 {
 ///
 /// # Errors
 /// The line of a quote that nothing closes.
-fn each_record(bytes: &[u8], delimiter: u8, quote: u8, mut record: impl FnMut(u64)) -> Result<(), u64> {
+fn each_record(bytes: &[u8], format: Format, mut record: impl FnMut(u64)) -> Result<(), u64> {
+    let Format { delimiter, quote } = format;
     let (mut line, mut inside, mut field_begins) = (1, false, true);
     let mut open = None;
     let mut rest = bytes.iter().copied().peekable();
@@ -147,16 +228,17 @@ fn each_record(bytes: &[u8], delimiter: u8, quote: u8, mut record: impl FnMut(u6
 }
 
 /// The fields of the first line.
-fn first_line(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Vec<String>> {
-    let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter);
+fn first_line(path: &Path, bytes: &[u8], format: Format) -> Result<Vec<String>> {
+    let Format { delimiter, quote } = format;
+    let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter).with_quote(quote);
     let (schema, _) = format.infer_schema(bytes, Some(0)).map_err(|e| error(path, &e.to_string(), |n| n))?;
     Ok(schema.fields().iter().map(|f| f.name().trim().to_string()).collect())
 }
 
 /// Cuts the rows into fields. A file without quotes is cut in parts at line ends, at the same time.
-fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result<Vec<RecordBatch>> {
+fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, format: Format) -> Result<Vec<RecordBatch>> {
     let mut starts = vec![0];
-    if !bytes.contains(&QUOTE) {
+    if !bytes.contains(&format.quote) {
         let parts = (bytes.len() / MIN_PART).clamp(1, 4 * threads());
         for i in 1..parts {
             let from = bytes.len() / parts * i;
@@ -172,11 +254,12 @@ fn cut(path: &Path, bytes: &[u8], schema: &Arc<Schema>, delimiter: u8) -> Result
         let part = &bytes[starts[i]..end];
         let place = |e: arrow::error::ArrowError| {
             let lines_before = bytes[..starts[i]].iter().filter(|b| **b == b'\n').count() as u64;
-            error(path, &e.to_string(), |n| lines_before + line_of_record(part, delimiter, n))
+            error(path, &e.to_string(), |n| lines_before + line_of_record(part, format, n))
         };
         let reader = ReaderBuilder::new(schema.clone())
             .with_header(false)
-            .with_delimiter(delimiter)
+            .with_delimiter(format.delimiter)
+            .with_quote(format.quote)
             .with_batch_size(BATCH_ROWS)
             .build_buffered(part);
         let mut out = vec![];
@@ -199,9 +282,9 @@ fn unclosed(path: &Path, line: u64) -> Error {
 }
 
 /// The line, from 1, in which record `n`, from 1, begins.
-fn line_of_record(bytes: &[u8], delimiter: u8, n: u64) -> u64 {
+fn line_of_record(bytes: &[u8], format: Format, n: u64) -> u64 {
     let (mut count, mut line) = (0, n);
-    let _ = each_record(bytes, delimiter, QUOTE, |at| {
+    let _ = each_record(bytes, format, |at| {
         count += 1;
         if count == n {
             line = at;
@@ -367,6 +450,10 @@ fn parse_timestamp(field: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(path: &Path) -> Result<Table> {
+        super::open(path, &CsvOptions::default())
+    }
 
     fn write(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();

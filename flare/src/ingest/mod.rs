@@ -7,7 +7,7 @@
 //! - Whether NULL occurs is known once a column is loaded: a column without a NULL is not nullable then.
 
 mod arrow;
-mod csv;
+pub(crate) mod csv;
 mod load;
 mod parquet;
 
@@ -211,9 +211,9 @@ pub(crate) fn open_parquet(path: &Path) -> Result<Table> {
 }
 
 /// Opens a CSV file: reads it whole and infers the types.
-pub(crate) fn open_csv(path: &Path) -> Result<Table> {
+pub(crate) fn open_csv(path: &Path, options: &csv::CsvOptions) -> Result<Table> {
     let start = Instant::now();
-    let table = csv::open(path)?;
+    let table = csv::open(path, options)?;
     Ok(Table { opening: start.elapsed(), ..table })
 }
 
@@ -230,7 +230,7 @@ pub(crate) fn open_file(path: &Path) -> Result<std::fs::File> {
 pub(crate) fn open_by_extension(name: &str) -> Option<Result<Table>> {
     match name.rsplit_once('.')?.1.to_lowercase().as_str() {
         "parquet" => Some(open_parquet(name.as_ref())),
-        "csv" | "tsv" => Some(open_csv(name.as_ref())),
+        "csv" | "tsv" => Some(open_csv(name.as_ref(), &csv::CsvOptions::default())),
         _ if Path::new(name).is_file() => {
             let message =
                 "only .parquet, .csv and .tsv are read by their name; read_parquet('…') and read_csv('…') take any";

@@ -43,8 +43,9 @@ fn the_scalar_is_the_column_of_ml_predict() {
     assert_eq!(rows(&session, "SELECT predict('z', 1, 2)").schema().field(0).name(), "predict");
 }
 
-/// Scaling is in the weights, and conditions on a probability are conditions on its logit: the same rows pass, for a model that
-/// is an expression of its row and for one that runs over tiles, whatever the constant and whether the answer is a result too.
+/// Scaling is in the weights, and conditions on a probability are conditions on its logit: the same rows pass. So it is for a
+/// model that is an expression of its row and for one that runs over tiles, whatever the constant, and whether or not the answer
+/// is a result too.
 #[test]
 fn conditions_on_a_probability_keep_the_rows_that_its_values_pass() {
     let session = with_models();

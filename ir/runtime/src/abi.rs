@@ -588,13 +588,13 @@ runtime_functions! {
     /// log(1 + e^x), for an f64.
     SoftplusF64 = softplus_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::softplus_f64;
     /// The sine of an f32.
-    SinF32 = sin_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::sin_f32;
+    SinF32 = sin_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::sin_f32;
     /// The sine of an f64.
-    SinF64 = sin_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::sin_f64;
+    SinF64 = sin_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::sin_f64;
     /// The cosine of an f32.
-    CosF32 = cos_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::cos_f32;
+    CosF32 = cos_f32(x: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::cos_f32;
     /// The cosine of an f64.
-    CosF64 = cos_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::cos_f64;
+    CosF64 = cos_f64(x: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::cos_f64;
     /// The tangent of an f32.
     TanF32 = tan_f32(x: F32) -> F32, Pure, Never => f32::tan;
     /// The tangent of an f64.
@@ -616,17 +616,17 @@ runtime_functions! {
     /// The angle of the point (x, y), for f64.
     Atan2F64 = atan2_f64(y: F64, x: F64) -> F64, Pure, Never => f64::atan2;
     /// x^y, for f32.
-    PowF32 = pow_f32(x: F32, y: F32) -> F32, Pure, Never => crate::kernels::vector_math::pow_f32;
+    PowF32 = pow_f32(x: F32, y: F32) -> F32, Pure, Never => crate::kernels::vector_math::single::pow_f32;
     /// x^y, for f64.
-    PowF64 = pow_f64(x: F64, y: F64) -> F64, Pure, Never => crate::kernels::vector_math::pow_f64;
+    PowF64 = pow_f64(x: F64, y: F64) -> F64, Pure, Never => crate::kernels::vector_math::single::pow_f64;
     /// The remainder of x / y with the sign of x, for f32.
     RemF32 = rem_f32(x: F32, y: F32) -> F32, Pure, Never => std::ops::Rem::rem;
     /// The remainder of x / y with the sign of x, for f64.
     RemF64 = rem_f64(x: F64, y: F64) -> F64, Pure, Never => std::ops::Rem::rem;
     /// x rounded half away from zero at a decimal digit, for f32.
-    RoundF32 = round_f32(x: F32, digits: I32) -> F32, Pure, Never => crate::kernels::vector_math::round_f32;
+    RoundF32 = round_f32(x: F32, digits: I32) -> F32, Pure, Never => crate::kernels::vector_math::single::round_f32;
     /// x rounded half away from zero at a decimal digit, for f64.
-    RoundF64 = round_f64(x: F64, digits: I32) -> F64, Pure, Never => crate::kernels::vector_math::round_f64;
+    RoundF64 = round_f64(x: F64, digits: I32) -> F64, Pure, Never => crate::kernels::vector_math::single::round_f64;
 
     /// `out[0]` becomes the greatest of itself and `n` f32; NaN is the greatest, and of equals the first is kept.
     MaxFoldF32 = max_fold_f32(x: Ptr, out: Ptr, n: I64) -> Unit, Writes, Never => crate::kernels::calls::max_fold_f32;

@@ -9,9 +9,12 @@
 //!   of the current row's peers. An empty frame gives NULL, and 0 for counts.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
-use crate::buffer::{Field, FieldKind};
+use crate::buffer::{Field, FieldKind, TextArena};
+use crate::column::TextView;
 use crate::cpu::prefetch_line;
+use crate::pool::QueryMemory;
 use crate::scheduler::WorkerPool;
 use crate::sort::{SortKey, compare_rows};
 use crate::trap::{CancelToken, Trap, TrapCode};
@@ -37,6 +40,8 @@ pub enum Func {
     NthValue(i64),
     /// The argument in the last row of the frame.
     LastValue,
+    /// The texts of the frame, with `default` between them.
+    Concat,
     /// A reducer over the frame.
     Reduce(Reduce),
 }
@@ -112,7 +117,7 @@ pub struct WindowSpec {
     pub arg: Option<Field>,
     /// Digits behind the point of a decimal argument.
     pub scale: u32,
-    /// What `Lag` gives outside of the partition: low word, high word, whether not NULL.
+    /// What `Lag` gives outside of the partition, or what stands between texts: low word, high word, whether not NULL.
     pub default: (u64, u64, bool),
     /// The frame.
     pub frame: Frame,
@@ -139,9 +144,10 @@ fn ask_ahead(rows: &[*mut u8], i: usize) {
     }
 }
 
-/// Evaluates the functions over all partitions.
+/// Evaluates the functions over all partitions. The arenas that come back hold the texts that results are views of.
 ///
 /// # Errors
+/// [`TrapCode::OutOfMemory`] for texts beyond the limit;
 /// [`TrapCode::Overflow`] of a sum, [`TrapCode::Cancelled`]; [`TrapCode::Internal`] for a range frame with an offset over a key
 /// that is no integer.
 ///
@@ -152,9 +158,10 @@ pub unsafe fn evaluate(
     partition: &[SortKey],
     order: &[SortKey],
     specs: &[WindowSpec],
+    memory: &Arc<QueryMemory>,
     pool: &WorkerPool,
     cancel: &CancelToken,
-) -> Result<(), Trap> {
+) -> Result<Vec<TextArena>, Trap> {
     // SAFETY: promised by the caller.
     let same = |keys: &[SortKey], a: *mut u8, b: *mut u8| unsafe { compare_rows(keys, a, b) } == Ordering::Equal;
     let shared = Rows(rows);
@@ -181,11 +188,12 @@ pub unsafe fn evaluate(
         }
     }
     let with_peers = specs.iter().any(WindowSpec::sees_peers);
-    pool.run(tasks.len(), |task, _| {
+    pool.map(tasks.len(), |task, _| {
         let shared = &shared;
         cancel.check()?;
         let (from, to) = tasks[task];
         let mut peers = Peers::default();
+        let mut texts = TextArena::new(memory);
         for p in from..to {
             let end = starts.get(p + 1).copied().unwrap_or(shared.0.len());
             let part = &shared.0[starts[p]..end];
@@ -194,11 +202,85 @@ pub unsafe fn evaluate(
             }
             for spec in specs {
                 // SAFETY: promised by the caller; this task alone has the partition.
-                unsafe { function(part, &peers, order, spec)? };
+                unsafe {
+                    match spec.func {
+                        Func::Concat => concat(part, &peers, order, spec, &mut texts)?,
+                        _ => function(part, &peers, order, spec)?,
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(texts)
     })
+}
+
+/// [`Func::Concat`]. Rows that follow one another and have one frame share one text.
+///
+/// # Safety
+/// As for [`evaluate`].
+unsafe fn concat(
+    part: &[*mut u8],
+    peers: &Peers,
+    order: &[SortKey],
+    spec: &WindowSpec,
+    texts: &mut TextArena,
+) -> Result<(), Trap> {
+    // SAFETY: promised by the caller.
+    let keys = unsafe { Keys::of(part, order, &spec.frame)? };
+    let Some(arg) = spec.arg else {
+        return Err(Trap::with_detail(TrapCode::Internal, "a window function without argument"));
+    };
+    let mut last = None;
+    for (i, &row) in part.iter().enumerate() {
+        let frame = frame_of(&spec.frame, i, part.len(), peers, &keys);
+        let words = match last {
+            Some((same, words)) if same == frame => words,
+            _ => {
+                // SAFETY: promised by the caller.
+                let joined = unsafe { joined(&part[frame.0..frame.1], &arg, spec.default) }?;
+                joined.map(|text| texts.copy(&text)).transpose()?.map(TextView::to_words)
+            }
+        };
+        last = Some((frame, words));
+        let (lo, hi) = words.unwrap_or_default();
+        // SAFETY: promised by the caller.
+        unsafe { write(row, &spec.out, lo, hi, words.is_some()) };
+    }
+    Ok(())
+}
+
+/// The texts of the rows that are not NULL, with the separator between them; `None` if there is none.
+///
+/// # Safety
+/// The rows have the field, a text; it and the separator are alive.
+unsafe fn joined(rows: &[*mut u8], arg: &Field, separator: (u64, u64, bool)) -> Result<Option<Vec<u8>>, Trap> {
+    // SAFETY: promised by the caller.
+    let separator = unsafe { TextView::from_words(separator.0, separator.1) };
+    let mut out: Option<Vec<u8>> = None;
+    for &row in rows {
+        // SAFETY: promised by the caller.
+        let text = unsafe {
+            if arg.is_null(row) {
+                continue;
+            }
+            let at = row.add(arg.offset as usize).cast::<u64>();
+            TextView::from_words(at.read_unaligned(), at.add(1).read_unaligned())
+        };
+        // SAFETY: promised by the caller.
+        let (between, text) = unsafe { (separator.as_bytes(), text.as_bytes()) };
+        let out = match &mut out {
+            Some(out) => {
+                out.extend_from_slice(between);
+                out
+            }
+            None => out.insert(vec![]),
+        };
+        out.extend_from_slice(text);
+        if out.len() > u32::MAX as usize {
+            return Err(Trap::with_detail(TrapCode::Overflow, "a text beyond 4 GB"));
+        }
+    }
+    Ok(out)
 }
 
 impl WindowSpec {
@@ -207,7 +289,7 @@ impl WindowSpec {
         match self.func {
             Func::Rank | Func::DenseRank | Func::PercentRank | Func::CumeDist => true,
             Func::RowNumber | Func::Ntile(_) | Func::Lag(_) => false,
-            Func::NthValue(_) | Func::LastValue | Func::Reduce(_) => {
+            Func::NthValue(_) | Func::LastValue | Func::Concat | Func::Reduce(_) => {
                 let bounded = |b| b != Bound::Unbounded;
                 self.frame.unit != Unit::Rows && (bounded(self.frame.start) || bounded(self.frame.end))
             }
@@ -258,6 +340,19 @@ struct Keys {
 }
 
 impl Keys {
+    /// The keys that a frame asks for; none where it counts rows.
+    ///
+    /// # Safety
+    /// The rows have the keys' fields.
+    unsafe fn of(part: &[*mut u8], order: &[SortKey], frame: &Frame) -> Result<Self, Trap> {
+        let by_key = |b| frame.unit == Unit::Range && matches!(b, Bound::Offset(_));
+        if by_key(frame.start) || by_key(frame.end) {
+            // SAFETY: promised by the caller.
+            return unsafe { Self::new(part, order) };
+        }
+        Ok(Self::default())
+    }
+
     /// # Safety
     /// The rows have the field.
     unsafe fn new(part: &[*mut u8], order: &[SortKey]) -> Result<Self, Trap> {
@@ -364,12 +459,8 @@ unsafe fn copy(to: *mut u8, out: &Field, from: *mut u8, arg: &Field) {
 /// As for [`evaluate`].
 unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &WindowSpec) -> Result<(), Trap> {
     let n = part.len();
-    let by_key = |b| spec.frame.unit == Unit::Range && matches!(b, Bound::Offset(_));
-    let keys = match by_key(spec.frame.start) || by_key(spec.frame.end) {
-        // SAFETY: promised by the caller.
-        true => unsafe { Keys::new(part, order)? },
-        false => Keys::default(),
-    };
+    // SAFETY: promised by the caller.
+    let keys = unsafe { Keys::of(part, order, &spec.frame)? };
     let argument =
         || spec.arg.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a window function without argument"));
     let mut dense = 0u64;
@@ -430,6 +521,7 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &Wi
                         None => write(row, &spec.out, 0, 0, false),
                     }
                 }
+                Func::Concat => return Err(Trap::with_detail(TrapCode::Internal, "texts are joined elsewhere")),
                 Func::Reduce(reduce) => {
                     let (start, end) = frame_of(&spec.frame, i, n, peers, &keys);
                     if !running || end < added {
@@ -597,7 +689,7 @@ mod tests {
         let pool = WorkerPool::new(1);
         // SAFETY: the records have the fields and are sorted by the tests.
         unsafe {
-            evaluate(&list, &[key(0)], &[key(8)], &[spec], &pool, &CancelToken::new()).expect("evaluates");
+            evaluate(&list, &[key(0)], &[key(8)], &[spec], &memory, &pool, &CancelToken::new()).expect("evaluates");
             list.iter().map(|r| (*r.add(24) != 0).then(|| *r.add(16).cast::<i64>())).collect()
         }
     }
@@ -615,6 +707,56 @@ mod tests {
         assert_eq!(run(&rows, Func::Lag(1), ALL), [None, Some(5), Some(5), None]);
         assert_eq!(run(&rows, Func::Lag(-1), ALL), [Some(5), Some(7), None, None]);
         assert_eq!(run(&rows, Func::Ntile(2), ALL), some(&[1, 1, 2, 1]));
+    }
+
+    /// The texts of rows (key i64 at 0, view of a text at 8, whether it is not NULL at 24; the result at 32, valid at 48).
+    fn joined_texts(rows: &[(i64, Option<&str>)], frame: Frame) -> Vec<Option<String>> {
+        let memory = QueryMemory::unlimited();
+        let mut buffer = RowBuffer::new(56, &memory);
+        let mut arena = TextArena::new(&memory);
+        let mut list = vec![];
+        for &(key, text) in rows {
+            let at = buffer.push().expect("memory");
+            let (lo, hi) = arena.copy(text.unwrap_or_default().as_bytes()).expect("memory").to_words();
+            // SAFETY: a record has 56 bytes.
+            unsafe {
+                *at.cast::<i64>() = key;
+                *at.add(8).cast::<[u64; 2]>() = [lo, hi];
+                *at.add(24) = u8::from(text.is_some());
+            }
+            list.push(at);
+        }
+        let key = SortKey { field: Field::new(0, FieldKind::I64), descending: false, nulls_first: false };
+        let separator = arena.copy(b", and then ").expect("memory").to_words();
+        let spec = WindowSpec {
+            func: Func::Concat,
+            arg: Some(Field::nullable(8, FieldKind::Text, 24)),
+            scale: 0,
+            default: (separator.0, separator.1, true),
+            frame,
+            out: Field::nullable(32, FieldKind::Text, 48),
+        };
+        let pool = WorkerPool::new(1);
+        // SAFETY: the records have the fields and are sorted by the tests; the texts live as long as the arenas.
+        unsafe {
+            let cancel = CancelToken::new();
+            let _texts = evaluate(&list, &[key], &[], &[spec], &memory, &pool, &cancel).expect("evaluates");
+            let text = |r: &*mut u8| {
+                let [lo, hi] = *r.add(32).cast::<[u64; 2]>();
+                (*r.add(48) != 0).then(|| TextView::from_words(lo, hi).as_str().to_string())
+            };
+            list.iter().map(text).collect()
+        }
+    }
+
+    #[test]
+    fn texts_are_joined_over_their_frames() {
+        let rows = [(1, Some("a")), (1, None), (1, Some("bcd")), (2, None), (3, Some(""))];
+        let some = |t: &str| Some(t.to_string());
+        let all = some("a, and then bcd");
+        assert_eq!(joined_texts(&rows, ALL), [all.clone(), all.clone(), all, None, some("")]);
+        let two = Frame { unit: Unit::Rows, start: Bound::Offset(-1), end: Bound::CurrentRow };
+        assert_eq!(joined_texts(&rows, two), [some("a"), some("a"), some("bcd"), None, some("")]);
     }
 
     #[test]

@@ -416,7 +416,7 @@ pub(super) struct Run<'a> {
     pub(super) texts: Vec<Arc<str>>,
     /// For each stage the states that nobody needs after it.
     last_uses: Vec<Vec<StateId>>,
-    /// Texts of recursions.
+    /// Texts of recursions and windows.
     pub(super) arenas: Vec<TextArena>,
 }
 

@@ -206,6 +206,11 @@ impl Run<'_> {
                 }
                 WindowFunc::NthValue(n) => window::Func::NthValue(*n),
                 WindowFunc::LastValue => window::Func::LastValue,
+                WindowFunc::Concat { separator } => {
+                    let (lo, hi) = convert::words(&Value::Text(Arc::clone(separator)), &mut self.texts);
+                    default = (lo, hi, true);
+                    window::Func::Concat
+                }
                 WindowFunc::Reduce(r) => window::Func::Reduce(match r {
                     Reducer::CountAll => window::Reduce::CountAll,
                     Reducer::Count => window::Reduce::Count,
@@ -237,8 +242,8 @@ impl Run<'_> {
         }
         let sorted = order_of_rows.as_ref().map_or(rows.rows(), SortedRows::as_slice);
         // SAFETY: the rows are sorted by these keys and have these fields; nobody else reads them now.
-        let done = unsafe { window::evaluate(sorted, &partition, &order, &specs, &r.pool, &r.cancel) };
-        done.map_err(|t| self.trap(t))?;
+        let made = unsafe { window::evaluate(sorted, &partition, &order, &specs, &r.memory, &r.pool, &r.cancel) };
+        self.arenas.extend(made.map_err(|t| self.trap(t))?);
         Ok(rows)
     }
 }

@@ -3,6 +3,8 @@
 //! Row order: `scan` gives storage order; `filter`, `extend`, `project`, `apply` keep order; `sort` is stable; `limit` takes the
 //! first rows; every other operation gives an order that is a function of its inputs' contents and order (never of scheduling).
 
+use std::sync::Arc;
+
 use crate::entity::{ColumnId, InputId};
 use crate::error::{Error, Result};
 use crate::graph::{InputKind, Program};
@@ -93,6 +95,11 @@ pub enum WindowFunc {
     NthValue(i64),
     /// The argument in the last row of the frame.
     LastValue,
+    /// The texts of the frame that are not NULL, in its order, with the separator between them; NULL if there is none.
+    Concat {
+        /// What stands between two texts.
+        separator: Arc<str>,
+    },
     /// A reducer over the frame.
     Reduce(Reducer),
 }
@@ -471,6 +478,13 @@ impl WindowFunc {
                 RowType { nullable: arg.nullable || default.is_null(), ..arg }
             }
             Self::NthValue(_) | Self::LastValue => RowType { nullable: true, ..need()? },
+            Self::Concat { .. } => {
+                let arg = need()?;
+                if arg.ty != ScalarType::Text {
+                    return Err(Error::Type(format!("concat joins texts, not {}", arg.ty)));
+                }
+                arg.ty.nullable(true)
+            }
             Self::Reduce(r) => r.result_type(arg)?,
         })
     }

@@ -571,7 +571,7 @@ fn map_symbols(op: &mut Op, f: &dyn Fn(SymId) -> SymId) {
 /// Whether a window function looks at its frame (others look at the whole partition).
 pub fn uses_frame(func: &WindowFunc) -> bool {
     match func {
-        WindowFunc::NthValue(_) | WindowFunc::LastValue | WindowFunc::Reduce(_) => true,
+        WindowFunc::NthValue(_) | WindowFunc::LastValue | WindowFunc::Concat { .. } | WindowFunc::Reduce(_) => true,
         WindowFunc::RowNumber
         | WindowFunc::Rank
         | WindowFunc::DenseRank

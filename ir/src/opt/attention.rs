@@ -1,9 +1,9 @@
 //! Recognizes attention by its structure.
 //!
 //! What holds:
-//! - Attention is the product `contract(P, V)` of values with weights P = E / sum(E), E = e^(S - max(S)), both reduced over one axis
-//!   of S, where S comes of another product `contract(Q, K)` by factors, additions of tensors, and choices between a score and a
-//!   number. It becomes an `attend`, which never has all scores in memory.
+//! - Attention is the product `contract(P, V)` of values with weights P = E / sum(E), E = e^(S - max(S)), both reduced over one
+//!   axis of S. The scores S come of another product `contract(Q, K)` by factors, additions of tensors, and choices between a
+//!   score and a number. All of it becomes an `attend`, which never has all scores in memory.
 //! - Whether these stand in one map or in several, and in which order dimensions stand, makes no difference: maps are read as
 //!   expressions over elements, dimensions by the labels of the two products.
 //! - Worth while, and done, where nobody else reads what is between the products: a backward pass that wants the weights keeps

@@ -1,9 +1,9 @@
 //! The order of inner joins, by estimated rows.
 //!
-//! Inner joins that stand together are taken apart into tables and conditions, and put together anew: of all ways to halve
-//! each set of tables the one that handles fewest rows (Moerkotte and Neumann, VLDB 2006, without their enumeration; sets are
-//! few), of many tables greedily the pair that gives the fewest rows. A join builds on its right operand and probes with its
-//! left one, so the smaller one goes right.
+//! Inner joins that stand together are taken apart into tables and conditions, and put together anew. Each set of tables is
+//! halved in the way that handles fewest rows, of all ways that there are (Moerkotte and Neumann, VLDB 2006, without their
+//! enumeration; sets are few). Of many tables, the pair that gives the fewest rows is joined first. A join builds on its right
+//! operand and probes with its left one, so the smaller one goes right.
 //!
 //! A semi or anti join above or between them goes to the one table that its condition reads, unless the joins leave fewer rows
 //! than that table has (not many fewer, where few rows pass it); then it stands above all joins.

@@ -1,13 +1,16 @@
 //! Computes recursions over child indices level by level.
 //!
-//! A function is such a recursion where it takes a node's number beside tensors that it hands on as they are; where one branch,
-//! which depends on the node alone, tells inner nodes from others; and where it calls itself in that branch for what index
-//! tensors hold at the node. Then all nodes of one height can be computed at once: a loop takes up to `LANES` nodes of one
-//! height, gathers what their children came to from tables with a row for each node, computes the body for all of them (a
-//! product with a vector becomes a product with a matrix) and adds the results to the tables, which begin at zero.
+//! A function is such a recursion under three conditions:
+//! - it takes a node's number, and tensors that it hands on as they are;
+//! - one branch, which depends on the node alone, tells inner nodes from others;
+//! - in that branch it calls itself for what index tensors hold at the node.
+//!
+//! Then all nodes of one height can be computed at once. Tables, which begin at zero, have a row for what each node came to. A
+//! loop takes a window of up to `LANES` nodes of one height and gathers their children's rows. It computes the body for all of
+//! them, so that a product with a vector becomes one with a matrix, and adds the results to the tables.
 //!
 //! What holds:
-//! - The nodes that are computed are those that the recursion comes to, and inner nodes and others are never in one window: the
+//! - The nodes that are computed are those that the recursion comes to. Inner nodes and others are never in one window: the
 //!   branch stays a branch, so nothing that can raise runs for a node for which it did not run.
 //! - A window is always full: behind its last node stands its first one again, whose results are added as zeros. So sizes
 //!   inside of the loop are constants, and no lane computes with values that are not there.

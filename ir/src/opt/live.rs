@@ -1,8 +1,10 @@
 //! Which values are used, and which columns of each table.
 //!
 //! A value is used if a used node reads it, or a region or function yields it where its owner is used. A table's column is
-//! used if something above reads it. What a loop carries, a branch yields or a function takes, and a recursion, is used with all its columns,
-//! for there the types of two places must agree.
+//! used if something above reads it.
+//!
+//! All columns are used of a table that a loop carries, a branch yields, a function takes, or a recursion makes: there the types
+//! of two places must agree.
 
 use std::collections::{HashMap, HashSet};
 

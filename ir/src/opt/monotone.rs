@@ -3,7 +3,7 @@
 //! What holds:
 //! - Every step rises with its operand as it is computed, rounding included, but for [`falls`]: the computed value of such a
 //!   function lies at most so many units in the last place below one that it had for a smaller operand. A test of the runtime
-//!   holds these counts against every float (`kernels/vector_math.rs`).
+//!   holds these counts against every float (`kernels/vector_math/tests.rs`).
 //! - So a value proves something of all smaller ones: if its result, moved up by that many units, does not pass, none of theirs
 //!   does. A search from the threshold down finds such a value, one upwards its counterpart; what lies between is tried, float
 //!   by float. Where both would be far apart there is no threshold.

@@ -1,8 +1,8 @@
 //! Filters go down to where their columns come from.
 //!
-//! A filter is split into conjuncts; each goes below what does not make its columns: below extends (reading what the column
-//! was computed from), projections, sorts, unions, groups and windows (on their keys), and to the sides of joins that may lose
-//! rows. On the way
+//! A filter is split into conjuncts, and each goes below what does not make its columns. That is below extends (then it reads
+//! what the column was computed from), projections, sorts and unions, below groups and windows if it reads their keys, and to
+//! the sides of joins that may lose rows. On the way
 //!
 //! - an inner join takes conjuncts over both sides into its predicate, and gives those over one side to that side;
 //! - a predicate that NULLs do not pass makes an outer join an inner one;

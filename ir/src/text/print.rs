@@ -480,6 +480,7 @@ impl<'a> Printer<'a> {
             }
             WindowFunc::NthValue(n) => call("nth_value", vec![n.to_string()]),
             WindowFunc::LastValue => call("last_value", vec![]),
+            WindowFunc::Concat { separator } => call("concat", vec![quote(separator)]),
             WindowFunc::Reduce(r) => call(r.name(), vec![]),
         };
         format!("{} = {text} {}", c.out, frame(&c.frame))

@@ -82,7 +82,7 @@ impl Philox {
         // 1 - u is in (0, 1], where the logarithm is finite.
         let u = 1.0 - unit_f64(u64::from(a) | u64::from(b) << 32);
         let v = unit_f64(u64::from(c) | u64::from(d) << 32);
-        (-2.0 * vector_math::log_f64(u)).sqrt() * vector_math::cos_f64(std::f64::consts::TAU * v)
+        (-2.0 * vector_math::single::log_f64(u)).sqrt() * vector_math::single::cos_f64(std::f64::consts::TAU * v)
     }
 
     /// [`Philox::normal_f64`], rounded.

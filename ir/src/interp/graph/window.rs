@@ -142,6 +142,15 @@ impl Partition {
                     Ok(if start < end { values[end - 1].clone() } else { Value::Null })
                 })
             }
+            WindowFunc::Concat { separator } => {
+                let values = need()?;
+                each(&|i| {
+                    let (start, end) = self.frame(&c.frame, i, key)?;
+                    let text = |v: &Value| if let Value::Text(t) = v { Some(t.to_string()) } else { None };
+                    let texts: Vec<String> = values[start..end].iter().filter_map(text).collect();
+                    Ok(if texts.is_empty() { Value::Null } else { Value::Text(texts.join(separator).into()) })
+                })
+            }
             WindowFunc::Reduce(reducer) => {
                 let mut out = Vec::with_capacity(rows);
                 let reducer = Evaluator::new(*reducer, ty);

@@ -184,6 +184,7 @@ impl Parser {
             }
             "nth_value" => WindowFunc::NthValue(self.number("the number of a row")?),
             "last_value" => WindowFunc::LastValue,
+            "concat" => WindowFunc::Concat { separator: self.text()?.into() },
             other => match names::reducer(other) {
                 Some(r) => WindowFunc::Reduce(r),
                 None => return self.fail_at(line, format!("there is no window function `{other}`")),
