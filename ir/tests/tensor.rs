@@ -743,18 +743,21 @@ fn progress_is_told() {
 fn time_of_a_step() {
     for ty in [ScalarType::F32, F64] {
         let (rows, size, epochs) = (64 << 10, 1024, 4);
-        let (program, inputs) = training(ty, rows, size, epochs, &[30, 64, 64]);
-        let exe = Executable::compile(Arc::new(program), &inputs, &CompileOptions::default()).expect("compiles");
-        println!("{ty}: compiled in {:?}", exe.compile_time());
-        for threads in [1, 2, 4] {
-            let resources = Resources::new(Arc::new(WorkerPool::new(threads)), None);
-            let mut best = f64::INFINITY;
-            for _ in 0..5 {
-                let start = std::time::Instant::now();
-                exe.run(&inputs, &resources).expect("runs");
-                best = best.min(start.elapsed().as_secs_f64());
+        for off in [vec!["batch_parts".to_string()], vec![]] {
+            let (mut program, inputs) = training(ty, rows, size, epochs, &[30, 64, 64]);
+            println!("{ty}, without {off:?}");
+            program.optimize(&OptOptions { off, ..OptOptions::default() }).expect("passes");
+            let exe = Executable::compile(Arc::new(program), &inputs, &CompileOptions::default()).expect("compiles");
+            for threads in [1, 2, 4] {
+                let resources = Resources::new(Arc::new(WorkerPool::new(threads)), None);
+                let mut best = f64::INFINITY;
+                for _ in 0..5 {
+                    let start = std::time::Instant::now();
+                    exe.run(&inputs, &resources).expect("runs");
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+                println!("{ty}, {threads} threads: {:.3} ms a step", best * 1e3 / (rows / size * epochs) as f64);
             }
-            println!("{ty}, {threads} threads: {:.3} ms a step", best * 1e3 / (rows / size * epochs) as f64);
         }
     }
 }

@@ -4,7 +4,8 @@
 //! - Every stored value has an address before a step reads or writes it: buffers of a block are set when it is entered with
 //!   new sizes, parameters and results by who runs the block.
 //! - A buffer holds the value's size in bytes; buffers of values in use at the same time do not overlap.
-//! - Only nests, matrix products and attention run on several threads, each on rows of its own.
+//! - Nests, matrix products and attention run on several threads, each on rows of its own, and so do parts of a loop over parts,
+//!   by machines that have one thread each.
 
 mod attention;
 mod batches;
