@@ -8,6 +8,7 @@ use ir::exec::{Datum, Inputs, Outputs, column_value, table_of_values};
 use ir::graph::bridge::TensorColumns;
 use ir::graph::tensor::{ContractSpec, Distribution, Move};
 use ir::graph::{BridgeOp, Builder, ControlOp, InputKind, Op, Program, RelOp, TensorOp};
+use ir::opt::OptOptions;
 use ir::scalar::ScalarOp;
 use ir::scalar::reduce::Reducer;
 use ir::types::{Dim, ScalarType, TensorType, Type};
@@ -675,6 +676,51 @@ fn a_network_trains() {
 }
 
 #[test]
+fn a_step_by_parts_is_the_step() {
+    // Batches of three parts, the last batch of one; parts and batches that are not full.
+    let (plain, inputs) = training(F64, 650, 300, 2, &[64, 64]);
+    let want = plain.interpret(&inputs).expect("a run");
+    let mut program = plain;
+    let options = OptOptions { only: Some(vec!["batch_parts".into()]), ..OptOptions::default() };
+    let report = program.optimize(&options).expect("passes");
+    assert_eq!(report.rewrites("batch_parts"), 1);
+    let out = check(program, &inputs, 1e-10);
+    for i in 0..want.list.len() {
+        compare(out.tensor(i).expect("a tensor"), want.tensor(i).expect("a tensor"), 1e-8, &format!("result {i}"));
+    }
+}
+
+#[test]
+fn a_part_that_raises_ends_the_loop() {
+    let mut case = Case::new();
+    let n = case.b.program_mut().new_symbol("n");
+    let part = case.b.program_mut().new_symbol("part");
+    let mut indices: Vec<i64> = (0..40).map(|i| i % 8).collect();
+    (indices[17], indices[31]) = (8, 9);
+    let indices = TensorValue::new(vec![40], TensorData::I64(indices)).expect("sizes agree");
+    let (table, indices) = (case.input("table", numbers(F64, &[8, 3], 3)), case.rows("indices", n, indices));
+    let op = ControlOp::ForParts { part, rows: 4, joined: 0 };
+    let b = &mut case.b;
+    let params = op.region_params(&[b.ty(indices)]).expect("parameters");
+    let body = b
+        .region(&params, vec![], |b, v| {
+            let rows = b.tensor(TensorOp::Gather, &[table, v[0]])?;
+            Ok(vec![reduce(b, Reducer::Sum, &[0], rows)])
+        })
+        .expect("a region");
+    let sums = b.push(Op::Control(op), &[indices], &[body]).expect("a loop");
+    let (program, inputs) = case.finish(&sums);
+    let program = Arc::new(program);
+    let want = program.interpret(&inputs).expect_err("an index out of range").to_string();
+    assert!(want.contains("index 8"), "{want}");
+    for threads in [1, 4] {
+        // Of several parts that raise, the first one is told.
+        let found = run(&program, &inputs, threads).expect_err("an index out of range").to_string();
+        assert!(found.contains(&want), "{found}, not {want}");
+    }
+}
+
+#[test]
 fn progress_is_told() {
     let (program, inputs) = training(F64, 100, 25, 2, &[3, 4]);
     let exe = Executable::compile(Arc::new(program), &inputs, &CompileOptions::default()).expect("compiles");
@@ -697,18 +743,21 @@ fn progress_is_told() {
 fn time_of_a_step() {
     for ty in [ScalarType::F32, F64] {
         let (rows, size, epochs) = (64 << 10, 1024, 4);
-        let (program, inputs) = training(ty, rows, size, epochs, &[30, 64, 64]);
-        let exe = Executable::compile(Arc::new(program), &inputs, &CompileOptions::default()).expect("compiles");
-        println!("{ty}: compiled in {:?}", exe.compile_time());
-        for threads in [1, 2, 4] {
-            let resources = Resources::new(Arc::new(WorkerPool::new(threads)), None);
-            let mut best = f64::INFINITY;
-            for _ in 0..5 {
-                let start = std::time::Instant::now();
-                exe.run(&inputs, &resources).expect("runs");
-                best = best.min(start.elapsed().as_secs_f64());
+        for off in [vec!["batch_parts".to_string()], vec![]] {
+            let (mut program, inputs) = training(ty, rows, size, epochs, &[30, 64, 64]);
+            println!("{ty}, without {off:?}");
+            program.optimize(&OptOptions { off, ..OptOptions::default() }).expect("passes");
+            let exe = Executable::compile(Arc::new(program), &inputs, &CompileOptions::default()).expect("compiles");
+            for threads in [1, 2, 4] {
+                let resources = Resources::new(Arc::new(WorkerPool::new(threads)), None);
+                let mut best = f64::INFINITY;
+                for _ in 0..5 {
+                    let start = std::time::Instant::now();
+                    exe.run(&inputs, &resources).expect("runs");
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+                println!("{ty}, {threads} threads: {:.3} ms a step", best * 1e3 / (rows / size * epochs) as f64);
             }
-            println!("{ty}, {threads} threads: {:.3} ms a step", best * 1e3 / (rows / size * epochs) as f64);
         }
     }
 }

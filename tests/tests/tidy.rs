@@ -65,6 +65,9 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/src/interp/kernel.rs", "reads and writes memory as a kernel says"),
     ("ir/src/lower/tensor/machine.rs", "buffers by address, and generated nests over them"),
     ("ir/src/lower/tensor/machine/attention.rs", "buffers by address"),
+    ("ir/src/lower/tensor/machine/batches.rs", "rows of batches, by address"),
+    ("ir/src/lower/tensor/machine/nests.rs", "generated nests over buffers"),
+    ("ir/src/lower/tensor/machine/parts.rs", "sums of parts, by address"),
     ("ir/src/lower/tensor/mod.rs", "the address of a function that generated code calls"),
 ];
 

@@ -6,6 +6,7 @@
 //! - Within one job, tasks that run at the same time have different worker numbers, below [`WorkerPool::threads`].
 //! - A panic in a task is an error of its job ([`TrapCode::Panic`]); the pool goes on. After the first error, tasks that have not begun
 //!   are skipped. Of several errors the one of the lowest task is returned.
+//! - What is begun ahead ([`WorkerPool::ahead`]) is one task that the first free worker takes, or else who asks for its result.
 //! - Nothing inside of a task spawns: a `run` from within a task runs its tasks inline, one after the other.
 //! - Input is cut into ranges by its number of rows only ([`Ranges`]), so what depends on ranges does not depend on threads.
 
@@ -84,11 +85,15 @@ struct Shared {
     wake: Condvar,
     /// Counts jobs that were queued, so that an idle worker can look for one without the lock.
     epoch: AtomicUsize,
+    /// Workers that look for one so. Each looks at the queue once more before it parks: nobody has to wake it.
+    looking: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Arc<Job>>,
+    /// Workers that wait to be woken.
+    parked: usize,
     stop: bool,
 }
 
@@ -96,24 +101,21 @@ struct Queue {
 type Body<'a> = dyn Fn(usize, usize) -> Result<(), Trap> + Sync + 'a;
 
 struct Job {
-    /// Lives as long as tasks can be claimed: `run` waits for all of them.
+    /// Lives as long as tasks can be claimed: `run` waits for all of them, or the job owns it.
     body: *const Body<'static>,
+    _owned: Option<Box<Body<'static>>>,
     tasks: usize,
     next: AtomicUsize,
     failed: AtomicBool,
-    /// What `state` says, to be looked at without the lock.
     done: AtomicUsize,
-    state: Mutex<JobState>,
+    /// Whether the caller of `run` waits to be woken.
+    waits: AtomicBool,
+    /// The failure of the lowest task.
+    failure: Mutex<Option<(usize, Trap)>>,
     finished: Condvar,
 }
 
-#[derive(Default)]
-struct JobState {
-    done: usize,
-    failure: Option<(usize, Trap)>,
-}
-
-// SAFETY: the body is `Sync`, and it is only called while `run`, which borrows it, has not returned.
+// SAFETY: the body is `Sync`, and it is only called while `run`, which borrows it, has not returned, or while the job owns it.
 unsafe impl Send for Job {}
 // SAFETY: as above.
 unsafe impl Sync for Job {}
@@ -133,8 +135,12 @@ impl WorkerPool {
     /// A pool in which `threads` threads work, the caller of [`WorkerPool::run`] among them; at least 1.
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
-        let shared =
-            Arc::new(Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new(), epoch: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue::default()),
+            wake: Condvar::new(),
+            epoch: AtomicUsize::new(0),
+            looking: AtomicUsize::new(0),
+        });
         let spawn = |worker| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("flern-worker-{worker}")).spawn(move || shared.work(worker)).ok()
@@ -169,18 +175,33 @@ impl WorkerPool {
         let body: *const Body<'_> = body;
         // SAFETY: only the lifetime changes; `run` returns after the last call of the body has ended, and no task is claimed after that.
         let body: *const Body<'static> = unsafe { std::mem::transmute(body) };
-        let job = Arc::new(Job {
-            body,
-            tasks,
-            next: AtomicUsize::new(0),
-            failed: AtomicBool::new(false),
-            done: AtomicUsize::new(0),
-            state: Mutex::new(JobState::default()),
-            finished: Condvar::new(),
-        });
+        let job = Arc::new(Job::new(body, tasks));
         self.shared.submit(&job, self.threads - 1);
         job.work(0);
         job.wait()
+    }
+
+    /// Begins something that one thread does while others go on: [`Ahead::get`] gives it, and does it where no thread began it.
+    pub fn ahead<T, F>(&self, make: F) -> Ahead<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let made = Arc::new(Mutex::new(None));
+        let (slot, make) = (Arc::clone(&made), Mutex::new(Some(make)));
+        let body = move |_: usize, _: usize| {
+            if let Some(make) = lock(&make).take() {
+                *lock(&slot) = Some(make());
+            }
+            Ok(())
+        };
+        let body: Box<Body<'static>> = Box::new(body);
+        let body_at: *const Body<'static> = &raw const *body;
+        let job = Arc::new(Job { _owned: Some(body), ..Job::new(body_at, 1) });
+        if self.threads > 1 {
+            self.shared.submit(&job, 1);
+        }
+        Ahead { job, made }
     }
 
     /// As [`WorkerPool::run`], and collects what the tasks return, in task order.
@@ -221,46 +242,90 @@ impl Drop for WorkerPool {
 }
 
 impl Shared {
+    /// Queues a job, and wakes as many workers as it has use for beside those that look for one. To wake is a system call.
     fn submit(&self, job: &Arc<Job>, workers: usize) {
-        lock(&self.queue).jobs.push_back(Arc::clone(job));
+        let parked = {
+            let mut queue = lock(&self.queue);
+            queue.jobs.push_back(Arc::clone(job));
+            queue.parked
+        };
         self.epoch.fetch_add(1, Ordering::Release);
-        for _ in 0..workers.min(job.tasks - 1) {
+        let wanted = workers.min(job.tasks - 1).saturating_sub(self.looking.load(Ordering::Relaxed));
+        for _ in 0..wanted.min(parked) {
             self.wake.notify_one();
         }
     }
 
     fn work(&self, worker: usize) {
-        while let Some(job) = self.next_job() {
-            job.work(worker);
+        loop {
+            // Before the look at the queue: a job that comes behind it changes the count.
             let seen = self.epoch.load(Ordering::Acquire);
-            for _ in 0..SPINS {
-                if self.epoch.load(Ordering::Relaxed) != seen {
-                    break;
-                }
-                std::hint::spin_loop();
+            let job = lock(&self.queue).job();
+            match job {
+                Some(job) => job.work(worker),
+                None if self.look(seen) => {}
+                None if self.park() => {}
+                None => return,
             }
         }
     }
 
-    /// A job with tasks that no one has begun; waits for one. `None` when the pool ends.
-    fn next_job(&self) -> Option<Arc<Job>> {
+    /// Looks for a job behind those that were there at this count, for some microseconds; whether one came.
+    fn look(&self, seen: usize) -> bool {
+        self.looking.fetch_add(1, Ordering::Relaxed);
+        let came = (0..SPINS).any(|_| {
+            std::hint::spin_loop();
+            self.epoch.load(Ordering::Relaxed) != seen
+        });
+        self.looking.fetch_sub(1, Ordering::Relaxed);
+        came
+    }
+
+    /// Waits for a job; whether there is one rather than the pool's end.
+    fn park(&self) -> bool {
         let mut queue = lock(&self.queue);
         loop {
-            while let Some(job) = queue.jobs.front() {
-                if job.next.load(Ordering::Relaxed) < job.tasks {
-                    return Some(Arc::clone(job));
-                }
-                queue.jobs.pop_front();
+            if queue.job().is_some() {
+                return true;
             }
             if queue.stop {
-                return None;
+                return false;
             }
+            queue.parked += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.parked -= 1;
         }
     }
 }
 
+impl Queue {
+    /// A job with tasks that no one has begun.
+    fn job(&mut self) -> Option<Arc<Job>> {
+        while let Some(job) = self.jobs.front() {
+            if job.next.load(Ordering::Relaxed) < job.tasks {
+                return Some(Arc::clone(job));
+            }
+            self.jobs.pop_front();
+        }
+        None
+    }
+}
+
 impl Job {
+    fn new(body: *const Body<'static>, tasks: usize) -> Self {
+        Self {
+            body,
+            _owned: None,
+            tasks,
+            next: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            done: AtomicUsize::new(0),
+            waits: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            finished: Condvar::new(),
+        }
+    }
+
     /// Runs tasks until none is left to begin.
     fn work(&self, worker: usize) {
         let mut done = 0;
@@ -274,7 +339,7 @@ impl Job {
             if self.failed.load(Ordering::Relaxed) {
                 continue;
             }
-            // SAFETY: this task has begun and is not counted as done, so `run` has not returned and the body lives.
+            // SAFETY: this task has begun and is not counted as done, so `run` has not returned, or the job owns the body: it lives.
             let body = unsafe { &*self.body };
             if let Err(trap) = run_task(body, task, worker) {
                 self.failed.store(true, Ordering::Relaxed);
@@ -286,15 +351,17 @@ impl Job {
         if done == 0 {
             return;
         }
-        let mut state = lock(&self.state);
-        state.done += done;
-        self.done.store(state.done, Ordering::Release);
-        if let Some((task, trap)) = failure
-            && state.failure.as_ref().is_none_or(|(first, _)| task < *first)
-        {
-            state.failure = Some((task, trap));
+        if let Some((task, trap)) = failure {
+            let mut lowest = lock(&self.failure);
+            if lowest.as_ref().is_none_or(|(first, _)| task < *first) {
+                *lowest = Some((task, trap));
+            }
         }
-        if state.done == self.tasks {
+        // Here the last count comes before the look at who waits, in `wait` the other way round: one sees the other.
+        let before = self.done.fetch_add(done, Ordering::SeqCst);
+        if before + done == self.tasks && self.waits.load(Ordering::SeqCst) {
+            // The caller holds the lock from before it looked at the count until it waits.
+            drop(lock(&self.failure));
             self.finished.notify_all();
         }
     }
@@ -307,14 +374,36 @@ impl Job {
             }
             std::hint::spin_loop();
         }
-        let mut state = lock(&self.state);
-        while state.done < self.tasks {
-            state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut failure = lock(&self.failure);
+        if self.done.load(Ordering::Acquire) < self.tasks {
+            self.waits.store(true, Ordering::SeqCst);
+            while self.done.load(Ordering::SeqCst) < self.tasks {
+                failure = self.finished.wait(failure).unwrap_or_else(PoisonError::into_inner);
+            }
         }
-        match state.failure.take() {
+        match failure.take() {
             Some((_, trap)) => Err(trap),
             None => Ok(()),
         }
+    }
+}
+
+/// Something that [`WorkerPool::ahead`] began.
+pub struct Ahead<T> {
+    job: Arc<Job>,
+    made: Arc<Mutex<Option<T>>>,
+}
+
+impl<T> Ahead<T> {
+    /// What it makes.
+    ///
+    /// # Errors
+    /// [`TrapCode::Panic`] where it panicked.
+    pub fn get(self) -> Result<T, Trap> {
+        self.job.work(0);
+        self.job.wait()?;
+        let made = lock(&self.made).take();
+        made.ok_or_else(|| Trap::with_detail(TrapCode::Internal, "what was begun ahead was not made"))
     }
 }
 
@@ -397,6 +486,43 @@ mod tests {
         });
         assert_eq!(result.expect_err("fails").detail.as_deref(), Some("3"));
         assert_eq!(begun.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn parked_and_looking_workers_come() {
+        // Each job needs all workers at once, whether they look for it still or sleep.
+        let pool = WorkerPool::new(4);
+        for pause in (0..40).map(|i| std::time::Duration::from_micros(i * i * 2)) {
+            std::thread::sleep(pause);
+            let here = AtomicUsize::new(0);
+            let all = pool.run(4, |_, _| {
+                here.fetch_add(1, Ordering::SeqCst);
+                while here.load(Ordering::SeqCst) < 4 {
+                    std::thread::yield_now();
+                }
+                Ok(())
+            });
+            assert_eq!(all, Ok(()));
+        }
+        let parked = lock(&pool.shared.queue).parked;
+        assert!(parked + pool.shared.looking.load(Ordering::SeqCst) <= 3, "no worker counts twice");
+    }
+
+    #[test]
+    fn what_is_begun_ahead_is_made_once() {
+        for threads in [1, 3] {
+            let pool = WorkerPool::new(threads);
+            for i in 0..50 {
+                let number = pool.ahead(move || i * i);
+                // Jobs that come behind it do not wait for it.
+                assert_eq!(pool.map(4, |task, _| Ok(task)), Ok(vec![0, 1, 2, 3]));
+                assert_eq!(number.get(), Ok(i * i));
+            }
+            let trap = pool.ahead(|| panic!("ahead")).get().map(|()| 0).expect_err("it panics");
+            assert_eq!(trap.code, TrapCode::Panic);
+            // Nobody asks for it.
+            drop(pool.ahead(|| 1));
+        }
     }
 
     #[test]

@@ -360,7 +360,7 @@ impl Builder {
         let types: Vec<&Type> = operands.iter().map(|v| self.program.ty(*v)).collect();
         let params = match &op {
             Op::Bridge(op @ (BridgeOp::Apply { .. } | BridgeOp::ForBatches { .. })) => op.region_params(&types)?,
-            Op::Control(op @ ControlOp::For { .. }) => op.region_params(&types)?,
+            Op::Control(op @ (ControlOp::For { .. } | ControlOp::ForParts { .. })) => op.region_params(&types)?,
             _ => return Err(Error::Type("this operation has not one region with parameters".into())),
         };
         let region = self.region(&params, vec![], body)?;
@@ -456,7 +456,7 @@ pub fn region_count(op: &Op) -> usize {
         },
         Op::Control(op) => match op {
             ControlOp::If | ControlOp::While => 2,
-            ControlOp::For { .. } => 1,
+            ControlOp::For { .. } | ControlOp::ForParts { .. } => 1,
             ControlOp::Call(_)
             | ControlOp::TapeNew
             | ControlOp::Push { .. }
@@ -509,6 +509,7 @@ pub fn check_arity(op: &Op, operands: usize, regions: usize) -> Result<()> {
             ControlOp::If => exactly(1),
             ControlOp::While | ControlOp::Call(_) => (0, usize::MAX),
             ControlOp::For { state, .. } => (*state, usize::MAX),
+            ControlOp::ForParts { .. } => (1, usize::MAX),
             ControlOp::TapeNew | ControlOp::AccNew(_) => exactly(0),
             ControlOp::Push { .. } => (1, usize::MAX),
             ControlOp::Pop { .. } | ControlOp::AccRead => exactly(1),

@@ -1,8 +1,9 @@
 //! Control flow.
 
-use crate::entity::FuncId;
+use crate::entity::{FuncId, SymId};
 use crate::error::{Error, Result};
 use crate::graph::Program;
+use crate::graph::rewrite::symbols_of;
 use crate::types::{Dim, ScalarType, TensorType, Type};
 
 /// A control operation.
@@ -22,6 +23,20 @@ pub enum ControlOp {
         state: usize,
         /// From the last slice to the first (`i` counts down too; stacked values keep their slice's place).
         reverse: bool,
+    },
+    /// (tensors `[n, …]`) {region: a part `[part, …]` of each to (`joined` tensors `[part, …]`…, floats of any shape…)} → the
+    /// joined ones one part after the other, `[n, …]`, then the sums of the others over the parts, added from the first part
+    /// to the last one; zeros where there is no part.
+    ///
+    /// The operands are cut into parts of `rows` rows, the last one shorter. Parts may run at the same time: it is what OpenMP
+    /// calls `parallel for reduction(+: …)`, and data parallelism where the region is a step of training.
+    ForParts {
+        /// The number of rows of a part, inside the region.
+        part: SymId,
+        /// Rows of a part, at least 1.
+        rows: usize,
+        /// Results that are joined; the others are summed.
+        joined: usize,
     },
     /// (arguments) → the function's results.
     Call(FuncId),
@@ -85,6 +100,15 @@ impl ControlOp {
                 }
                 Ok(params)
             }
+            Self::ForParts { part, .. } => {
+                rows_of(operands)?;
+                let cut = |t: &&Type| {
+                    let t = t.as_tensor()?;
+                    let shape = std::iter::once(Dim::Sym(*part)).chain(t.shape[1..].iter().cloned());
+                    Some(Type::Tensor(TensorType::new(t.dtype, shape)))
+                };
+                Ok(operands.iter().filter_map(cut).collect())
+            }
         }
     }
 
@@ -131,6 +155,32 @@ impl ControlOp {
                     out.push(Type::Tensor(TensorType { dtype: t.dtype, shape }));
                 }
                 Ok(out)
+            }
+            Self::ForParts { rows: 0, .. } => Err(Error::Type("for_parts cuts parts of no rows".into())),
+            Self::ForParts { part, joined, .. } => {
+                let rows = rows_of(operands)?;
+                let yields = regions.first().map_or(&[][..], |r| r);
+                if yields.len() < *joined {
+                    return Err(Error::Type("for_parts yields what is joined first".into()));
+                }
+                let result = |(i, t): (usize, &Type)| {
+                    let fail =
+                        || Error::Type(format!("for_parts cannot {} {t}", if i < *joined { "join" } else { "add" }));
+                    let t = t.as_tensor().ok_or_else(fail)?;
+                    let mut shape = t.shape.as_slice();
+                    let mut out = vec![];
+                    if i < *joined {
+                        shape = shape.strip_prefix(&[Dim::Sym(*part)]).ok_or_else(fail)?;
+                        out.push(rows.clone());
+                    } else if !t.dtype.is_float() {
+                        return Err(fail());
+                    }
+                    let mut depends = false;
+                    shape.iter().for_each(|d| symbols_of(d, &mut |s| depends |= s == *part));
+                    out.extend_from_slice(shape);
+                    if depends { Err(fail()) } else { Ok(Type::Tensor(TensorType { dtype: t.dtype, shape: out })) }
+                };
+                yields.iter().enumerate().map(result).collect()
             }
             Self::Call(f) => {
                 let body = p.region(p.func(*f).body);
@@ -182,5 +232,15 @@ impl ControlOp {
     /// Whether every such node stands for itself, though it is equal to another one: each begins a tape or a sum of its own.
     pub fn is_unique(&self) -> bool {
         matches!(self, Self::TapeNew | Self::AccNew(_))
+    }
+}
+
+/// The number of rows of operands that are cut: the first dimension of each.
+fn rows_of<'a>(operands: &[&'a Type]) -> Result<&'a Dim> {
+    let mut rows = operands.iter().map(|t| t.as_tensor().and_then(|t| t.shape.first()));
+    let first = rows.next().flatten();
+    match first {
+        Some(n) if rows.all(|r| r == first) => Ok(n),
+        _ => Err(Error::Type("for_parts cuts tensors of one number of rows".into())),
     }
 }

@@ -137,6 +137,11 @@ impl Rebuild<'_> {
         self.columns.insert(old, new);
     }
 
+    /// From here on an old symbol is another one of the new program; returns what it was.
+    pub fn set_symbol(&mut self, old: SymId, new: SymId) -> SymId {
+        self.symbols.insert(old, new).unwrap_or(old)
+    }
+
     /// The new id of an old function.
     pub fn func(&self, old: FuncId) -> Result<FuncId> {
         let found = self.funcs.get(&old).copied();
@@ -478,6 +483,7 @@ pub fn bound_symbol(op: &Op) -> Option<SymId> {
     match op {
         Op::Bridge(BridgeOp::ToTensor { rows, .. } | BridgeOp::Apply { rows, .. }) => Some(*rows),
         Op::Bridge(BridgeOp::ForBatches { batch, .. }) => Some(*batch),
+        Op::Control(ControlOp::ForParts { part, .. }) => Some(*part),
         _ => None,
     }
 }
@@ -564,6 +570,7 @@ fn map_symbols(op: &mut Op, f: &dyn Fn(SymId) -> SymId) {
     match op {
         Op::Bridge(BridgeOp::ToTensor { rows, .. } | BridgeOp::Apply { rows, .. }) => *rows = f(*rows),
         Op::Bridge(BridgeOp::ForBatches { batch, .. }) => *batch = f(*batch),
+        Op::Control(ControlOp::ForParts { part, .. }) => *part = f(*part),
         _ => {}
     }
 }

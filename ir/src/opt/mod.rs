@@ -13,6 +13,7 @@
 mod aggregate;
 mod algebra;
 pub mod attention;
+mod batch_parts;
 mod clean;
 mod cross_inline;
 mod cross_late;
@@ -87,6 +88,7 @@ pub static PASSES: &[Pass] = &[
     ALGEBRA,
     REORDER,
     ATTENTION,
+    BATCH_PARTS,
     ELEMENTWISE,
     CROSS_ONEHOT,
     FOLD,
@@ -206,6 +208,14 @@ const ATTENTION: Pass = Pass {
     exactness: Exactness::Real,
     stage: Stage::Built,
     run: attention::run,
+};
+
+const BATCH_PARTS: Pass = Pass {
+    name: "batch_parts",
+    doc: "runs the part of a training step that goes row by row over parts of the batch, and adds what is summed over it",
+    exactness: Exactness::Real,
+    stage: Stage::Built,
+    run: batch_parts::run,
 };
 
 const CROSS_ONEHOT: Pass = Pass {

@@ -524,6 +524,9 @@ impl<'a> Printer<'a> {
                 let reverse = if *reverse { " reverse" } else { "" };
                 ("for".into(), format!("length {length} state {state}{reverse}"))
             }
+            ControlOp::ForParts { part, rows, joined } => {
+                ("for_parts".into(), format!("part {part} rows {rows} joined {joined}"))
+            }
             ControlOp::Call(f) => (format!("call<{}>", func_name(&self.p.func(*f).name)), String::new()),
             ControlOp::TapeNew => ("tape_new".into(), String::new()),
             ControlOp::Push { tag } => (format!("push<{tag}>"), String::new()),

@@ -124,7 +124,8 @@ impl<'a> Copy<'a> {
                 BridgeOp::ToTensor { rows: s, .. }
                 | BridgeOp::Apply { rows: s, .. }
                 | BridgeOp::ForBatches { batch: s, .. },
-            ) = &mut op
+            )
+            | Op::Control(ControlOp::ForParts { part: s, .. }) = &mut op
             {
                 *s = new;
             }

@@ -427,6 +427,7 @@ impl<'a> Reverse<'a> {
                 ControlOp::For { length, state, reverse } => {
                     control::for_loop(self, id, node, outs, (length, *state, *reverse))
                 }
+                ControlOp::ForParts { .. } => Err(missing("for_parts", "it is what the optimizer makes of a step")),
                 ControlOp::Call(_) => control::call(self, id, node, outs),
                 // Another gradient's: its frames hold values, and what is pushed has no adjoint but by a pop.
                 ControlOp::TapeNew | ControlOp::Push { .. } | ControlOp::AccNew(_) => Ok(()),

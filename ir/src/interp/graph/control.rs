@@ -6,9 +6,10 @@ use runtime::tape::TapeError;
 use runtime::trap::TrapCode;
 
 use super::{Item, Machine, bug, index, is_true, tensor, trap};
+use crate::entity::SymId;
 use crate::error::{Result, TrapKind};
 use crate::graph::{ControlOp, Node};
-use crate::types::{Dim, ScalarType, TensorType};
+use crate::types::{Dim, ScalarType, TensorType, Type};
 use crate::value::{TensorValue, Value};
 
 fn wrong_frame<T>(e: TapeError) -> Result<T> {
@@ -83,6 +84,7 @@ impl Machine<'_> {
                 }
             }
             ControlOp::For { length, state, reverse } => self.for_loop(node, length, *state, *reverse),
+            ControlOp::ForParts { part, rows, joined } => self.for_parts(node, *part, *rows, *joined),
             ControlOp::Call(f) => {
                 let arguments = self.take_operands(node)?;
                 self.call(*f, arguments)
@@ -196,5 +198,51 @@ impl Machine<'_> {
             state.push(Item::Tensor(Arc::new(TensorValue { shape, data })));
         }
         Ok(state)
+    }
+
+    fn for_parts(&mut self, node: &Node, part: SymId, rows: usize, joined: usize) -> Result<Vec<Item>> {
+        let cut = node.operands.iter().map(|v| self.tensor(*v)).collect::<Result<Vec<_>>>()?;
+        let n = cut[0].shape[0];
+        let body = node.regions[0];
+        let mut pieces: Vec<Vec<Arc<TensorValue>>> = vec![vec![]; joined];
+        let mut sums: Vec<Option<Arc<TensorValue>>> = vec![None; node.results.len() - joined];
+        let outer = self.symbols[part.index()];
+        for first in (0..n).step_by(rows) {
+            let chosen: Vec<usize> = (first..n.min(first + rows)).collect();
+            self.symbols[part.index()] = Some(chosen.len());
+            let params = cut.iter().map(|t| Ok(Item::Tensor(Arc::new(tensor::rows(t, &chosen, false)?))));
+            let params = params.collect::<Result<_>>()?;
+            self.run_region(body, params)?;
+            for (i, item) in self.results(body)?.into_iter().enumerate() {
+                let Item::Tensor(t) = item else { return bug("a part that is no tensor") };
+                if i < joined {
+                    pieces[i].push(t);
+                    continue;
+                }
+                let sum = &mut sums[i - joined];
+                *sum = Some(match sum.take() {
+                    Some(sum) => Arc::new(tensor::plus(&sum, &t)?),
+                    None => t,
+                });
+            }
+        }
+        self.symbols[part.index()] = outer;
+        let mut out = vec![];
+        for (i, v) in node.results.iter().enumerate() {
+            let Type::Tensor(ty) = self.p.ty(*v) else { return bug("a result that is no tensor") };
+            let shape = self.shape(&ty.shape)?;
+            out.push(Item::Tensor(match sums.get_mut(i.wrapping_sub(joined)).map(Option::take) {
+                Some(Some(sum)) => sum,
+                Some(None) => {
+                    let data = tensor::zeros(ty.dtype, shape.iter().product())?;
+                    Arc::new(TensorValue { shape, data })
+                }
+                None => {
+                    let data = tensor::concat_data(ty.dtype, pieces[i].iter().map(|t| &t.data));
+                    Arc::new(TensorValue { shape, data })
+                }
+            }));
+        }
+        Ok(out)
     }
 }

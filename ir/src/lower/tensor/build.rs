@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::attention::{attend, attend_grad, triangle};
 use super::control::{Effect, Functions};
+use super::groups;
 use super::index::{product, row_major, same_but_ones};
 use super::library::{Gemm, Strided, contract, finished};
 use super::nest::{NestLower, block_sites};
-use super::{Action, Block, Check, Code, Def, ForBatches, Info, Slot, Step, Val, Values};
+use super::{Action, Block, Check, Code, Def, ForBatches, ForParts, Info, Slot, Step, Val, Values};
 use crate::codegen::CompiledModule;
 use crate::entity::{FuncId, NodeId, PlaceId, RegionId, ValueId};
 use crate::error::{Error, Result};
@@ -80,10 +81,24 @@ fn body(
 }
 
 impl Block {
+    /// Whether loops over parts cut a value, and nothing else reads it.
+    fn is_read_by_parts_only(&self, v: Val) -> bool {
+        let reads = |step: &Step| match &step.action {
+            Action::ForParts(f) => f.body.captured.contains(&v),
+            _ => step.reads.contains(&v),
+        };
+        !self.steps.iter().any(reads) && !self.results.contains(&v)
+    }
+
     pub(super) fn link(&mut self, module: &CompiledModule) {
         for step in &mut self.steps {
             match &mut step.action {
                 Action::Nest(nest) => nest.code = Some(super::Kernel::new(module.entry(nest.function.id()))),
+                Action::Nests(list) => {
+                    for n in list {
+                        n.nest.code = Some(super::Kernel::new(module.entry(n.nest.function.id())));
+                    }
+                }
                 Action::If { then, other, .. } => {
                     then.link(module);
                     other.link(module);
@@ -94,6 +109,7 @@ impl Block {
                 }
                 Action::For { body, .. } => body.link(module),
                 Action::ForBatches(f) => f.body.link(module),
+                Action::ForParts(f) => f.body.link(module),
                 Action::Call { .. }
                 | Action::Effect(_)
                 | Action::Gemm(_)
@@ -301,11 +317,22 @@ impl Lower<'_> {
                 body: Box::new(self.region(node.regions[0], env)?),
                 results,
             },
+            Op::Control(ControlOp::ForParts { part, rows, joined }) => Action::ForParts(Box::new(ForParts {
+                part: *part,
+                rows: *rows,
+                joined: *joined,
+                sources: operands.to_vec(),
+                body: self.region(node.regions[0], env)?,
+                results,
+            })),
             Op::Bridge(BridgeOp::ForBatches { batch, sources, size, epochs, shuffle, drop_last, early_stop }) => {
                 if *size == 0 {
                     return Err(Error::Type("batches of no rows".into()));
                 }
+                let body = self.region(node.regions[0], env)?;
+                let params = &body.params[2..2 + *sources];
                 Action::ForBatches(Box::new(ForBatches {
+                    by_parts: params.iter().map(|v| body.is_read_by_parts_only(*v)).collect(),
                     batch: *batch,
                     size: *size,
                     epochs: *epochs,
@@ -314,7 +341,7 @@ impl Lower<'_> {
                     early_stop: *early_stop,
                     sources: operands[..*sources].to_vec(),
                     state: operands[*sources..].to_vec(),
-                    body: self.region(node.regions[0], env)?,
+                    body,
                     results,
                 }))
             }
@@ -470,6 +497,7 @@ impl Lower<'_> {
                 }
             }
         }
+        let steps = groups::together(steps);
         let mut locals: Vec<(Val, usize, usize)> = vec![];
         for (i, step) in steps.iter().enumerate() {
             for v in step.writes.iter().filter(|v| !results.contains(v)) {
@@ -814,9 +842,11 @@ fn blocks_of(action: &Action) -> Vec<&Block> {
         Action::While { go_on, body, .. } => vec![go_on, body],
         Action::For { body, .. } => vec![body],
         Action::ForBatches(f) => vec![&f.body],
+        Action::ForParts(f) => vec![&f.body],
         Action::Call { .. }
         | Action::Effect(_)
         | Action::Nest(_)
+        | Action::Nests(_)
         | Action::Gemm(_)
         | Action::Attend(_)
         | Action::AttendGrad(_)

@@ -41,7 +41,11 @@ impl Effect {
             ControlOp::AccAdd => Self::AccAdd { acc: operands[0], value: operands[1], out },
             ControlOp::AccRows => Self::AccRows { acc: operands[0], indices: operands[1], updates: operands[2], out },
             ControlOp::AccRead => Self::AccRead { acc: operands[0], out },
-            ControlOp::If | ControlOp::While | ControlOp::For { .. } | ControlOp::Call(_) => return None,
+            ControlOp::If
+            | ControlOp::While
+            | ControlOp::For { .. }
+            | ControlOp::ForParts { .. }
+            | ControlOp::Call(_) => return None,
         })
     }
 }

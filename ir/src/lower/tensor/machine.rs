@@ -4,13 +4,16 @@
 //! - Every stored value has an address before a step reads or writes it: buffers of a block are set when it is entered with
 //!   new sizes, parameters and results by who runs the block.
 //! - A buffer holds the value's size in bytes; buffers of values in use at the same time do not overlap.
-//! - Only nests, matrix products and attention run on several threads, each on rows of its own.
+//! - Nests, matrix products and attention run on several threads, each on rows of its own, and so do parts of a loop over parts,
+//!   by machines that have one thread each.
 
 mod attention;
+mod batches;
 mod effects;
+mod nests;
+mod parts;
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use runtime::abi::PipelineFn;
 use runtime::gemm::{self, Epilogue, Problem, RawRhs, SPLIT_PRODUCTS};
@@ -22,11 +25,11 @@ use runtime::trap::{CancelToken, Trap, TrapCode, WorkerBlock};
 
 use super::library::{self, Finish, Gemm, Indices, Strided};
 use super::nest::SCRATCH;
-use super::{Action, Block, Check, Code, Def, ForBatches, Nest, Slot, Step, Val};
+use super::{Action, Block, Check, Code, Def, Step, Val};
 use crate::codegen::Entry;
-use crate::entity::SymId;
+use crate::entity::{PlaceId, SymId};
 use crate::exec::convert;
-use crate::exec::run::{Progress, ProgressHook, Resources};
+use crate::exec::run::{ProgressHook, Resources};
 use crate::graph::tensor::Distribution;
 use crate::lower::rel::element_bytes;
 use crate::stack::StackRoom;
@@ -36,14 +39,6 @@ type Result<T> = std::result::Result<T, Trap>;
 
 /// Buffers begin at multiples of so many bytes.
 const ALIGN: usize = 64;
-/// Rows of a shuffled batch that are asked for before they are copied: in memory they lie anywhere.
-const AHEAD: usize = 16;
-/// Bytes of such a row that are asked for; the processor follows by itself.
-const PREFETCHED: usize = 256;
-/// Bytes of a shuffled batch below which one thread copies it.
-const SPLIT_BYTES: usize = 1 << 16;
-/// Operations below which a nest runs on one thread: some ten microseconds. Handing work to threads that wait takes about three.
-const SPLIT_WORK: usize = 1 << 16;
 
 /// A nest's machine code.
 pub(super) struct Kernel {
@@ -90,6 +85,7 @@ struct Frame {
     addresses: Vec<Address>,
     arenas: Vec<Arena>,
     handles: Vec<Option<usize>>,
+    parts: parts::Workers,
 }
 
 impl Frame {
@@ -102,6 +98,7 @@ impl Frame {
             addresses: addresses.collect(),
             arenas: (0..code.blocks).map(|_| Arena::default()).collect(),
             handles: vec![None; code.handles],
+            parts: parts::Workers::default(),
         }
     }
 }
@@ -120,6 +117,8 @@ pub(super) struct Machine {
     sums: Vec<effects::Sum>,
     /// Which tapes and sums belong to the function that runs.
     handles: Vec<Option<usize>>,
+    /// Who runs the parts of its loops over parts.
+    parts: parts::Workers,
     addresses: Vec<Address>,
     sizes: Vec<Option<usize>>,
     /// The greatest size that a symbol will have.
@@ -144,6 +143,14 @@ fn invalid(message: String) -> Trap {
     Trap::with_detail(TrapCode::InvalidArgument, message)
 }
 
+/// A trap with where it comes from, if that is not known yet.
+fn located(mut t: Trap, place: Option<PlaceId>) -> Trap {
+    if t.location == 0 {
+        t.location = place.map_or(0, |p| u64::from(p.0) + 1);
+    }
+    t
+}
+
 impl Machine {
     /// For a stage of a run.
     pub(super) fn for_run(code: &Arc<Code>, r: &Resources) -> Self {
@@ -164,7 +171,7 @@ impl Machine {
         cancel: CancelToken,
         progress: Option<ProgressHook>,
     ) -> Self {
-        let Frame { addresses, arenas, handles } = Frame::new(code);
+        let Frame { addresses, arenas, handles, parts } = Frame::new(code);
         let mut scratch = vec![vec![0u128; SCRATCH / 16]; threads];
         let worker = |s: &mut Vec<u128>| Mutex::new(WorkerBlock::new(&[s.as_mut_ptr().cast()], &cancel, &memory));
         Self {
@@ -176,6 +183,7 @@ impl Machine {
             tapes: vec![],
             sums: vec![],
             handles,
+            parts,
             sizes: vec![],
             capacity: vec![],
             version: 1,
@@ -314,19 +322,15 @@ impl Machine {
     pub(super) fn run(&mut self, block: &Block) -> Result<()> {
         self.enter(block)?;
         for step in &block.steps {
-            self.step(step).map_err(|mut t| {
-                if t.location == 0 {
-                    t.location = step.place.map_or(0, |p| u64::from(p.0) + 1);
-                }
-                t
-            })?;
+            self.step(step).map_err(|t| located(t, step.place))?;
         }
         Ok(())
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
         match &step.action {
-            Action::Nest(nest) => self.nest(nest),
+            Action::Nest(nest) => self.nests([(&**nest, step.place)].into_iter()),
+            Action::Nests(list) => self.nests(list.iter().map(|n| (&n.nest, n.place))),
             Action::Gemm(gemm) if gemm.double => self.gemm::<f64>(gemm),
             Action::Gemm(gemm) => self.gemm::<f32>(gemm),
             Action::Attend(a) if a.double => self.attend::<f64>(a),
@@ -352,40 +356,10 @@ impl Machine {
                 self.for_loop(n, *reverse, state, sources, body, results)
             }
             Action::ForBatches(f) => self.for_batches(f),
+            Action::ForParts(f) => self.for_parts(f),
             Action::Call { function, arguments, results } => self.call(*function, arguments, results),
             Action::Effect(effect) => self.effect(effect),
         }
-    }
-
-    fn nest(&mut self, nest: &Nest) -> Result<()> {
-        let code = nest.code.as_ref().ok_or_else(|| Trap::with_detail(TrapCode::Internal, "a nest without code"))?;
-        let extent = self.size(&nest.extent)?;
-        let mut context = std::mem::take(&mut self.context);
-        context.clear();
-        for slot in &nest.slots {
-            context.push(match slot {
-                Slot::Address(v) => self.at(*v).expose_provenance() as u64,
-                Slot::Size(d) => self.size(d)? as u64,
-            });
-        }
-        let work = self.size(&nest.work)?.saturating_mul(nest.weight);
-        let run = |worker: usize, range: Range<usize>| {
-            let mut block = self.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            // SAFETY: the context holds the addresses of the buffers that the nest reads and writes, of the sizes that it loops
-            // over; the range's rows of the result are written by nobody else, and the worker block is locked.
-            let status =
-                unsafe { (code.run)(context.as_ptr(), block.as_mut_ptr(), range.start as i64, range.end as i64) };
-            block.check(status)
-        };
-        let done = match &self.pool {
-            Some(pool) if work >= SPLIT_WORK && extent > 1 => {
-                let step = extent.div_ceil(pool.threads()).next_multiple_of(if extent >= 1024 { 64 } else { 1 });
-                pool.run(extent.div_ceil(step), |task, worker| run(worker, task * step..extent.min((task + 1) * step)))
-            }
-            _ => run(0, 0..extent),
-        };
-        self.context = context;
-        done
     }
 
     fn gemm<T: gemm::Element + Sync>(&mut self, g: &Gemm) -> Result<()> {
@@ -696,165 +670,6 @@ impl Machine {
         }
         self.end_state(&s, &results[..count]);
         Ok(())
-    }
-
-    /// Copies the rows of a shuffled batch to where it stands, on several threads where that pays.
-    fn gather_batch(&self, order: &[u32], chosen: Range<usize>, sources: &[Copies]) -> Result<()> {
-        let rows = chosen.len();
-        let bytes = rows * sources.iter().map(|s| s.width).sum::<usize>();
-        let tasks = match &self.pool {
-            Some(pool) if bytes >= SPLIT_BYTES => pool.threads(),
-            _ => 1,
-        };
-        let step = rows.div_ceil(tasks);
-        let copy = |task: usize, _| {
-            let part = (task * step).min(rows)..((task + 1) * step).min(rows);
-            for source in sources {
-                // SAFETY: the permutation's numbers are below the number of rows of each source; the buffer has room for the rows of
-                // a batch, of which each task writes its own.
-                unsafe { source.run(order, chosen.start + part.start..chosen.start + part.end, part.start) };
-            }
-            Ok(())
-        };
-        match &self.pool {
-            Some(pool) if tasks > 1 => pool.run(tasks, copy),
-            _ => copy(0, 0),
-        }
-    }
-
-    fn for_batches(&mut self, f: &ForBatches) -> Result<()> {
-        let (rows, _) = self.rows(f.sources[0])?;
-        let body = &f.body;
-        let outer = self.sizes.get(f.batch.index()).copied().flatten();
-        let count = f.state.len();
-        let mut s = self.begin_state(&f.state)?;
-        let size = f.size.min(rows.max(1));
-        self.set_capacity(f.batch, size);
-        let widths: Vec<usize> = f.sources.iter().map(|v| Ok(self.rows(*v)?.1)).collect::<Result<_>>()?;
-        let metrics = &body.results[count..];
-        let mut bytes = vec![8usize, 8];
-        bytes.extend(metrics.iter().map(|_| 8));
-        for w in &widths {
-            bytes.push(if f.shuffle.is_some() { w.checked_mul(size).ok_or_else(too_large)? } else { 0 });
-        }
-        let (_memory, places) = self.loop_memory(&bytes)?;
-        let (counters, buffers) = (&places[..2], &places[2 + metrics.len()..]);
-        for (v, at) in body.params.iter().zip(counters).chain(metrics.iter().zip(&places[2..])) {
-            self.set_address(*v, *at);
-        }
-        let sources = &body.params[2..2 + f.sources.len()];
-        let mut means = vec![vec![f64::NAN; f.epochs]; metrics.len()];
-        // A loop inside of this one is silent.
-        let progress = self.progress.take();
-        let mut step = 0i64;
-        for epoch in 0..f.epochs {
-            let order = match f.shuffle {
-                Some(seed) => {
-                    let n = u32::try_from(rows).map_err(|_| invalid(format!("{rows} rows are too many to shuffle")))?;
-                    Some(Philox::new(seed, epoch as u64).permutation(n))
-                }
-                None => None,
-            };
-            let mut sums = vec![0.0; metrics.len()];
-            let mut seen = 0usize;
-            let report = (rows / 8).max(1);
-            let mut next_report = report;
-            for first in (0..rows).step_by(f.size) {
-                self.cancel.check()?;
-                let chosen = first..rows.min(first + f.size);
-                if f.drop_last && chosen.len() < f.size {
-                    continue;
-                }
-                self.set_size(f.batch, chosen.len());
-                for (((param, v), width), buffer) in sources.iter().zip(&f.sources).zip(&widths).zip(buffers) {
-                    let at = if order.is_some() { *buffer } else { self.at(*v).wrapping_add(first * width) };
-                    self.set_address(*param, at);
-                }
-                if let Some(order) = &order {
-                    let sources = f.sources.iter().zip(&widths).zip(buffers);
-                    let copies: Vec<Copies> = sources
-                        .map(|((v, width), to)| Copies { from: Address(self.at(*v)), to: Address(*to), width: *width })
-                        .collect();
-                    self.gather_batch(order, chosen.clone(), &copies)?;
-                }
-                // SAFETY: the two counters are 8 bytes each.
-                unsafe {
-                    counters[0].cast::<i64>().write(epoch as i64);
-                    counters[1].cast::<i64>().write(step);
-                }
-                self.set_state(&s, &body.params[2 + f.sources.len()..], &body.results[..count]);
-                self.run(body)?;
-                s.swap();
-                for (sum, v) in sums.iter_mut().zip(metrics) {
-                    let value = match self.ty(*v).dtype {
-                        ScalarType::F32 => f64::from(self.slice::<f32>(*v)?[0]),
-                        _ => self.slice::<f64>(*v)?[0],
-                    };
-                    *sum += value * chosen.len() as f64;
-                }
-                seen += chosen.len();
-                step += 1;
-                if let Some(progress) = &progress
-                    && (seen >= next_report || chosen.end == rows)
-                {
-                    next_report = seen + report;
-                    let loss = sums.first().map(|sum| sum / seen as f64);
-                    progress(Progress { epoch, epochs: f.epochs, rows: seen, total: rows, loss });
-                }
-            }
-            for (list, sum) in means.iter_mut().zip(sums) {
-                list[epoch] = sum / seen as f64;
-            }
-            if let (Some(share), Some(list), true) = (f.early_stop, means.last(), epoch > 0) {
-                let (before, now) = (list[epoch - 1], list[epoch]);
-                let improved = before - now > share * before.abs();
-                if !improved {
-                    break;
-                }
-            }
-        }
-        self.progress = progress;
-        self.end_state(&s, &f.results[..count]);
-        for (list, v) in means.into_iter().zip(&f.results[count..]) {
-            match self.ty(*v).dtype {
-                ScalarType::F32 => {
-                    self.slice_mut::<f32>(*v)?.iter_mut().zip(list).for_each(|(to, x)| *to = x as f32);
-                }
-                _ => self.slice_mut::<f64>(*v)?.copy_from_slice(&list),
-            }
-        }
-        self.put_size(f.batch, outer);
-        Ok(())
-    }
-}
-
-/// Rows of a source that are copied into a batch.
-struct Copies {
-    from: Address,
-    to: Address,
-    /// Bytes of a row.
-    width: usize,
-}
-
-impl Copies {
-    /// Copies the rows that `order[chosen]` names, in that order, to the place of `chosen`'s first row and behind it.
-    ///
-    /// # Safety
-    /// The source has the rows; there is room for them, which nobody else uses.
-    unsafe fn run(&self, order: &[u32], chosen: Range<usize>, place: usize) {
-        let (width, mut to) = (self.width, self.to.0.wrapping_add(place * self.width));
-        for at in chosen {
-            if let Some(ahead) = order.get(at + AHEAD) {
-                let ahead = self.from.0.wrapping_add(*ahead as usize * width).cast_const();
-                (0..PREFETCHED.min(width)).step_by(64).for_each(|at| runtime::prefetch_line(ahead.wrapping_add(at)));
-            }
-            // SAFETY: promised by the caller.
-            unsafe {
-                let from = self.from.0.wrapping_add(order[at] as usize * width);
-                std::ptr::copy_nonoverlapping(from, to, width);
-            }
-            to = to.wrapping_add(width);
-        }
     }
 }
 

@@ -12,6 +12,7 @@
 mod attention;
 mod build;
 mod control;
+mod groups;
 mod index;
 mod library;
 mod machine;
@@ -162,10 +163,19 @@ struct Nest {
     weight: usize,
 }
 
+/// A nest, and where in the source it comes from.
+#[derive(Debug)]
+struct PlacedNest {
+    nest: Nest,
+    place: Option<PlaceId>,
+}
+
 /// Something to be done.
 #[derive(Debug)]
 enum Action {
     Nest(Box<Nest>),
+    /// Several that do not read each other.
+    Nests(Vec<PlacedNest>),
     Gemm(Box<Gemm>),
     Attend(Box<Attend>),
     AttendGrad(Box<AttendGrad>),
@@ -216,6 +226,7 @@ enum Action {
         results: Vec<Val>,
     },
     ForBatches(Box<ForBatches>),
+    ForParts(Box<ForParts>),
     /// A function by its number in the code.
     Call {
         function: usize,
@@ -234,7 +245,21 @@ struct ForBatches {
     drop_last: bool,
     early_stop: Option<f64>,
     sources: Vec<Val>,
+    /// Which sources' batches only loops over parts read.
+    by_parts: Vec<bool>,
     state: Vec<Val>,
+    body: Block,
+    results: Vec<Val>,
+}
+
+#[derive(Debug)]
+struct ForParts {
+    part: SymId,
+    /// Rows of a part.
+    rows: usize,
+    /// Results that are joined; the others are sums.
+    joined: usize,
+    sources: Vec<Val>,
     body: Block,
     results: Vec<Val>,
 }

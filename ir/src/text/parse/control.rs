@@ -26,6 +26,19 @@ impl Parser {
                 let state = self.usize()?;
                 (ControlOp::For { length, state, reverse: self.eat_word("reverse") }, operands)
             }
+            "for_parts" => {
+                let operands = self.operands()?;
+                self.keyword("part")?;
+                let part = self.symbol()?;
+                self.keyword("rows")?;
+                let line = self.line();
+                let rows = self.usize()?;
+                if rows == 0 {
+                    return self.fail_at(line, "a part has at least one row");
+                }
+                self.keyword("joined")?;
+                (ControlOp::ForParts { part, rows, joined: self.usize()? }, operands)
+            }
             "tape_new" => (ControlOp::TapeNew, vec![]),
             "push" => {
                 let tag = self.variant(|p| p.number("a tag"))?;

@@ -86,6 +86,7 @@ impl Machine {
         std::mem::swap(&mut self.addresses, &mut frame.addresses);
         std::mem::swap(&mut self.arenas, &mut frame.arenas);
         std::mem::swap(&mut self.handles, &mut frame.handles);
+        std::mem::swap(&mut self.parts, &mut frame.parts);
     }
 
     pub(super) fn effect(&mut self, effect: &Effect) -> Result<()> {
