@@ -30,6 +30,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/cpu.rs", "kernels compiled for features that the processor was asked for"),
     ("ir/runtime/src/gemm/attention.rs", "matrices by address and stride"),
     ("ir/runtime/src/gemm/attention_grad.rs", "matrices by address and stride"),
+    ("ir/runtime/src/gemm/blocked.rs", "matrices by address and stride"),
     ("ir/runtime/src/gemm/kernel.rs", "vectors of a processor that was asked for them"),
     ("ir/runtime/src/gemm/mod.rs", "matrices by address and stride"),
     ("ir/runtime/src/gemm/pack.rs", "matrices by address and stride"),

@@ -31,6 +31,32 @@ pub(super) struct Tile<T> {
     pub(super) gate: *const T,
     /// How far apart the gate's rows are.
     pub(super) gate_stride: usize,
+    /// Whether the caches are asked for lines: for those of C before the first step, and for what is ahead.
+    pub(super) asks: bool,
+    pub(super) ahead: Ahead<T>,
+}
+
+/// What a tile asks the caches for while it runs: every [`line`] steps a line for each of its rows. Nothing
+/// is read, so that the addresses may be any; those of no use are best near what is used, as others cost a look-up of the page.
+pub(super) struct Ahead<T> {
+    pub(super) from: *const T,
+    /// From the line of one row to that of the next, in elements.
+    pub(super) row: usize,
+    /// From the lines of one time to those of the next, in elements.
+    pub(super) step: usize,
+}
+
+impl<T> Clone for Ahead<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Ahead<T> {}
+
+/// Elements of a cache line: so many steps of k lie between two times at which a tile asks for lines.
+pub(super) const fn line<T>() -> usize {
+    64 / size_of::<T>()
 }
 
 type Run<T> = unsafe fn(&Tile<T>);
@@ -190,8 +216,21 @@ macro_rules! kernel {
             unsafe {
                 let mask = mask(tile.columns - (N - 1) * LANES);
                 let mut sums = [[zero(); N]; R];
-                let (mut a, mut b) = (tile.a, tile.b);
-                for _ in 0..tile.k {
+                let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead.from);
+                if tile.asks {
+                    for i in 0..R {
+                        for j in 0..N {
+                            prefetch_line(tile.c.wrapping_add(i * tile.c_stride + j * LANES).cast());
+                        }
+                    }
+                }
+                for p in 0..tile.k {
+                    if tile.asks && p % line::<$t>() == 0 {
+                        for i in 0..R {
+                            prefetch_line(ahead.wrapping_add(i * tile.ahead.row).cast());
+                        }
+                        ahead = ahead.wrapping_add(tile.ahead.step);
+                    }
                     let mut row = [zero(); N];
                     for j in 0..N {
                         row[j] = if $masks_loads && j == N - 1 {
@@ -272,7 +311,8 @@ macro_rules! x86 {
      $zero:ident, $splat:ident, $load:ident, $store:ident, $fused:ident, $add:ident, $multiply:ident, $gated:expr,
      $load_masked:expr, $store_masked:expr, $make_mask:expr) => {
         mod $module {
-            use super::{Kernels, Tile};
+            use super::{Kernels, Tile, line};
+            use crate::cpu::prefetch_line;
             use std::arch::x86_64::*;
 
             const LANES: usize = $lanes;
@@ -453,7 +493,8 @@ x86!(
 macro_rules! portable {
     ($module:ident, $t:ident, $lanes:literal) => {
         mod $module {
-            use super::{Kernels, Tile};
+            use super::{Kernels, Tile, line};
+            use crate::cpu::prefetch_line;
 
             const LANES: usize = $lanes;
             type V = [$t; LANES];

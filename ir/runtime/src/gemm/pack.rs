@@ -2,11 +2,12 @@
 //!
 //! What holds: a panel of B is `width` columns (the last one fewer, rounded up to whole vectors and padded with zeros), its
 //! rows of one k after the other; panels follow each other; blocks of k follow each other. A packed block of A is tiles of
-//! [`ROWS`] rows, each k's rows side by side; the last tile's missing rows are left as they were and never used.
+//! [`ROWS`] rows a [`tile_stride`] apart, each k's rows side by side; the last tile's missing rows are left as they were and
+//! never used.
 
-use super::kernel::ROWS;
+use super::kernel::{ROWS, line};
 use super::{Element, MatRef, k_block};
-use crate::cpu::{SimdLevel, simd_level};
+use crate::cpu::{SimdLevel, prefetch_line, simd_level};
 use std::cell::Cell;
 
 /// One cache line, so that buffers are aligned to it.
@@ -71,10 +72,7 @@ pub(super) unsafe fn pack_b<T: Element>(
         // SAFETY: the panel's elements are readable, and its padded rows fit into `to`.
         unsafe {
             if column_stride == 1 {
-                for p in 0..k {
-                    let row = panel.wrapping_add(p * row_stride);
-                    std::ptr::copy_nonoverlapping(row, to.wrapping_add(p * padded), columns);
-                }
+                pack_rows(panel, row_stride, k, columns, padded, to);
             } else {
                 pack_columns(panel, [row_stride, column_stride], k, columns, padded, to);
             }
@@ -86,6 +84,42 @@ pub(super) unsafe fn pack_b<T: Element>(
         }
         to = to.wrapping_add(k * padded);
         column += columns;
+    }
+}
+
+/// Rows that are asked for before they are copied: each may lie on a page of its own, where the processor does not look ahead.
+const ROWS_AHEAD: usize = 8;
+
+/// Packs a panel whose rows are contiguous.
+///
+/// # Safety
+/// As for [`pack_b`].
+unsafe fn pack_rows<T: Element>(
+    panel: *const T,
+    row_stride: usize,
+    k: usize,
+    columns: usize,
+    padded: usize,
+    to: *mut T,
+) {
+    const PIECE: usize = 16;
+    for p in 0..k {
+        let (from, to) = (panel.wrapping_add(p * row_stride), to.wrapping_add(p * padded));
+        let next = from.wrapping_add(ROWS_AHEAD * row_stride);
+        for j in (0..columns).step_by(line::<T>()) {
+            prefetch_line(next.wrapping_add(j).cast());
+        }
+        let whole = columns / PIECE * PIECE;
+        // SAFETY: row p of the panel, and its place.
+        unsafe {
+            for j in (0..whole).step_by(PIECE) {
+                let piece = from.wrapping_add(j).cast::<[T; PIECE]>().read();
+                to.wrapping_add(j).cast::<[T; PIECE]>().write(piece);
+            }
+            for j in whole..columns {
+                *to.wrapping_add(j) = *from.wrapping_add(j);
+            }
+        }
     }
 }
 
@@ -134,6 +168,8 @@ mod turned {
     const SQUARE: usize = 8;
     /// Steps whose elements of one column are a cache line.
     const LINE: usize = 16;
+    /// How many steps ahead lines are asked for.
+    const AHEAD: usize = 4 * LINE;
 
     /// # Safety
     /// As for [`super::pack_columns`]; the machine has AVX2.
@@ -150,7 +186,7 @@ mod turned {
         for first in (0..whole_k).step_by(LINE) {
             for j in (0..whole_columns).step_by(SQUARE) {
                 for i in 0..SQUARE {
-                    prefetch_line(panel.wrapping_add((j + i) * stride + first + LINE).cast());
+                    prefetch_line(panel.wrapping_add((j + i) * stride + first + AHEAD).cast());
                 }
                 for p in (first..whole_k.min(first + LINE)).step_by(SQUARE) {
                     // SAFETY: steps p to p + 8 of columns j to j + 8, and their places.
@@ -205,27 +241,41 @@ mod turned {
     }
 }
 
+/// Elements from one packed tile of A to the next: a line more than it has, so that the tiles do not all meet in one set of a
+/// cache.
+pub(super) fn tile_stride<T>(k: usize) -> usize {
+    ROWS * k + line::<T>()
+}
+
 /// Packs rows × k elements of A.
 ///
 /// # Safety
-/// All elements of `from` are readable; `to` has room for (rows rounded up to [`ROWS`]) × k elements.
+/// All elements of `from` are readable; `to` has room for a [`tile_stride`] for each [`ROWS`] rows.
 pub(super) unsafe fn pack_a<T: Element>(from: *const T, strides: [usize; 2], rows: usize, k: usize, to: *mut T) {
-    for first in (0..rows).step_by(ROWS) {
-        let tile = to.wrapping_add(first * k);
-        let from = from.wrapping_add(first * strides[0]);
-        let count = ROWS.min(rows - first);
-        if count == ROWS && strides[0] == 1 {
-            for p in 0..k {
-                // SAFETY: rows first to first + ROWS of column p, which lie side by side, and their place in the tile.
-                unsafe {
-                    let rows = from.wrapping_add(p * strides[1]).cast::<[T; ROWS]>().read();
-                    tile.wrapping_add(p * ROWS).cast::<[T; ROWS]>().write(rows);
-                }
-            }
-            continue;
-        }
+    let whole = if strides[0] == 1 { rows / ROWS * ROWS } else { 0 };
+    if whole > 0 {
         for p in 0..k {
-            for i in 0..count {
+            let column = from.wrapping_add(p * strides[1]);
+            let next = column.wrapping_add(ROWS_AHEAD * strides[1]);
+            for i in (0..whole).step_by(line::<T>()) {
+                prefetch_line(next.wrapping_add(i).cast());
+            }
+            let mut tile = to.wrapping_add(p * ROWS);
+            for first in (0..whole).step_by(ROWS) {
+                // SAFETY: rows first to first + ROWS of column p, which lie side by side, and their place in their tile.
+                unsafe {
+                    let rows = column.wrapping_add(first).cast::<[T; ROWS]>().read();
+                    tile.cast::<[T; ROWS]>().write(rows);
+                }
+                tile = tile.wrapping_add(tile_stride::<T>(k));
+            }
+        }
+    }
+    for first in (whole..rows).step_by(ROWS) {
+        let tile = to.wrapping_add(first / ROWS * tile_stride::<T>(k));
+        let from = from.wrapping_add(first * strides[0]);
+        for p in 0..k {
+            for i in 0..ROWS.min(rows - first) {
                 // SAFETY: element (first + i, p) of A, and its place in the tile.
                 unsafe { *tile.wrapping_add(p * ROWS + i) = *from.wrapping_add(i * strides[0] + p * strides[1]) };
             }

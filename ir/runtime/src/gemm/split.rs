@@ -6,9 +6,10 @@
 //! - an element of B is packed once altogether: either each task packs the columns that are its own, or all workers pack B
 //!   into memory that they then share. That memory belongs to the thread that asks for the product, and stays with it.
 
+use super::blocked::Blocked;
 use super::kernel::ROWS;
 use super::pack::{Line, PackedB, pack_b};
-use super::{Blocked, Element, Epilogue, MatMut, MatRef, Problem, RawRhs, Rhs, checked, gemm_raw, k_block};
+use super::{Element, Epilogue, MatMut, MatRef, Problem, RawRhs, Rhs, checked, gemm_raw, k_block};
 use crate::cpu::simd_level;
 use crate::scheduler::WorkerPool;
 use crate::trap::Trap;
