@@ -405,7 +405,7 @@ impl<'a> Body<'a> {
         let elements = |v: &ValueId| elements(&self.shape(*v)[usize::from(self.kind(*v) == Kind::Rows)..]);
         let added = sums.iter().map(elements).try_fold(0usize, |n, x| n.checked_add(x?))?;
         let stored = joined.iter().map(elements).try_fold(0usize, |n, x| n.checked_add(x?))?;
-        let bytes = |v: &ValueId| self.p.ty(*v).as_tensor().map_or(8, |t| element_bytes(t)) * elements(v).unwrap_or(0);
+        let bytes = |v: &ValueId| self.p.ty(*v).as_tensor().map_or(8, element_bytes) * elements(v).unwrap_or(0);
         let bytes: usize = sums.iter().map(bytes).sum();
         let mut rows = LEAST_ROWS.div_ceil(share).next_power_of_two();
         let is_small = |rows: usize| {
