@@ -32,9 +32,12 @@ pub struct Options {
     /// Threads.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     pub threads: usize,
-    /// Timed steps [default: as many as 12 seconds hold, 5 to 300].
+    /// Timed steps [default: as many as the budget holds, 5 to 300].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: Option<u32>,
+    /// Seconds of timed steps, where their number is not given.
+    #[arg(long, default_value_t = 12.0)]
+    pub budget: f64,
     /// File for the results.
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -81,9 +84,6 @@ pub trait Model: ValueEnum + Copy {
     /// Additions and multiplications of the matrix products of a step.
     fn flops(self, batch: usize, mode: Mode) -> u64;
 }
-
-/// How long the timed steps take, where their number is not given.
-const BUDGET: Duration = Duration::from_secs(12);
 
 /// What was measured.
 struct Measured {
@@ -160,7 +160,7 @@ pub(crate) fn digits(x: f64) -> f64 {
 
 /// How many steps are timed, if one takes this long.
 fn count(options: &Options, step: Duration) -> usize {
-    let fitting = BUDGET.as_secs_f64() / step.as_secs_f64().max(1e-6);
+    let fitting = options.budget / step.as_secs_f64().max(1e-6);
     options.steps.map_or((fitting as usize).clamp(5, 300), |n| n as usize)
 }
 
@@ -255,7 +255,15 @@ pub(crate) mod tests {
     pub(crate) fn written<M: Model>(model: M, mode: Mode, batch: Option<u32>, steps: u32) -> Value {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("steps.json");
-        let options = Options { mode, batch, threads: 2, steps: Some(steps), json: Some(path.clone()), bench: false };
+        let options = Options {
+            mode,
+            batch,
+            threads: 2,
+            steps: Some(steps),
+            budget: 0.0,
+            json: Some(path.clone()),
+            bench: false,
+        };
         run(model, &options).unwrap();
         let result: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!((&result["steps"], &result["mode"]), (&json!(steps), &json!(name(mode))));
@@ -267,9 +275,10 @@ pub(crate) mod tests {
 
     #[test]
     fn steps_fill_the_budget() {
-        let options = Options { mode: Mode::Train, batch: None, threads: 1, steps: None, json: None, bench: false };
+        let options =
+            Options { mode: Mode::Train, batch: None, threads: 1, steps: None, budget: 12.0, json: None, bench: false };
         let counts = [1, 120, 60_000].map(|ms| count(&options, Duration::from_millis(ms)));
         assert_eq!(counts, [300, 100, 5]);
-        assert_eq!(count(&Options { steps: Some(7), ..options }, BUDGET), 7);
+        assert_eq!(count(&Options { steps: Some(7), ..options }, Duration::from_secs(1)), 7);
     }
 }

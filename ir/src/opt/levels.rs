@@ -33,7 +33,8 @@ use crate::scalar::{ScalarOp, can_raise};
 use crate::types::{Dim, ScalarType, TensorType, Type};
 use crate::value::{TensorData, TensorValue, Value};
 
-/// Nodes of a window: a product with so many rows reads its weights once, and costs little more than one with a single row.
+/// Nodes of a window: a product with so many rows reads its weights once. With those of a tree-LSTM's inner node, 300 × 750, it
+/// takes 4.8 times as long as one with a single row, its gradients 2.5 (input) and 2.1 times (weights), measured on one core.
 const LANES: usize = 8;
 
 pub(super) fn run(p: &Program, cx: &mut Context<'_>) -> Result<Program> {
