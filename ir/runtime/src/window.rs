@@ -147,7 +147,7 @@ fn ask_ahead(rows: &[*mut u8], i: usize) {
 /// Evaluates the functions over all partitions. The arenas that come back hold the texts that results are views of.
 ///
 /// # Errors
-/// [`TrapCode::OutOfMemory`] for texts beyond the limit;
+/// [`TrapCode::MemoryLimit`] for texts beyond the limit;
 /// [`TrapCode::Overflow`] of a sum, [`TrapCode::Cancelled`]; [`TrapCode::Internal`] for a range frame with an offset over a key
 /// that is no integer.
 ///

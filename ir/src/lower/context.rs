@@ -19,7 +19,7 @@ pub enum Slot {
     /// Address of a dictionary's text views.
     Dictionary(InputId, u32),
     /// Address of the results of an expression over a dictionary's values, in register type, with marks behind them (see
-    /// [`map_marks`](super::row::map_marks)).
+    /// `row::map_marks`).
     DictionaryMap(InputId, u32, ValueId),
     /// Address of an I32 for each code of a column's dictionary: the code of the same text in another's, -1 where it has none.
     CodeMap {

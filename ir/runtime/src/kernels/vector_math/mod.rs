@@ -4,7 +4,7 @@
 //! - a function is branch-free and made of `+ - × ÷ sqrt mul_add`, comparisons with selects, and integer operations on bits, so
 //!   that a loop over it computes the same bits in vectors (the payload of a NaN aside). `mul_add` is fused on every machine.
 //!   Exceptions are `sin` and `cos` of large numbers, and `round`;
-//! - it stands here once, to be inlined. [`single`] compiles it for one number and `blocks.rs` for many, each for every kind
+//! - it stands here once, to be inlined. `single.rs` compiles it for one number and `blocks.rs` for many, each for every kind
 //!   of vectors: code for any machine would call a function for each fused multiply-add;
 //! - a block function applies its function to each element; inputs and output have one length;
 //! - the maximum errors, in units in the last place, stand in the documentation of each function and are checked by a test.
