@@ -162,6 +162,8 @@ def busy():
 def run(a, engine, folder, number):
     """What one process reports, or its error; and how many CPUs other work kept busy meanwhile."""
     out = os.path.join(a.work, "%d-%s.json" % (number, engine.replace("+", "-")))
+    if os.path.exists(out):
+        os.remove(out)
     cpus = sorted(os.sched_getaffinity(0))[: a.threads]
     b0, t0 = busy(), time.time()
     before = os.times()
