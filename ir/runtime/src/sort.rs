@@ -10,6 +10,8 @@
 //! - Many sorted rows are moved, so that rows that follow each other stand beside each other: whoever reads them next reads memory in order.
 //! - [`TopK`] begins with a [`RowBuffer`], to which generated code appends as to any other; when it is full it keeps the best rows, in input order.
 
+mod integers;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -106,6 +108,12 @@ impl<'a> Normalizer<'a> {
         Self { keys, spans, bits: bits.min(128), complete }
     }
 
+    /// The span of each key, where all are integers that one word has room for.
+    fn integer_spans(&self) -> Option<Vec<Span>> {
+        let spans = self.keys.iter().zip(&self.spans).map(|(key, span)| span.or(integers::whole_span(key.field.kind)));
+        spans.collect::<Option<_>>().filter(|_| self.bits <= 64)
+    }
+
     /// # Safety
     /// As for [`compare_rows`]; with spans, the row is one of those that they were taken from.
     unsafe fn key(&self, row: *const u8) -> u128 {
@@ -143,12 +151,7 @@ impl<'a> Normalizer<'a> {
     }
 }
 
-/// Whether a field holds an integer of at most 64 bits.
-fn is_integer(kind: FieldKind) -> bool {
-    matches!(kind, FieldKind::I8 | FieldKind::I16 | FieldKind::I32 | FieldKind::I64)
-}
-
-/// The value of a field for which [`is_integer`] holds; 0 for others.
+/// The value of a field for which [`integers::is_integer`] holds; 0 for others.
 ///
 /// # Safety
 /// `row` has the field, which is not NULL.
@@ -219,17 +222,28 @@ unsafe fn ordered_bits(field: Field, row: *const u8) -> u128 {
 /// A normalized key of 64 or 128 bits.
 trait KeyWord: Copy + Ord + Send + Sync {
     fn from_bits(bits: u128) -> Self;
+
+    /// Of the upper 64 bits, the others being zero.
+    fn from_word(word: u64) -> Self;
 }
 
 impl KeyWord for u64 {
     fn from_bits(bits: u128) -> Self {
         (bits >> 64) as u64
     }
+
+    fn from_word(word: u64) -> Self {
+        word
+    }
 }
 
 impl KeyWord for u128 {
     fn from_bits(bits: u128) -> Self {
         bits
+    }
+
+    fn from_word(word: u64) -> Self {
+        u128::from(word) << 64
     }
 }
 
@@ -341,7 +355,7 @@ impl Sort<'_> {
     /// As for [`sort_rows`].
     unsafe fn all(mut self, rows: &[*mut u8]) -> Result<(Self, Vec<*mut u8>), Trap> {
         let rows = Rows(rows);
-        if self.normalizer.bits > 64 && self.normalizer.keys.iter().any(|k| is_integer(k.field.kind)) {
+        if self.normalizer.bits > 64 && self.normalizer.keys.iter().any(|k| integers::is_integer(k.field.kind)) {
             // Few distinct bits make keys of one word, and keys that need no second look.
             // SAFETY: promised by the caller.
             let spans = unsafe { self.spans(&rows)? };
@@ -373,15 +387,10 @@ impl Sort<'_> {
         let of_chunks = self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
             self.cancel.check()?;
             let mut spans = vec![None; keys.len()];
-            for &row in rows.chunk(chunk) {
-                for (key, span) in keys.iter().zip(&mut spans).filter(|(key, _)| is_integer(key.field.kind)) {
+            for block in rows.chunk(chunk).chunks(integers::BLOCK_ROWS) {
+                for (key, all) in keys.iter().zip(&mut spans) {
                     // SAFETY: promised by the caller.
-                    unsafe {
-                        if !key.field.is_null(row) {
-                            let value = integer(key.field, row);
-                            *span = Span::hull(*span, Some(Span { min: value, max: value }));
-                        }
-                    }
+                    *all = Span::hull(*all, unsafe { integers::span(key.field, block) });
                 }
             }
             Ok(spans)
@@ -392,7 +401,7 @@ impl Sort<'_> {
         }
         // A key of NULLs alone: any span will do.
         let known = |(span, key): (Option<Span>, &SortKey)| {
-            span.or(is_integer(key.field.kind).then_some(Span { min: 0, max: 0 }))
+            span.or(integers::is_integer(key.field.kind).then_some(Span { min: 0, max: 0 }))
         };
         Ok(all.into_iter().zip(keys).map(known).collect())
     }
@@ -403,13 +412,25 @@ impl Sort<'_> {
         let total = rows.0.len();
         let chunks = total.div_ceil(BUCKET_ROWS);
         let items = PoolArray::<Item<K>>::new(total, self.memory)?;
+        let spans = self.normalizer.integer_spans();
         self.pool.run(chunks, |chunk, _| {
             self.cancel.check()?;
-            for (i, &row) in rows.chunk(chunk).iter().enumerate() {
-                // SAFETY: promised by the caller; each chunk writes its own part of the array.
-                unsafe {
-                    let key = K::from_bits(self.normalizer.key(row));
-                    items.as_ptr().add(chunk * BUCKET_ROWS + i).write(Item { key, row });
+            // SAFETY: each chunk writes its own part of the array.
+            let put = |i, key, row| unsafe { items.as_ptr().add(chunk * BUCKET_ROWS + i).write(Item { key, row }) };
+            let rows = rows.chunk(chunk);
+            let Some(spans) = &spans else {
+                // SAFETY: promised by the caller.
+                let key = |row| K::from_bits(unsafe { self.normalizer.key(row) });
+                rows.iter().enumerate().for_each(|(i, &row)| put(i, key(row), row));
+                return Ok(());
+            };
+            let mut words = [0; integers::BLOCK_ROWS];
+            for (b, block) in rows.chunks(integers::BLOCK_ROWS).enumerate() {
+                let words = &mut words[..block.len()];
+                // SAFETY: promised by the caller; the spans are of these rows.
+                unsafe { integers::words(self.normalizer.keys, spans, block, words) };
+                for (i, (&word, &row)) in words.iter().zip(block).enumerate() {
+                    put(b * integers::BLOCK_ROWS + i, K::from_word(word), row);
                 }
             }
             Ok(())
