@@ -176,7 +176,8 @@ impl WorkerPool {
         // SAFETY: only the lifetime changes; `run` returns after the last call of the body has ended, and no task is claimed after that.
         let body: *const Body<'static> = unsafe { std::mem::transmute(body) };
         let job = Arc::new(Job::new(body, tasks));
-        self.shared.submit(&job, self.threads - 1);
+        // The caller takes a task itself.
+        self.shared.submit(&job, (self.threads - 1).min(tasks - 1));
         job.work(0);
         job.wait()
     }
@@ -242,7 +243,7 @@ impl Drop for WorkerPool {
 }
 
 impl Shared {
-    /// Queues a job, and wakes as many workers as it has use for beside those that look for one. To wake is a system call.
+    /// Queues a job, and wakes as many workers as it has use for, less those that look for one. To wake is a system call.
     fn submit(&self, job: &Arc<Job>, workers: usize) {
         let parked = {
             let mut queue = lock(&self.queue);
@@ -250,7 +251,7 @@ impl Shared {
             queue.parked
         };
         self.epoch.fetch_add(1, Ordering::Release);
-        let wanted = workers.min(job.tasks - 1).saturating_sub(self.looking.load(Ordering::Relaxed));
+        let wanted = workers.saturating_sub(self.looking.load(Ordering::Relaxed));
         for _ in 0..wanted.min(parked) {
             self.wake.notify_one();
         }
@@ -523,6 +524,19 @@ mod tests {
             // Nobody asks for it.
             drop(pool.ahead(|| 1));
         }
+    }
+
+    #[test]
+    fn what_is_begun_ahead_wakes_a_worker() {
+        let pool = WorkerPool::new(2);
+        while lock(&pool.shared.queue).parked == 0 {
+            std::thread::yield_now();
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        let begun = pool.ahead(move || tell.send(()).is_ok());
+        // Before anybody asks for it, and without another job.
+        told.recv_timeout(std::time::Duration::from_secs(60)).expect("a worker that slept began it");
+        assert_eq!(begun.get(), Ok(true));
     }
 
     #[test]
