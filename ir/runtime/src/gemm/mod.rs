@@ -7,8 +7,8 @@
 //! - an element of C is one chain of fused multiply-adds in the order of k, cut every [`k_block`] steps; its bits depend on
 //!   neither the instruction set, nor the split of the rows over workers, nor on packing. The one exception is a product with
 //!   a vector (m = 1 or n = 1) whose matrix is contiguous along k, which has its own fixed order;
-//! - nothing here spawns. A caller with workers runs the product on them ([`gemm_on`]; by pointers, the tasks of
-//!   [`gemm_split`]), or gives each of them a range of rows ([`gemm_rows`]).
+//! - nothing here spawns. A caller with workers runs the product on them ([`gemm_on`]; by pointers
+//!   [`gemm_raw_on`]), or gives each of them a range of rows ([`gemm_rows`]).
 //!
 //! The structure is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): B is packed into
 //! panels as wide as the micro-kernel's tile, block by block; A is read in place by broadcasts, or packed where its columns are
@@ -29,7 +29,7 @@ use blocked::Blocked;
 pub use blocked::k_block;
 pub use pack::PackedB;
 pub use peak::fused_chains;
-pub use split::{Runner, SPLIT_PRODUCTS, gemm_on, gemm_split};
+pub use split::{SPLIT_PRODUCTS, gemm_on, gemm_raw_on};
 use std::ffi::c_void;
 use std::ops::Range;
 

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 /// Runs `body(0)` to `body(n - 1)`, on whatever threads, and returns behind the last one.
-pub type Runner<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
+pub(super) type Runner<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
 
 /// Multiplications below which a product stays on one thread: some ten microseconds. Handing work to threads that wait takes
 /// about three.
@@ -63,6 +63,26 @@ pub fn gemm_on<T: Element>(
 ) -> Result<(), Trap> {
     let rows = 0..a.rows;
     let problem = checked(&rows, alpha, a, b, beta, c, epilogue);
+    let split = problem.m.saturating_mul(problem.n).saturating_mul(problem.k) >= SPLIT_PRODUCTS;
+    // SAFETY: the constructors of the matrices checked that all elements lie in their slices, which are lent until this function
+    // returns, and the shapes fit together.
+    unsafe {
+        if split && pool.threads() > 1 {
+            return gemm_raw_on(pool, &problem);
+        }
+        gemm_raw(&problem, rows);
+    }
+    Ok(())
+}
+
+/// The whole product by the workers of a pool, however small it is.
+///
+/// # Errors
+/// As for [`gemm_on`].
+///
+/// # Safety
+/// As for [`gemm_raw`], for all rows, until the function returns.
+pub unsafe fn gemm_raw_on<T: Element>(pool: &WorkerPool, problem: &Problem<T>) -> Result<(), Trap> {
     let mut done = Ok(());
     let mut run = |tasks: usize, body: &(dyn Fn(usize) + Sync)| {
         let ran = pool.run(tasks, |task, _| {
@@ -71,16 +91,8 @@ pub fn gemm_on<T: Element>(
         });
         done = std::mem::replace(&mut done, Ok(())).and(ran);
     };
-    let split = problem.m.saturating_mul(problem.n).saturating_mul(problem.k) >= SPLIT_PRODUCTS;
-    // SAFETY: the constructors of the matrices checked that all elements lie in their slices, which are lent until this function
-    // returns, and the shapes fit together; a pool runs each task once.
-    unsafe {
-        if split && pool.threads() > 1 {
-            gemm_split(&problem, pool.threads(), &mut run);
-        } else {
-            gemm_raw(&problem, rows);
-        }
-    }
+    // SAFETY: promised by the caller; a pool runs each task once.
+    unsafe { gemm_split(problem, pool.threads(), &mut run) };
     done
 }
 
@@ -88,7 +100,7 @@ pub fn gemm_on<T: Element>(
 ///
 /// # Safety
 /// As for [`gemm_raw`], for all rows, until the function returns; `run` runs each task once.
-pub unsafe fn gemm_split<T: Element>(problem: &Problem<T>, workers: usize, run: &mut Runner<'_>) {
+pub(super) unsafe fn gemm_split<T: Element>(problem: &Problem<T>, workers: usize, run: &mut Runner<'_>) {
     let p = *problem;
     let kernels = T::kernels(simd_level());
     let (tasks, panels) = (TASKS * workers.max(1), p.n.div_ceil(kernels.width()));

@@ -1,3 +1,4 @@
+use super::split::gemm_split;
 use super::*;
 use crate::cpu::tests::at_every_level;
 use crate::kernels::random::Philox;

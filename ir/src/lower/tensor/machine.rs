@@ -423,19 +423,8 @@ impl Machine {
                 Ok(())
             }),
             Some(pool) if work >= SPLIT_PRODUCTS => {
-                let mut done = Ok(());
-                let mut run = |tasks: usize, body: &(dyn Fn(usize) + Sync)| {
-                    let ran = pool.run(tasks, |task, _| {
-                        body(task);
-                        Ok(())
-                    });
-                    done = std::mem::replace(&mut done, Ok(())).and(ran);
-                };
-                for index in 0..products {
-                    // SAFETY: as above.
-                    unsafe { gemm::gemm_split(&problem(index), pool.threads(), &mut run) };
-                }
-                done
+                // SAFETY: as above.
+                (0..products).try_for_each(|index| unsafe { gemm::gemm_raw_on(pool, &problem(index)) })
             }
             _ => {
                 (0..products).for_each(one);
