@@ -79,6 +79,11 @@ pub(super) fn cases() -> Vec<Case> {
         measured: training.into(),
         compared: Some("SELECT loss FROM ML.TRAINING_INFO(MODEL t)".into()),
     };
+    let epoch = Work::Sql {
+        setup: vec![FLIGHTS.into()],
+        measured: network().replace("CREATE MODEL m", "CREATE OR REPLACE MODEL m").replace(" AND day <= 7", ""),
+        compared: Some("SELECT loss FROM ML.TRAINING_INFO(MODEL m)".into()),
+    };
     let case = |rule, switch: &'static str, shown, work| {
         let real = PASSES.iter().any(|p| p.name == switch && p.exactness == Exactness::Real);
         Case { rule, switch: Some(switch), shown, tolerance: if real { REAL } else { 0.0 }, work }
@@ -94,6 +99,7 @@ pub(super) fn cases() -> Vec<Case> {
             over_flights(network(), "SELECT sum(PREDICT) FROM f"),
         ),
         fixed("B5", "no switch: the query would run again for each epoch"),
+        case("B6", "batch_parts", "training a network, 64 x 64, one epoch of the flights of January", epoch),
         case(
             "B7",
             "cross_scale",
