@@ -307,40 +307,9 @@ impl RelOp {
     /// The result's type. `regions` holds the types that each region yields.
     pub fn infer(&self, p: &Program, operands: &[&Type], regions: &[Vec<Type>]) -> Result<Vec<Type>> {
         let ty = match self {
-            Self::Scan { input, columns } => {
-                let InputKind::Table(source) = &p.input(*input).kind else {
-                    return Err(Error::Type(format!("{input} is not a table")));
-                };
-                let columns = columns.iter().map(|c| {
-                    let s = source
-                        .get(c.source as usize)
-                        .ok_or_else(|| Error::Type(format!("{input} has no column number {}", c.source)))?;
-                    Ok(Column { id: c.id, ty: s.ty })
-                });
-                TableType { columns: columns.collect::<Result<_>>()? }
-            }
-            Self::Values { columns, rows } => {
-                for row in rows {
-                    let fits = row.len() == columns.len()
-                        && row.iter().zip(columns).all(|(v, c)| v.fits(c.ty.ty) && (c.ty.nullable || !v.is_null()));
-                    if !fits {
-                        return Err(Error::Type("a row of values does not fit its columns".into()));
-                    }
-                }
-                TableType { columns: columns.clone() }
-            }
-            Self::Extend { columns } => {
-                let mut t = table(operands, 0)?.clone();
-                let yields = regions.first().map_or(&[][..], |r| r);
-                if yields.len() != columns.len() {
-                    return Err(Error::Type("extend yields another number of values than it adds columns".into()));
-                }
-                for (id, ty) in columns.iter().zip(yields) {
-                    let ty = ty.as_scalar().ok_or_else(|| Error::Type("extend must yield scalars".into()))?;
-                    t.columns.push(Column { id: *id, ty });
-                }
-                t
-            }
+            Self::Scan { input, columns } => scan_type(p, *input, columns)?,
+            Self::Values { columns, rows } => values_type(columns, rows)?,
+            Self::Extend { columns } => extend_type(table(operands, 0)?, columns, regions)?,
             Self::Project { columns } => {
                 let t = table(operands, 0)?;
                 let keep = columns.iter().map(|id| Ok(Column { id: *id, ty: column(t, *id)? }));
@@ -360,42 +329,8 @@ impl RelOp {
                     predicate[0].as_scalar().is_none_or(|t| t.nullable),
                 )
             }
-            Self::DependentJoin { kind } => {
-                if matches!(kind, JoinKind::Right | JoinKind::Full) {
-                    return Err(Error::Type("a dependent join cannot be a right or a full join".into()));
-                }
-                let [right, predicate] = regions else {
-                    return Err(Error::Type("a dependent join has two regions".into()));
-                };
-                is_predicate(predicate)?;
-                let right = match right.as_slice() {
-                    [Type::Table(t)] => t,
-                    _ => return Err(Error::Type("the first region of a dependent join yields one table".into())),
-                };
-                join_type(*kind, table(operands, 0)?, right, predicate[0].as_scalar().is_none_or(|t| t.nullable))
-            }
-            Self::Group { keys, aggregates } => {
-                let t = table(operands, 0)?;
-                let mut columns = Vec::new();
-                for &id in keys {
-                    columns.push(Column { id, ty: column(t, id)? });
-                }
-                for a in aggregates {
-                    let arg = a.arg.map(|id| column(t, id)).transpose()?;
-                    if let Some(f) = a.filter
-                        && column(t, f)?.ty != ScalarType::Bool
-                    {
-                        return Err(Error::Type("an aggregate's filter must be a bool column".into()));
-                    }
-                    let mut ty = a.reducer.result_type(arg)?;
-                    let always = !keys.is_empty() && a.filter.is_none() && arg.is_some_and(|t| !t.nullable);
-                    if always && !matches!(a.reducer, Reducer::VarSample | Reducer::StddevSample) {
-                        ty.nullable = false;
-                    }
-                    columns.push(Column { id: a.out, ty });
-                }
-                TableType { columns }
-            }
+            Self::DependentJoin { kind } => dependent_join_type(*kind, table(operands, 0)?, regions)?,
+            Self::Group { keys, aggregates } => group_type(table(operands, 0)?, keys, aggregates)?,
             Self::Sort { keys, .. } => {
                 let t = table(operands, 0)?;
                 for k in keys {
@@ -404,63 +339,162 @@ impl RelOp {
                 t.clone()
             }
             Self::Limit { .. } => table(operands, 0)?.clone(),
-            Self::Union { inputs, columns } => {
-                let mut types: Option<Vec<RowType>> = None;
-                if inputs.len() != operands.len() {
-                    return Err(Error::Type("a union names the columns of each operand".into()));
-                }
-                for (i, ids) in inputs.iter().enumerate() {
-                    let t = table(operands, i)?;
-                    let here: Vec<RowType> = ids.iter().map(|id| column(t, *id)).collect::<Result<_>>()?;
-                    match &mut types {
-                        None => types = Some(here),
-                        Some(all) => {
-                            if all.len() != here.len() || all.iter().zip(&here).any(|(a, b)| a.ty != b.ty) {
-                                return Err(Error::Type("the operands of a union have other types".into()));
-                            }
-                            all.iter_mut().zip(&here).for_each(|(a, b)| a.nullable |= b.nullable);
-                        }
-                    }
-                }
-                let types = types.ok_or_else(|| Error::Type("a union has an operand".into()))?;
-                if types.len() != columns.len() {
-                    return Err(Error::Type("a union has as many columns as each operand".into()));
-                }
-                TableType { columns: columns.iter().zip(types).map(|(id, ty)| Column { id: *id, ty }).collect() }
-            }
+            Self::Union { inputs, columns } => union_type(operands, inputs, columns)?,
             Self::Recurse { base, working, columns, .. } => {
-                let [step] = regions else { return Err(Error::Type("a recursion has one region".into())) };
-                let step = match step.as_slice() {
-                    [Type::Table(t)] => t,
-                    _ => return Err(Error::Type("the region of a recursion yields one table".into())),
-                };
-                let first = table(operands, 0)?;
-                let first: Vec<RowType> = base.iter().map(|id| column(first, *id)).collect::<Result<_>>()?;
-                let next: Vec<RowType> = step.columns.iter().map(|c| c.ty).collect();
-                for types in [first, next] {
-                    let fits = |(a, b): (&RowType, &Column)| a.ty == b.ty.ty && (b.ty.nullable || !a.nullable);
-                    let all = types.len() == columns.len() && types.iter().zip(columns).all(fits);
-                    if !all || working.len() != columns.len() {
-                        return Err(Error::Type("the rows of a recursion do not fit its columns".into()));
-                    }
-                }
-                TableType { columns: columns.clone() }
+                recurse_type(table(operands, 0)?, regions, base, working, columns)?
             }
-            Self::Window { partition, order, columns } => {
-                let mut t = table(operands, 0)?.clone();
-                for id in partition.iter().chain(order.iter().map(|k| &k.column)) {
-                    column(&t, *id)?;
-                }
-                let source = t.clone();
-                for c in columns {
-                    let arg = c.arg.map(|id| column(&source, id)).transpose()?;
-                    t.columns.push(Column { id: c.out, ty: c.func.result_type(arg)? });
-                }
-                t
-            }
+            Self::Window { partition, order, columns } => window_type(table(operands, 0)?, partition, order, columns)?,
         };
         Ok(vec![Type::Table(ty)])
     }
+}
+
+/// The scanned columns with the types that they have in the input.
+fn scan_type(p: &Program, input: InputId, columns: &[ScanColumn]) -> Result<TableType> {
+    let InputKind::Table(source) = &p.input(input).kind else {
+        return Err(Error::Type(format!("{input} is not a table")));
+    };
+    let columns = columns.iter().map(|c| {
+        let s = source
+            .get(c.source as usize)
+            .ok_or_else(|| Error::Type(format!("{input} has no column number {}", c.source)))?;
+        Ok(Column { id: c.id, ty: s.ty })
+    });
+    Ok(TableType { columns: columns.collect::<Result<_>>()? })
+}
+
+/// The columns as declared, which every row must fit.
+fn values_type(columns: &[Column], rows: &[Vec<Value>]) -> Result<TableType> {
+    for row in rows {
+        let fits = row.len() == columns.len()
+            && row.iter().zip(columns).all(|(v, c)| v.fits(c.ty.ty) && (c.ty.nullable || !v.is_null()));
+        if !fits {
+            return Err(Error::Type("a row of values does not fit its columns".into()));
+        }
+    }
+    Ok(TableType { columns: columns.to_vec() })
+}
+
+/// The operand's columns, then one for each scalar that the region yields.
+fn extend_type(operand: &TableType, columns: &[ColumnId], regions: &[Vec<Type>]) -> Result<TableType> {
+    let mut t = operand.clone();
+    let yields = regions.first().map_or(&[][..], |r| r);
+    if yields.len() != columns.len() {
+        return Err(Error::Type("extend yields another number of values than it adds columns".into()));
+    }
+    for (id, ty) in columns.iter().zip(yields) {
+        let ty = ty.as_scalar().ok_or_else(|| Error::Type("extend must yield scalars".into()))?;
+        t.columns.push(Column { id: *id, ty });
+    }
+    Ok(t)
+}
+
+/// As a join of the left rows with the table that the first region yields for each of them.
+fn dependent_join_type(kind: JoinKind, left: &TableType, regions: &[Vec<Type>]) -> Result<TableType> {
+    if matches!(kind, JoinKind::Right | JoinKind::Full) {
+        return Err(Error::Type("a dependent join cannot be a right or a full join".into()));
+    }
+    let [right, predicate] = regions else {
+        return Err(Error::Type("a dependent join has two regions".into()));
+    };
+    is_predicate(predicate)?;
+    let right = match right.as_slice() {
+        [Type::Table(t)] => t,
+        _ => return Err(Error::Type("the first region of a dependent join yields one table".into())),
+    };
+    Ok(join_type(kind, left, right, predicate[0].as_scalar().is_none_or(|t| t.nullable)))
+}
+
+/// The keys, then the aggregates. A count or a fold over values that are there in groups that are not empty is never NULL.
+fn group_type(t: &TableType, keys: &[ColumnId], aggregates: &[Aggregate]) -> Result<TableType> {
+    let mut columns = Vec::new();
+    for &id in keys {
+        columns.push(Column { id, ty: column(t, id)? });
+    }
+    for a in aggregates {
+        let arg = a.arg.map(|id| column(t, id)).transpose()?;
+        if let Some(f) = a.filter
+            && column(t, f)?.ty != ScalarType::Bool
+        {
+            return Err(Error::Type("an aggregate's filter must be a bool column".into()));
+        }
+        let mut ty = a.reducer.result_type(arg)?;
+        let always = !keys.is_empty() && a.filter.is_none() && arg.is_some_and(|t| !t.nullable);
+        if always && !matches!(a.reducer, Reducer::VarSample | Reducer::StddevSample) {
+            ty.nullable = false;
+        }
+        columns.push(Column { id: a.out, ty });
+    }
+    Ok(TableType { columns })
+}
+
+/// New columns of the types that all operands' columns have; nullable where one of them is.
+fn union_type(operands: &[&Type], inputs: &[Vec<ColumnId>], columns: &[ColumnId]) -> Result<TableType> {
+    let mut types: Option<Vec<RowType>> = None;
+    if inputs.len() != operands.len() {
+        return Err(Error::Type("a union names the columns of each operand".into()));
+    }
+    for (i, ids) in inputs.iter().enumerate() {
+        let t = table(operands, i)?;
+        let here: Vec<RowType> = ids.iter().map(|id| column(t, *id)).collect::<Result<_>>()?;
+        match &mut types {
+            None => types = Some(here),
+            Some(all) => {
+                if all.len() != here.len() || all.iter().zip(&here).any(|(a, b)| a.ty != b.ty) {
+                    return Err(Error::Type("the operands of a union have other types".into()));
+                }
+                all.iter_mut().zip(&here).for_each(|(a, b)| a.nullable |= b.nullable);
+            }
+        }
+    }
+    let types = types.ok_or_else(|| Error::Type("a union has an operand".into()))?;
+    if types.len() != columns.len() {
+        return Err(Error::Type("a union has as many columns as each operand".into()));
+    }
+    Ok(TableType { columns: columns.iter().zip(types).map(|(id, ty)| Column { id: *id, ty }).collect() })
+}
+
+/// The columns as declared, which the first rows and those of a step must fit.
+fn recurse_type(
+    first: &TableType,
+    regions: &[Vec<Type>],
+    base: &[ColumnId],
+    working: &[ColumnId],
+    columns: &[Column],
+) -> Result<TableType> {
+    let [step] = regions else { return Err(Error::Type("a recursion has one region".into())) };
+    let step = match step.as_slice() {
+        [Type::Table(t)] => t,
+        _ => return Err(Error::Type("the region of a recursion yields one table".into())),
+    };
+    let first: Vec<RowType> = base.iter().map(|id| column(first, *id)).collect::<Result<_>>()?;
+    let next: Vec<RowType> = step.columns.iter().map(|c| c.ty).collect();
+    for types in [first, next] {
+        let fits = |(a, b): (&RowType, &Column)| a.ty == b.ty.ty && (b.ty.nullable || !a.nullable);
+        let all = types.len() == columns.len() && types.iter().zip(columns).all(fits);
+        if !all || working.len() != columns.len() {
+            return Err(Error::Type("the rows of a recursion do not fit its columns".into()));
+        }
+    }
+    Ok(TableType { columns: columns.to_vec() })
+}
+
+/// The operand's columns, then those of the functions.
+fn window_type(
+    source: &TableType,
+    partition: &[ColumnId],
+    order: &[SortKey],
+    columns: &[WindowColumn],
+) -> Result<TableType> {
+    let mut t = source.clone();
+    for id in partition.iter().chain(order.iter().map(|k| &k.column)) {
+        column(source, *id)?;
+    }
+    for c in columns {
+        let arg = c.arg.map(|id| column(source, id)).transpose()?;
+        t.columns.push(Column { id: c.out, ty: c.func.result_type(arg)? });
+    }
+    Ok(t)
 }
 
 impl WindowFunc {

@@ -238,7 +238,6 @@ impl Move {
 impl TensorOp {
     /// The results' types. `regions` holds the types that each region yields.
     pub fn infer(&self, operands: &[&Type], regions: &[Vec<Type>]) -> Result<Vec<Type>> {
-        let one = |dtype: ScalarType, shape: Vec<Dim>| Ok(vec![Type::Tensor(TensorType { dtype, shape })]);
         match self {
             Self::Const(v) => {
                 let TensorValue { shape, data } = v.as_ref();
@@ -256,37 +255,8 @@ impl TensorOp {
                 }
                 one(ty.dtype, ty.shape.clone())
             }
-            Self::Map { shape } => {
-                for i in 0..operands.len() {
-                    let t = tensor(operands, i)?;
-                    if t.rank() != shape.len() || !t.shape.iter().zip(shape).all(|(a, b)| same(a, b)) {
-                        let want = TensorType { dtype: t.dtype, shape: shape.clone() };
-                        return Err(Error::Type(format!("operand {i} of map is {t}, not {want}")));
-                    }
-                }
-                let yields = regions.first().map_or(&[][..], |r| r);
-                let types = yields.iter().map(|t| match t.as_scalar() {
-                    Some(t) if t.ty.is_tensor_element() && !t.nullable => {
-                        Ok(Type::Tensor(TensorType { dtype: t.ty, shape: shape.clone() }))
-                    }
-                    _ => Err(Error::Type(format!("a map cannot yield {t}"))),
-                });
-                types.collect()
-            }
-            Self::Reduce { reducer, axes } => {
-                let t = tensor(operands, 0)?;
-                if axes.iter().any(|&a| a >= t.rank()) || axes.windows(2).any(|w| w[0] >= w[1]) {
-                    return Err(Error::Type(format!("axes {axes:?} do not fit {t}")));
-                }
-                let shape = (0..t.rank()).filter(|i| !axes.contains(i)).map(|i| t.shape[i].clone()).collect();
-                let dtype = match reducer {
-                    Reducer::ArgMax | Reducer::ArgMin if axes.len() == 1 => ScalarType::I64,
-                    Reducer::Sum | Reducer::Product | Reducer::Min | Reducer::Max if t.dtype.is_numeric() => t.dtype,
-                    Reducer::BoolAnd | Reducer::BoolOr if t.dtype == ScalarType::Bool => t.dtype,
-                    _ => return Err(Error::Type(format!("{} does not reduce {t} over {axes:?}", reducer.name()))),
-                };
-                one(dtype, shape)
-            }
+            Self::Map { shape } => map_types(operands, regions, shape),
+            Self::Reduce { reducer, axes } => reduce_type(tensor(operands, 0)?, *reducer, axes),
             Self::Prefix { reducer, axis } => {
                 let t = tensor(operands, 0)?;
                 let valid = matches!(reducer, Reducer::Sum | Reducer::Product | Reducer::Min | Reducer::Max);
@@ -295,30 +265,7 @@ impl TensorOp {
                 }
                 one(t.dtype, t.shape.clone())
             }
-            Self::Contract(spec) => {
-                let (a, b) = (tensor(operands, 0)?, tensor(operands, 1)?);
-                if a.rank() != spec.a.len() || b.rank() != spec.b.len() || a.dtype != b.dtype || !a.dtype.is_float() {
-                    return Err(Error::Type(format!("contract {spec} does not fit {a} and {b}")));
-                }
-                let mut size: Vec<(u8, Dim)> = Vec::new();
-                for (label, d) in spec.a.iter().zip(&a.shape).chain(spec.b.iter().zip(&b.shape)) {
-                    match size.iter().find(|s| s.0 == *label) {
-                        Some((_, s)) if !same(s, d) => {
-                            let l = *label as char;
-                            return Err(Error::Type(format!(
-                                "contract {spec}: {l} is {s} in one operand, {d} in another"
-                            )));
-                        }
-                        Some(_) => {}
-                        None => size.push((*label, d.clone())),
-                    }
-                }
-                let shape = spec.out.iter().map(|l| size.iter().find(|s| s.0 == *l).map(|s| s.1.clone()));
-                let shape: Option<Vec<Dim>> = shape.collect();
-                let shape =
-                    shape.ok_or_else(|| Error::Type(format!("contract {spec}: a label occurs in the result alone")))?;
-                one(a.dtype, shape)
-            }
+            Self::Contract(spec) => contract_type(spec, tensor(operands, 0)?, tensor(operands, 1)?),
             Self::Attend(spec) => {
                 let operands = (0..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
                 Ok(vec![Type::Tensor(spec.infer(&operands)?)])
@@ -347,37 +294,104 @@ impl TensorOp {
                 }
                 one(t.dtype, t.shape.clone())
             }
-            Self::Levels { pad } => {
-                let inner = tensor(operands, 0)?;
-                let whole = |t: &TensorType, shape: &[Dim]| t.dtype == ScalarType::I64 && t.shape == shape;
-                let children = (2..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
-                let fits = inner.dtype == ScalarType::Bool
-                    && inner.rank() == 1
-                    && whole(tensor(operands, 1)?, &[])
-                    && children.iter().all(|t| whole(t, &inner.shape));
-                if !fits {
-                    return Err(Error::Type("levels takes bool[n], i64[], and children, i64[n]".into()));
-                }
-                one(ScalarType::I64, vec![Dim::Const(2), inner.shape[0].clone().plus(Dim::Const(*pad))])
-            }
-            Self::Concat { axis } => {
-                let first = tensor(operands, 0)?;
-                let mut shape = first.shape.clone();
-                if *axis >= shape.len() {
-                    return Err(Error::Type(format!("concat along {axis} of {first}")));
-                }
-                for i in 1..operands.len() {
-                    let t = tensor(operands, i)?;
-                    let fits = t.dtype == first.dtype
-                        && t.rank() == first.rank()
-                        && (0..t.rank()).all(|d| d == *axis || same(&t.shape[d], &first.shape[d]));
-                    if !fits {
-                        return Err(Error::Type(format!("concat of {first} and {t} along {axis}")));
-                    }
-                    shape[*axis] = shape[*axis].clone().plus(t.shape[*axis].clone());
-                }
-                one(first.dtype, shape)
-            }
+            Self::Levels { pad } => levels_type(operands, *pad),
+            Self::Concat { axis } => concat_type(operands, *axis),
         }
     }
+}
+
+/// A tensor of the map's shape for each scalar that its region yields.
+fn map_types(operands: &[&Type], regions: &[Vec<Type>], shape: &[Dim]) -> Result<Vec<Type>> {
+    for i in 0..operands.len() {
+        let t = tensor(operands, i)?;
+        if t.rank() != shape.len() || !t.shape.iter().zip(shape).all(|(a, b)| same(a, b)) {
+            let want = TensorType { dtype: t.dtype, shape: shape.to_vec() };
+            return Err(Error::Type(format!("operand {i} of map is {t}, not {want}")));
+        }
+    }
+    let yields = regions.first().map_or(&[][..], |r| r);
+    let types = yields.iter().map(|t| match t.as_scalar() {
+        Some(t) if t.ty.is_tensor_element() && !t.nullable => {
+            Ok(Type::Tensor(TensorType { dtype: t.ty, shape: shape.to_vec() }))
+        }
+        _ => Err(Error::Type(format!("a map cannot yield {t}"))),
+    });
+    types.collect()
+}
+
+/// The operand without the axes; indices where the place of a value is asked.
+fn reduce_type(t: &TensorType, reducer: Reducer, axes: &[usize]) -> Result<Vec<Type>> {
+    if axes.iter().any(|&a| a >= t.rank()) || axes.windows(2).any(|w| w[0] >= w[1]) {
+        return Err(Error::Type(format!("axes {axes:?} do not fit {t}")));
+    }
+    let shape = (0..t.rank()).filter(|i| !axes.contains(i)).map(|i| t.shape[i].clone()).collect();
+    let dtype = match reducer {
+        Reducer::ArgMax | Reducer::ArgMin if axes.len() == 1 => ScalarType::I64,
+        Reducer::Sum | Reducer::Product | Reducer::Min | Reducer::Max if t.dtype.is_numeric() => t.dtype,
+        Reducer::BoolAnd | Reducer::BoolOr if t.dtype == ScalarType::Bool => t.dtype,
+        _ => return Err(Error::Type(format!("{} does not reduce {t} over {axes:?}", reducer.name()))),
+    };
+    one(dtype, shape)
+}
+
+/// The sizes that the result's labels have in the operands.
+fn contract_type(spec: &ContractSpec, a: &TensorType, b: &TensorType) -> Result<Vec<Type>> {
+    if a.rank() != spec.a.len() || b.rank() != spec.b.len() || a.dtype != b.dtype || !a.dtype.is_float() {
+        return Err(Error::Type(format!("contract {spec} does not fit {a} and {b}")));
+    }
+    let mut size: Vec<(u8, Dim)> = Vec::new();
+    for (label, d) in spec.a.iter().zip(&a.shape).chain(spec.b.iter().zip(&b.shape)) {
+        match size.iter().find(|s| s.0 == *label) {
+            Some((_, s)) if !same(s, d) => {
+                let l = *label as char;
+                return Err(Error::Type(format!("contract {spec}: {l} is {s} in one operand, {d} in another")));
+            }
+            Some(_) => {}
+            None => size.push((*label, d.clone())),
+        }
+    }
+    let shape = spec.out.iter().map(|l| size.iter().find(|s| s.0 == *l).map(|s| s.1.clone()));
+    let shape: Option<Vec<Dim>> = shape.collect();
+    let shape = shape.ok_or_else(|| Error::Type(format!("contract {spec}: a label occurs in the result alone")))?;
+    one(a.dtype, shape)
+}
+
+/// Two rows: nodes and their heights, with room for `pad` more.
+fn levels_type(operands: &[&Type], pad: usize) -> Result<Vec<Type>> {
+    let inner = tensor(operands, 0)?;
+    let whole = |t: &TensorType, shape: &[Dim]| t.dtype == ScalarType::I64 && t.shape == shape;
+    let children = (2..operands.len()).map(|i| tensor(operands, i)).collect::<Result<Vec<_>>>()?;
+    let fits = inner.dtype == ScalarType::Bool
+        && inner.rank() == 1
+        && whole(tensor(operands, 1)?, &[])
+        && children.iter().all(|t| whole(t, &inner.shape));
+    if !fits {
+        return Err(Error::Type("levels takes bool[n], i64[], and children, i64[n]".into()));
+    }
+    one(ScalarType::I64, vec![Dim::Const(2), inner.shape[0].clone().plus(Dim::Const(pad))])
+}
+
+/// The operands one behind the other along the axis; their other dimensions are equal.
+fn concat_type(operands: &[&Type], axis: usize) -> Result<Vec<Type>> {
+    let first = tensor(operands, 0)?;
+    let mut shape = first.shape.clone();
+    if axis >= shape.len() {
+        return Err(Error::Type(format!("concat along {axis} of {first}")));
+    }
+    for i in 1..operands.len() {
+        let t = tensor(operands, i)?;
+        let fits = t.dtype == first.dtype
+            && t.rank() == first.rank()
+            && (0..t.rank()).all(|d| d == axis || same(&t.shape[d], &first.shape[d]));
+        if !fits {
+            return Err(Error::Type(format!("concat of {first} and {t} along {axis}")));
+        }
+        shape[axis] = shape[axis].clone().plus(t.shape[axis].clone());
+    }
+    one(first.dtype, shape)
+}
+
+/// One tensor.
+fn one(dtype: ScalarType, shape: Vec<Dim>) -> Result<Vec<Type>> {
+    Ok(vec![Type::Tensor(TensorType { dtype, shape })])
 }

@@ -5,6 +5,8 @@
 //! - Loads and stores go to the addresses that the program computes, unaligned if need be.
 //! - A division without result, which compiled code would fault on, is an error.
 
+use std::ops::Range;
+
 use crate::kernel::{Definition, Function, FunctionId, Module, Op, Region, TrapCode, Type, Value, eval};
 use runtime::abi::layout::{WORKER_TRAP_CODE, WORKER_TRAP_LOCATION};
 use runtime::abi::{self, AbiValue, FieldLayout};
@@ -251,39 +253,13 @@ impl<'a> Run<'a> {
                 return unsafe { self.branch(region, results) };
             }
             Op::For { begin, end, step, init, body, .. } => {
-                let params = &self.function.region(*body).params;
-                let mut carried = self.all(init);
-                let mut index = self.get(*begin) as i64;
-                let end = self.get(*end) as i64;
-                while index < end {
-                    self.set(&params[..1], &[u128::from(index as u64)]);
-                    self.set(&params[1..], &carried);
-                    // SAFETY: promised by the caller.
-                    if let leave @ Flow::Return(_) = unsafe { self.region(*body)? } {
-                        return Ok(leave);
-                    }
-                    carried = self.all(&self.function.region(*body).yields);
-                    index = index.wrapping_add(*step);
-                }
-                self.set(results, &carried);
+                let range = self.get(*begin) as i64..self.get(*end) as i64;
+                // SAFETY: promised by the caller.
+                return unsafe { self.count(range, *step, init, *body, results) };
             }
             Op::While { init, body } => {
-                let params = &self.function.region(*body).params;
-                let mut carried = self.all(init);
-                loop {
-                    self.set(params, &carried);
-                    // SAFETY: promised by the caller.
-                    if let leave @ Flow::Return(_) = unsafe { self.region(*body)? } {
-                        return Ok(leave);
-                    }
-                    let mut yields = self.all(&self.function.region(*body).yields);
-                    let go_on = yields.remove(0);
-                    carried = yields;
-                    if go_on == 0 {
-                        break;
-                    }
-                }
-                self.set(results, &carried);
+                // SAFETY: promised by the caller.
+                return unsafe { self.repeat(init, *body, results) };
             }
             Op::Unary(..)
             | Op::Binary(..)
@@ -295,6 +271,59 @@ impl<'a> Run<'a> {
             | Op::Concat64(..)
             | Op::Offset { .. } => {}
         }
+        Ok(Flow::Next)
+    }
+
+    /// A loop over a range, in steps.
+    ///
+    /// # Safety
+    /// As for [`Self::region`].
+    unsafe fn count(
+        &mut self,
+        range: Range<i64>,
+        step: i64,
+        init: &[Value],
+        body: Region,
+        results: &[Value],
+    ) -> Result<Flow, InterpretError> {
+        let params = &self.function.region(body).params;
+        let mut carried = self.all(init);
+        let mut index = range.start;
+        while index < range.end {
+            self.set(&params[..1], &[u128::from(index as u64)]);
+            self.set(&params[1..], &carried);
+            // SAFETY: promised by the caller.
+            if let leave @ Flow::Return(_) = unsafe { self.region(body)? } {
+                return Ok(leave);
+            }
+            carried = self.all(&self.function.region(body).yields);
+            index = index.wrapping_add(step);
+        }
+        self.set(results, &carried);
+        Ok(Flow::Next)
+    }
+
+    /// A loop as long as its body yields that it goes on.
+    ///
+    /// # Safety
+    /// As for [`Self::region`].
+    unsafe fn repeat(&mut self, init: &[Value], body: Region, results: &[Value]) -> Result<Flow, InterpretError> {
+        let params = &self.function.region(body).params;
+        let mut carried = self.all(init);
+        loop {
+            self.set(params, &carried);
+            // SAFETY: promised by the caller.
+            if let leave @ Flow::Return(_) = unsafe { self.region(body)? } {
+                return Ok(leave);
+            }
+            let mut yields = self.all(&self.function.region(body).yields);
+            let go_on = yields.remove(0);
+            carried = yields;
+            if go_on == 0 {
+                break;
+            }
+        }
+        self.set(results, &carried);
         Ok(Flow::Next)
     }
 }

@@ -229,17 +229,11 @@ impl Verifier<'_> {
                 Ok(callee.signature().result.into_iter().collect())
             }
             Op::TrapIf { condition, .. } => {
-                self.expect("condition", *condition, Type::I8)?;
-                if function.signature.worker.is_none() {
-                    return Err("a trap in a function without a worker block".to_string());
-                }
+                self.trap(*condition)?;
                 Ok(Vec::new())
             }
             Op::FailIf { condition, status, .. } => {
-                self.expect("condition", *condition, Type::I8)?;
-                if function.signature.worker.is_none() {
-                    return Err("a trap in a function without a worker block".to_string());
-                }
+                self.trap(*condition)?;
                 if let Some(status) = status {
                     self.expect("status", *status, Type::I32)?;
                 }
@@ -261,20 +255,7 @@ impl Verifier<'_> {
                 Ok(types)
             }
             Op::Switch { selector, cases, default } => {
-                if !ty(*selector).is_int() || ty(*selector) == Type::I128 {
-                    return Err(format!("no switch on {}", ty(*selector)));
-                }
-                let mut values: Vec<i64> = cases.iter().map(|case| case.0).collect();
-                values.sort_unstable();
-                if values.windows(2).any(|pair| pair[0] == pair[1]) {
-                    return Err("two cases of one value".to_string());
-                }
-                if let Some(value) = values.iter().find(|&&value| {
-                    let bits = eval::from_signed(ty(*selector), i128::from(value));
-                    eval::signed(ty(*selector), bits) != i128::from(value)
-                }) {
-                    return Err(format!("case {value} does not fit {}", ty(*selector)));
-                }
+                check_cases(ty(*selector), cases)?;
                 let types = self.types(&function.region(*default).yields);
                 for (_, region) in cases {
                     self.region(*region, &[], &types)?;
@@ -303,6 +284,32 @@ impl Verifier<'_> {
             }
         }
     }
+
+    /// What stops the function under a condition writes into the worker's block.
+    fn trap(&self, condition: Value) -> Check {
+        self.expect("condition", condition, Type::I8)?;
+        match self.function.signature.worker {
+            Some(_) => Ok(()),
+            None => Err("a trap in a function without a worker block".to_string()),
+        }
+    }
+}
+
+/// The values of a switch are distinct numbers of its selector's type.
+fn check_cases(selector: Type, cases: &[(i64, Region)]) -> Check {
+    if !selector.is_int() || selector == Type::I128 {
+        return Err(format!("no switch on {selector}"));
+    }
+    let mut values: Vec<i64> = cases.iter().map(|case| case.0).collect();
+    values.sort_unstable();
+    if values.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err("two cases of one value".to_string());
+    }
+    let fits = |value: i128| eval::signed(selector, eval::from_signed(selector, value)) == value;
+    if let Some(value) = values.iter().find(|&&value| !fits(i128::from(value))) {
+        return Err(format!("case {value} does not fit {selector}"));
+    }
+    Ok(())
 }
 
 fn check_signature(signature: &Signature) -> Check {
