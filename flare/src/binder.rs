@@ -702,12 +702,7 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
             None => Error::Bug("an empty list of errors".into()),
         },
         DataFusionError::SchemaError(error, _) => schema_error(*error, lines),
-        DataFusionError::NotImplemented(message) => Error::unsupported(match message.as_str() {
-            m if m.starts_with("Could not plan array literal") => "array literals".to_string(),
-            m if m.starts_with("Empty tuple") => "an empty list in parentheses, as in GROUP BY ()".to_string(),
-            m if m.starts_with("Struct not supported") => "rows as values, as in (a, b) = (1, 2)".to_string(),
-            _ => message,
-        }),
+        DataFusionError::NotImplemented(message) => Error::unsupported(construct(&message)),
         DataFusionError::Plan(message)
         | DataFusionError::Execution(message)
         | DataFusionError::Configuration(message) => Error::meaning(in_our_words(&message)),
@@ -722,6 +717,40 @@ pub(crate) fn translate(e: DataFusionError, lines: &Lines, catalog: &Catalog) ->
         }
         other => Error::Bug(other.to_string()),
     }
+}
+
+/// What the binder does not know, by its name in SQL where the message holds the parser's tree.
+fn construct(message: &str) -> String {
+    let known = [
+        ("Could not plan array literal", "array literals"),
+        ("Empty tuple", "an empty list in parentheses, as in GROUP BY ()"),
+        ("Struct not supported", "rows as values, as in (a, b) = (1, 2)"),
+    ];
+    if let Some((_, ours)) = known.iter().find(|(theirs, _)| message.starts_with(theirs)) {
+        return (*ours).to_string();
+    }
+    let tree = message.strip_prefix("Unsupported ast node in sqltorel: ");
+    if let Some(tree) = tree.or_else(|| message.strip_prefix("Unsupported ast node ")) {
+        return words(tree);
+    }
+    match message.split_once(" not supported by ExprPlanner") {
+        Some((name, _)) => words(name),
+        None => message.to_string(),
+    }
+}
+
+/// The name at the beginning of a tree that the parser prints, as SQL writes it: `MatchRecognize { … }` is `MATCH RECOGNIZE`.
+fn words(tree: &str) -> String {
+    let name = tree.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    for (i, c) in name.char_indices() {
+        let begins = c.is_uppercase() && !name[..i].ends_with(|before: char| before.is_uppercase());
+        if i > 0 && begins {
+            words.push(' ');
+        }
+        words.extend(c.to_uppercase());
+    }
+    words
 }
 
 /// Messages that carry one of ours, or that say much.

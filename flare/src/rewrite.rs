@@ -6,6 +6,7 @@
 //!   ORDER BY and LIMIT of both out.
 //! - Table functions get the form that [`table_functions`] opens them by.
 //! - Long chains of operators become trees of little depth, or are refused.
+//! - `~x` becomes `xor(x, -1)`.
 //! - Behind `RIGHT` and `FULL JOIN … USING (k)` the name `k` alone is the right side's `k`, or the side's that has one; the
 //!   binder takes it for the left side's.
 
@@ -62,6 +63,11 @@ impl VisitorMut for Queries {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(e) => ControlFlow::Break(e),
             },
+            ast::Expr::UnaryOp { op: ast::UnaryOperator::BitwiseNot, expr } => {
+                let ones = ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr: Box::new(one()) };
+                *e = call("xor", [(**expr).clone(), ones]);
+                ControlFlow::Continue(())
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -420,14 +426,22 @@ fn relation_name(factor: &ast::TableFactor) -> Option<ast::Ident> {
 }
 
 fn coalesce(a: ast::Expr, b: ast::Expr) -> ast::Expr {
+    call("coalesce", [a, b])
+}
+
+fn one() -> ast::Expr {
+    ast::Expr::Value(ast::Value::Number("1".into(), false).with_empty_span())
+}
+
+fn call(function: &str, args: [ast::Expr; 2]) -> ast::Expr {
     let arg = |e| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e));
     ast::Expr::Function(ast::Function {
-        name: ast::ObjectName::from(ast::Ident::new("coalesce")),
+        name: ast::ObjectName::from(ast::Ident::new(function)),
         uses_odbc_syntax: false,
         parameters: ast::FunctionArguments::None,
         args: ast::FunctionArguments::List(ast::FunctionArgumentList {
             duplicate_treatment: None,
-            args: vec![arg(a), arg(b)],
+            args: args.map(arg).into(),
             clauses: vec![],
         }),
         filter: None,

@@ -94,6 +94,8 @@ fn what_is_not_built_is_named() {
             "a subquery or a model in the condition of an outer join that reads both of its sides",
         ),
         ("select name similar to 'a%' from t", "SIMILAR TO"),
+        ("select * from t pivot (sum(n) for name in ('one'))", "not supported: PIVOT"),
+        ("select overlay(name placing 'x' from 1) from t", "not supported: OVERLAY"),
         ("select interval '1 day'", "an interval outside of date arithmetic"),
         ("select timestamp '2024-01-01 00:00:00' - timestamp '2023-01-01 00:00:00'", "the difference of timestamps"),
         ("select n <=> 1 from t", "the operator <=>"),
