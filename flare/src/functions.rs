@@ -213,6 +213,17 @@ pub(crate) static SCALARS: &[ScalarFunction] = &[
     op(&["gcd"], &[Same, Same], ScalarOp::Gcd),
     build(&["lcm"], &[Same, Same], |t| t[0], lcm),
     op(&["xor"], &[Same, Same], ScalarOp::BitXor),
+    build(
+        &["isnan"],
+        &[Float],
+        |_| S::Bool,
+        |c| {
+            let x = c.arg(0)?;
+            against(c, x, ScalarOp::Eq, f64::NAN)
+        },
+    ),
+    build(&["isinf"], &[Float], |_| S::Bool, |c| magnitude(c, ScalarOp::Eq)),
+    build(&["isfinite"], &[Float], |_| S::Bool, |c| magnitude(c, ScalarOp::Lt)),
     build(&["pi"], &[], |_| S::F64, |c| c.literal(Value::F64(std::f64::consts::PI), S::F64)),
     // Any type.
     build(&["coalesce", "ifnull", "nvl"], &[Same], |t| t[0], |c| coalesce(c, 0)).optional(&[Same]).variadic(),
@@ -521,6 +532,19 @@ fn scaled(c: &mut Call<'_, '_>, factor: f64) -> Result<ValueId> {
     let ty = c.ty(x);
     let factor = c.float(factor, ty)?;
     c.op(ScalarOp::Mul, &[x, factor])
+}
+
+/// A comparison with a constant; NaN equals itself and is greater than any other number.
+fn against(c: &mut Call<'_, '_>, x: ValueId, comparison: ScalarOp, constant: f64) -> Result<ValueId> {
+    let ty = c.ty(x);
+    let constant = c.float(constant, ty)?;
+    c.op(comparison, &[x, constant])
+}
+
+/// A comparison of the argument's magnitude with infinity.
+fn magnitude(c: &mut Call<'_, '_>, comparison: ScalarOp) -> Result<ValueId> {
+    let x = c.op_all(ScalarOp::Abs)?;
+    against(c, x, comparison, f64::INFINITY)
 }
 
 fn f64_pair(c: &mut Call<'_, '_>, op: ScalarOp) -> Result<ValueId> {
