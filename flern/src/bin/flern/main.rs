@@ -89,6 +89,7 @@ const STACK: usize = 256 << 20;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    report::keep_contained_panics_quiet();
     let worker = std::thread::Builder::new().name("main".to_string()).stack_size(STACK).spawn(move || start(arguments));
     match worker.map(|worker| worker.join()) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,

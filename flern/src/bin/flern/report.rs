@@ -21,6 +21,22 @@ pub(crate) fn print_plain(message: &str) {
     print(&mut std::io::stderr(), &Failure::new(message), "", "");
 }
 
+/// Over a malformed file the crates that read it may panic: that is caught where the file is read and comes back as an error
+/// that names file and column, so nothing is printed about it here.
+pub(crate) fn keep_contained_panics_quiet() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.location().is_some_and(|place| is_reader_of_files(place.file())) {
+            print(panic);
+        }
+    }));
+}
+
+/// Whether a source file belongs to the crates that read Parquet and Arrow's schemas.
+fn is_reader_of_files(source: &str) -> bool {
+    source.split(['/', '\\']).any(|part| part.starts_with("parquet-") || part.starts_with("arrow-"))
+}
+
 #[derive(Debug)]
 struct Report {
     failure: Failure,
@@ -147,5 +163,17 @@ mod tests {
                ╰────
         "#]]
         .assert_eq(&render("SELECT a\nFROM"));
+    }
+
+    #[test]
+    fn panics_of_our_own_are_printed() {
+        for reader in ["/r/parquet-59.3.2/src/file/metadata/mod.rs", "c:\\r\\arrow-ipc-59.3.2\\src\\convert.rs"] {
+            assert!(is_reader_of_files(reader), "{reader}");
+        }
+        for ours in
+            ["flare/src/ingest/parquet/direct.rs", "flern/src/session.rs", "/rustc/1/library/core/src/option.rs"]
+        {
+            assert!(!is_reader_of_files(ours), "{ours}");
+        }
     }
 }
