@@ -51,6 +51,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/recursion.rs", "rows at addresses that generated code wrote"),
     ("ir/runtime/src/scheduler.rs", "lends a closure to the workers for the time of a call"),
     ("ir/runtime/src/sort.rs", "rows at addresses that generated code wrote"),
+    ("ir/runtime/src/sort/buckets.rs", "items that name rows and go between threads"),
     ("ir/runtime/src/sort/integers.rs", "rows at addresses that generated code wrote"),
     ("ir/runtime/src/trap.rs", "the block that generated code and runtime share"),
     ("ir/runtime/src/window.rs", "rows at addresses that generated code wrote"),

@@ -12,11 +12,13 @@
 //! - Rows of tables carry their hash in bytes 0..8.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::column::TextView;
 use crate::kernels::hash;
-use crate::pool::{Block, LARGE_BLOCK, MemoryLimitError, QueryMemory, Reservation, SMALLEST_BLOCK};
+use crate::pool::{Block, LARGE_BLOCK, MemoryLimitError, PoolArray, QueryMemory, Reservation, SMALLEST_BLOCK};
+use crate::scheduler::WorkerPool;
 use crate::trap::{Trap, WorkerScratch, raise_null};
 
 /// What a field of a row holds.
@@ -418,15 +420,27 @@ impl RowBuffer {
 
 /// Rows of one or several buffers in an order of their own, and the buffers that hold them: the source that a later pipeline scans.
 pub struct RowList {
-    rows: Vec<*mut u8>,
+    addresses: Addresses,
+    /// Which of them.
+    range: Range<usize>,
     buffers: Vec<RowBuffer>,
     row_size: usize,
+}
+
+/// Addresses of rows, in order.
+enum Addresses {
+    List(Vec<*mut u8>),
+    /// Many of them, in memory that the pool keeps.
+    Pooled(PoolArray<*mut u8>),
 }
 
 // SAFETY: the list owns the buffers that its rows point into.
 unsafe impl Send for RowList {}
 // SAFETY: shared access only gives out addresses; reading rows is the caller's `unsafe`.
 unsafe impl Sync for RowList {}
+
+/// The addresses of fewer rows are listed by one thread.
+const FEW_ROWS: usize = 32 << 10;
 
 impl RowList {
     /// All rows of `buffers`, one buffer after the other.
@@ -436,27 +450,73 @@ impl RowList {
             rows.extend(buffer.rows());
         }
         let row_size = buffers.first().map_or(8, RowBuffer::row_size);
-        Self { rows, buffers, row_size }
+        Self::from_parts(rows, buffers, row_size)
+    }
+
+    /// As [`RowList::new`], by several threads; the list of addresses counts as memory of the query.
+    ///
+    /// # Errors
+    /// [`MemoryLimitError`] as a trap.
+    pub fn gathered(buffers: Vec<RowBuffer>, memory: &Arc<QueryMemory>, pool: &WorkerPool) -> Result<Self, Trap> {
+        let len = buffers.iter().map(RowBuffer::len).sum();
+        if len < FEW_ROWS {
+            return Ok(Self::new(buffers));
+        }
+        let addresses = PoolArray::<*mut u8>::new(len, memory)?;
+        let firsts = buffers.iter().scan(0, |next, buffer| {
+            let first = *next;
+            *next += buffer.len();
+            Some(first)
+        });
+        let firsts: Vec<usize> = firsts.collect();
+        pool.run(buffers.len(), |i, _| {
+            for (row, address) in buffers[i].rows().enumerate() {
+                // SAFETY: each buffer has as many places of the list as rows, and no other has them.
+                unsafe { addresses.as_ptr().add(firsts[i] + row).write(address) };
+            }
+            Ok(())
+        })?;
+        let row_size = buffers.first().map_or(8, RowBuffer::row_size);
+        // SAFETY: all addresses were written.
+        Ok(unsafe { Self::of_addresses(addresses, len, buffers, row_size) })
     }
 
     /// Chosen rows in a chosen order. Each must point into one of the buffers.
     pub(crate) fn from_parts(rows: Vec<*mut u8>, buffers: Vec<RowBuffer>, row_size: usize) -> Self {
-        Self { rows, buffers, row_size }
+        Self { range: 0..rows.len(), addresses: Addresses::List(rows), buffers, row_size }
+    }
+
+    /// As [`RowList::from_parts`], the first `len` of some addresses.
+    ///
+    /// # Safety
+    /// So many were written, and nobody writes to them again.
+    pub(crate) unsafe fn of_addresses(
+        addresses: PoolArray<*mut u8>,
+        len: usize,
+        buffers: Vec<RowBuffer>,
+        row_size: usize,
+    ) -> Self {
+        assert!(len <= addresses.len(), "so many addresses");
+        Self { addresses: Addresses::Pooled(addresses), range: 0..len, buffers, row_size }
     }
 
     /// The addresses, in order: a generated scan loads row `i` from element `i`.
     pub fn rows(&self) -> &[*mut u8] {
-        &self.rows
+        match &self.addresses {
+            Addresses::List(rows) => &rows[self.range.clone()],
+            // SAFETY: the range is within what was written when the list was made.
+            Addresses::Pooled(rows) => unsafe { rows.slice(self.range.clone()) },
+        }
     }
 
     /// The number of rows.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.range.len()
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.range.is_empty()
     }
 
     /// Bytes a row.
@@ -464,21 +524,16 @@ impl RowList {
         self.row_size
     }
 
-    /// Keeps the first `len` rows.
-    pub fn truncate(&mut self, len: usize) {
-        self.rows.truncate(len);
-    }
-
     /// At most `count` rows after the first `offset`.
     pub fn slice(mut self, offset: usize, count: usize) -> Self {
-        self.rows.truncate(offset.saturating_add(count));
-        self.rows.drain(..offset.min(self.rows.len()));
+        let start = self.range.start + offset.min(self.len());
+        self.range = start..self.range.end.min(start.saturating_add(count));
         self
     }
 
-    /// The addresses and the buffers that hold the rows.
-    pub fn into_parts(self) -> (Vec<*mut u8>, Vec<RowBuffer>) {
-        (self.rows, self.buffers)
+    /// The buffers that hold the rows.
+    pub(crate) fn into_buffers(self) -> Vec<RowBuffer> {
+        self.buffers
     }
 }
 
@@ -623,6 +678,41 @@ mod tests {
         // SAFETY: as above.
         let mut buffer = unsafe { RowBuffer::within(region.as_mut_ptr().cast(), 1000, 24, &limited) };
         assert!(buffer.push().is_err());
+    }
+
+    #[test]
+    fn lists_have_the_rows_of_all_buffers_in_order() {
+        let memory = QueryMemory::unlimited();
+        for rows in [0, 1, FEW_ROWS / 4 - 1, FEW_ROWS / 2] {
+            let buffers: Vec<RowBuffer> = (0..4)
+                .map(|part| {
+                    let mut buffer = RowBuffer::new(16, &memory);
+                    for i in 0..if part == 2 { 0 } else { rows } {
+                        // SAFETY: a fresh row of 16 bytes.
+                        unsafe { *buffer.push().expect("no limit").cast::<usize>() = part * rows + i };
+                    }
+                    buffer
+                })
+                .collect();
+            // SAFETY: written above.
+            let read =
+                |list: &RowList| list.rows().iter().map(|row| unsafe { *row.cast::<usize>() }).collect::<Vec<_>>();
+            let list = RowList::gathered(buffers, &memory, &WorkerPool::new(3)).expect("no limit");
+            let expected: Vec<usize> = (0..2 * rows).chain(3 * rows..4 * rows).collect();
+            assert_eq!((read(&list), list.len()), (expected.clone(), 3 * rows));
+            let list = list.slice(1, 2 * rows).slice(rows, usize::MAX);
+            assert_eq!(
+                read(&list),
+                expected.get((rows + 1).min(3 * rows)..(2 * rows + 1).min(3 * rows)).unwrap_or(&[])
+            );
+            assert!(list.slice(usize::MAX, 1).is_empty());
+        }
+        let limited = QueryMemory::new(&MemoryPool::new(usize::MAX), 1 << 10);
+        let mut buffer = RowBuffer::new(16, &memory);
+        for _ in 0..FEW_ROWS {
+            buffer.push().expect("no limit");
+        }
+        assert!(RowList::gathered(vec![buffer], &limited, &WorkerPool::new(1)).is_err());
     }
 
     #[test]

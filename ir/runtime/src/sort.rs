@@ -5,16 +5,19 @@
 //!   equals -0.0, texts order by their bytes, and NULLs stand where the key says, whatever its direction.
 //! - Each row gets a normalized key: one bit for NULL where the field is nullable, then the value so that unsigned order is the key's order, cut off after 64 or 128
 //!   bits. Rows are compared by it, and in full only where it ties and something was cut off.
-//! - Large inputs are first cut into buckets between splitters taken from a sample, in input order within each; then each bucket is sorted as a
-//!   task, but for those behind a limit. Rows with one normalized key are in one bucket. The result does not depend on threads.
+//! - Large inputs are first cut into buckets (`buckets.rs`); then each bucket is sorted as a task, but for those behind a limit. Rows with one
+//!   normalized key are in one bucket. The result does not depend on threads.
+//! - Where rows that are equal in the first keys follow each other is told from normalized keys, while those are at hand.
 //! - Many sorted rows are moved, so that rows that follow each other stand beside each other: whoever reads them next reads memory in order.
 //! - [`TopK`] begins with a [`RowBuffer`], to which generated code appends as to any other; when it is full it keeps the best rows, in input order.
 
+mod buckets;
 mod integers;
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use self::buckets::{Item, KeyWord, Splitters};
 use crate::buffer::{Field, FieldKind, RowBuffer, RowList};
 use crate::column::TextView;
 use crate::cpu::prefetch_line;
@@ -32,6 +35,8 @@ pub struct SortKey {
     pub descending: bool,
     /// NULLs before all values.
     pub nulls_first: bool,
+    /// For an integer of at most 64 bits: where its values that are not NULL lie, if that is known. The order is wrong where it is not so.
+    pub bounds: Option<(i64, i64)>,
 }
 
 /// Orders two rows; equal rows are equal in all keys.
@@ -78,6 +83,12 @@ struct Span {
 }
 
 impl Span {
+    /// What is known of a key before a row of it was seen.
+    fn known(key: &SortKey) -> Option<Self> {
+        let (min, max) = key.bounds.filter(|(min, max)| min <= max && integers::is_integer(key.field.kind))?;
+        Some(Self { min, max })
+    }
+
     fn hull(a: Option<Self>, b: Option<Self>) -> Option<Self> {
         match (a, b) {
             (Some(a), Some(b)) => Some(Self { min: a.min.min(b.min), max: a.max.max(b.max) }),
@@ -92,20 +103,20 @@ impl Span {
 }
 
 impl<'a> Normalizer<'a> {
-    /// Keys in the full width of their types.
+    /// Keys in the bounds that are known, else in the full width of their types.
     fn new(keys: &'a [SortKey]) -> Self {
-        Self::with_spans(keys, vec![None; keys.len()])
+        Self::with_spans(keys, keys.iter().map(Span::known).collect())
     }
 
     fn with_spans(keys: &'a [SortKey], spans: Vec<Option<Span>>) -> Self {
-        let mut bits = 0;
-        let mut complete = true;
-        for (key, span) in keys.iter().zip(&spans) {
-            bits += u32::from(key.field.valid.is_some());
-            bits += span.map_or_else(|| value_bits(key.field.kind), Span::bits);
-            complete &= key.field.kind != FieldKind::Text && bits <= 128;
-        }
+        let (bits, complete) = width(keys, &spans);
         Self { keys, spans, bits: bits.min(128), complete }
+    }
+
+    /// The bits of a normalized key that say what the first keys are; `None` where something of them is cut off.
+    fn leading_bits(&self, leading: usize) -> Option<u32> {
+        let (bits, complete) = width(&self.keys[..leading], &self.spans);
+        complete.then_some(bits)
     }
 
     /// The span of each key, where all are integers that one word has room for.
@@ -149,6 +160,18 @@ impl<'a> Normalizer<'a> {
         }
         normalized
     }
+}
+
+/// The bits that these keys take, and whether those are all of them.
+fn width(keys: &[SortKey], spans: &[Option<Span>]) -> (u32, bool) {
+    let mut bits = 0;
+    let mut complete = true;
+    for (key, span) in keys.iter().zip(spans) {
+        bits += u32::from(key.field.valid.is_some());
+        bits += span.map_or_else(|| value_bits(key.field.kind), Span::bits);
+        complete &= key.field.kind != FieldKind::Text && bits <= 128;
+    }
+    (bits, complete)
 }
 
 /// The value of a field for which [`integers::is_integer`] holds; 0 for others.
@@ -219,50 +242,8 @@ unsafe fn ordered_bits(field: Field, row: *const u8) -> u128 {
     }
 }
 
-/// A normalized key of 64 or 128 bits.
-trait KeyWord: Copy + Ord + Send + Sync {
-    fn from_bits(bits: u128) -> Self;
-
-    /// Of the upper 64 bits, the others being zero.
-    fn from_word(word: u64) -> Self;
-}
-
-impl KeyWord for u64 {
-    fn from_bits(bits: u128) -> Self {
-        (bits >> 64) as u64
-    }
-
-    fn from_word(word: u64) -> Self {
-        word
-    }
-}
-
-impl KeyWord for u128 {
-    fn from_bits(bits: u128) -> Self {
-        bits
-    }
-
-    fn from_word(word: u64) -> Self {
-        u128::from(word) << 64
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Item<K> {
-    key: K,
-    row: *mut u8,
-}
-
-// SAFETY: items name rows that no one writes to while they are sorted.
-unsafe impl<K: Send> Send for Item<K> {}
-// SAFETY: as above.
-unsafe impl<K: Sync> Sync for Item<K> {}
-
-/// Rows a bucket, about; so many are also made into items as one task.
-const BUCKET_ROWS: usize = 16 << 10;
-const MAX_BUCKETS: usize = 256;
-/// Samples a bucket.
-const SAMPLES: usize = 32;
+/// So many rows are made into items, or moved, as one task.
+const CHUNK_ROWS: usize = 16 << 10;
 
 /// The rows in order, the first `limit` of them where there is a limit.
 ///
@@ -279,30 +260,50 @@ pub unsafe fn sort_rows(
     pool: &WorkerPool,
     cancel: &CancelToken,
 ) -> Result<RowList, Trap> {
-    let row_size = rows.row_size();
-    let sort = Sort { normalizer: Normalizer::new(keys), limit: limit.unwrap_or(usize::MAX), memory, pool, cancel };
+    let sort = Sort { normalizer: Normalizer::new(keys), leading: 0, memory, pool, cancel };
     // SAFETY: promised by the caller.
-    let (sort, sorted) = unsafe { sort.all(rows.rows())? };
-    let (_, buffers) = rows.into_parts();
-    if sorted.len() * row_size < MOVED_BYTES {
-        return Ok(RowList::from_parts(sorted, buffers, row_size));
+    let (sorted, _) = unsafe { sort.all(rows.rows(), limit.unwrap_or(usize::MAX))? };
+    // SAFETY: the addresses are those of this list.
+    unsafe { moved(sorted, rows, memory, pool, cancel) }
+}
+
+/// As [`sort_rows`], and where rows begin that differ from the ones before in the first `leading` keys, the first row among them.
+///
+/// # Errors
+/// As for [`sort_rows`].
+///
+/// # Safety
+/// As for [`sort_rows`].
+pub unsafe fn sort_rows_by_parts(
+    rows: RowList,
+    keys: &[SortKey],
+    leading: usize,
+    memory: &Arc<QueryMemory>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<(RowList, Vec<usize>), Trap> {
+    // SAFETY: promised by the caller; the addresses are those of this list.
+    unsafe {
+        let (sorted, starts) = sorted_rows(&rows, keys, leading, memory, pool, cancel)?;
+        Ok((moved(sorted, rows, memory, pool, cancel)?, starts))
     }
-    // SAFETY: the rows stand in `buffers`, which live until they were copied.
-    let moved = unsafe { sort.in_order(&Rows(&sorted), row_size)? };
-    Ok(RowList::new(moved))
 }
 
 /// Rows in order: their addresses, while the rows stay where they are.
-pub struct SortedRows(Vec<*mut u8>);
+pub struct SortedRows {
+    rows: PoolArray<*mut u8>,
+    len: usize,
+}
 
 impl SortedRows {
     /// The addresses.
     pub fn as_slice(&self) -> &[*mut u8] {
-        &self.0
+        // SAFETY: the sort wrote them all, and nobody writes to them again.
+        unsafe { self.rows.slice(0..self.len) }
     }
 }
 
-/// The rows in order, the list and the rows being left as they are.
+/// As [`sort_rows_by_parts`], the list and the rows being left as they are.
 ///
 /// # Errors
 /// As for [`sort_rows`].
@@ -312,13 +313,67 @@ impl SortedRows {
 pub unsafe fn sorted_rows(
     rows: &RowList,
     keys: &[SortKey],
+    leading: usize,
     memory: &Arc<QueryMemory>,
     pool: &WorkerPool,
     cancel: &CancelToken,
-) -> Result<SortedRows, Trap> {
-    let sort = Sort { normalizer: Normalizer::new(keys), limit: usize::MAX, memory, pool, cancel };
+) -> Result<(SortedRows, Vec<usize>), Trap> {
+    let sort = Sort { normalizer: Normalizer::new(keys), leading, memory, pool, cancel };
     // SAFETY: promised by the caller.
-    unsafe { sort.all(rows.rows()) }.map(|(_, sorted)| SortedRows(sorted))
+    unsafe { sort.all(rows.rows(), usize::MAX) }
+}
+
+/// A list of sorted rows; where they are many, of copies that stand beside each other.
+///
+/// # Safety
+/// The addresses are those of rows of the list.
+unsafe fn moved(
+    sorted: SortedRows,
+    rows: RowList,
+    memory: &Arc<QueryMemory>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<RowList, Trap> {
+    let row_size = rows.row_size();
+    if sorted.len * row_size < MOVED_BYTES {
+        let SortedRows { rows: addresses, len } = sorted;
+        // SAFETY: the sort wrote all addresses.
+        return Ok(unsafe { RowList::of_addresses(addresses, len, rows.into_buffers(), row_size) });
+    }
+    // SAFETY: the rows stand in the list's buffers, which live until they were copied.
+    let moved = unsafe { in_order(&Rows(sorted.as_slice()), row_size, memory, pool, cancel)? };
+    drop(rows);
+    RowList::gathered(moved, memory, pool)
+}
+
+/// Copies of rows, one after the other.
+///
+/// # Safety
+/// The rows have `row_size` bytes, a multiple of 8, and live.
+unsafe fn in_order(
+    rows: &Rows<'_>,
+    row_size: usize,
+    memory: &Arc<QueryMemory>,
+    pool: &WorkerPool,
+    cancel: &CancelToken,
+) -> Result<Vec<RowBuffer>, Trap> {
+    pool.map(rows.0.len().div_ceil(CHUNK_ROWS), |chunk, _| {
+        cancel.check()?;
+        let rows = rows.chunk(chunk);
+        let mut buffer = RowBuffer::with_room(row_size, rows.len(), memory)?;
+        for (i, &row) in rows.iter().enumerate() {
+            if let Some(&next) = rows.get(i + AHEAD) {
+                prefetch_line(next);
+                prefetch_line(next.wrapping_add(row_size - 1));
+            }
+            let target = buffer.append()?;
+            for word in 0..row_size / 8 {
+                // SAFETY: promised by the caller; the target is a fresh row of another buffer.
+                unsafe { *target.cast::<u64>().add(word) = *row.cast::<u64>().add(word) };
+            }
+        }
+        Ok(buffer)
+    })
 }
 
 /// Sorted rows of fewer bytes stay where they are: they likely fit a core's cache.
@@ -329,7 +384,8 @@ const AHEAD: usize = 16;
 
 struct Sort<'a> {
     normalizer: Normalizer<'a>,
-    limit: usize,
+    /// So many of the keys say where rows begin that are told apart.
+    leading: usize,
     memory: &'a Arc<QueryMemory>,
     pool: &'a WorkerPool,
     cancel: &'a CancelToken,
@@ -343,28 +399,36 @@ unsafe impl Sync for Rows<'_> {}
 
 impl Rows<'_> {
     fn chunk(&self, index: usize) -> &[*mut u8] {
-        let begin = index * BUCKET_ROWS;
-        &self.0[begin..(begin + BUCKET_ROWS).min(self.0.len())]
+        let begin = index * CHUNK_ROWS;
+        &self.0[begin..(begin + CHUNK_ROWS).min(self.0.len())]
     }
 }
 
-impl Sort<'_> {
-    /// The rows' addresses in order.
+/// Rows of one bucket that follow each other.
+struct Bucket<K> {
+    /// Where rows begin that differ from the ones before in the leading keys, but for the first row.
+    starts: Vec<usize>,
+    first: Item<K>,
+    last: Item<K>,
+}
+
+impl<'a> Sort<'a> {
+    /// The rows' addresses in order, the first `wanted` of them, and where rows differ from the ones before in the leading keys.
     ///
     /// # Safety
     /// As for [`sort_rows`].
-    unsafe fn all(mut self, rows: &[*mut u8]) -> Result<(Self, Vec<*mut u8>), Trap> {
+    unsafe fn all(mut self, rows: &[*mut u8], wanted: usize) -> Result<(SortedRows, Vec<usize>), Trap> {
         let rows = Rows(rows);
-        if self.normalizer.bits > 64 && self.normalizer.keys.iter().any(|k| integers::is_integer(k.field.kind)) {
+        let unknown = |(key, span): (&SortKey, &Option<Span>)| span.is_none() && integers::is_integer(key.field.kind);
+        if self.normalizer.bits > 64 && self.normalizer.keys.iter().zip(&self.normalizer.spans).any(unknown) {
             // Few distinct bits make keys of one word, and keys that need no second look.
             // SAFETY: promised by the caller.
             let spans = unsafe { self.spans(&rows)? };
             self.normalizer = Normalizer::with_spans(self.normalizer.keys, spans);
         }
+        let narrow = self.normalizer.bits <= 64;
         // SAFETY: promised by the caller.
-        let sorted =
-            unsafe { if self.normalizer.bits <= 64 { self.run::<u64>(&rows)? } else { self.run::<u128>(&rows)? } };
-        Ok((self, sorted))
+        unsafe { if narrow { self.run::<u64>(&rows, wanted) } else { self.run::<u128>(&rows, wanted) } }
     }
 
     fn sort<K: KeyWord>(&self, items: &mut [Item<K>]) {
@@ -384,7 +448,7 @@ impl Sort<'_> {
     /// As for [`sort_rows`].
     unsafe fn spans(&self, rows: &Rows<'_>) -> Result<Vec<Option<Span>>, Trap> {
         let keys = self.normalizer.keys;
-        let of_chunks = self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
+        let of_chunks = self.pool.map(rows.0.len().div_ceil(CHUNK_ROWS), |chunk, _| {
             self.cancel.check()?;
             let mut spans = vec![None; keys.len()];
             for block in rows.chunk(chunk).chunks(integers::BLOCK_ROWS) {
@@ -408,21 +472,95 @@ impl Sort<'_> {
 
     /// # Safety
     /// As for [`sort_rows`].
-    unsafe fn run<K: KeyWord>(&self, rows: &Rows<'_>) -> Result<Vec<*mut u8>, Trap> {
+    unsafe fn run<K: KeyWord>(&self, rows: &Rows<'_>, wanted: usize) -> Result<(SortedRows, Vec<usize>), Trap> {
         let total = rows.0.len();
-        let chunks = total.div_ceil(BUCKET_ROWS);
+        // SAFETY: promised by the caller.
+        let splitters = Splitters::new(total, |i| K::from_bits(unsafe { self.normalizer.key(rows.0[i]) }));
+        // SAFETY: promised by the caller.
+        let (items, counts) = unsafe { self.items(rows, &splitters)? };
+        let (items, spare, starts) = if splitters.buckets() == 1 {
+            (items, None, vec![0, total])
+        } else {
+            // SAFETY: all items were written.
+            let (distributed, starts) = unsafe { self.distribute(&items, &splitters, &counts)? };
+            (distributed, Some(items), starts)
+        };
+        // Buckets that begin behind what is wanted are not looked at.
+        let buckets = starts.iter().take_while(|&&start| start < wanted).count().min(starts.len() - 1);
+        let len = starts[buckets];
+        let sorted = PoolArray::<*mut u8>::new(len, self.memory)?;
+        let same = self.same_leading::<K>();
+        let made = self.pool.map(buckets, |bucket, _| {
+            self.cancel.check()?;
+            let (begin, end) = (starts[bucket], starts[bucket + 1]);
+            // SAFETY: all items are written, and each bucket is one task's, here and in the memory where its items came from.
+            let part = |array: &PoolArray<Item<K>>| unsafe {
+                std::slice::from_raw_parts_mut(array.as_ptr().add(begin), end - begin)
+            };
+            let items = buckets::sort(part(&items), spare.as_ref().map(part), self.normalizer.complete, |items| {
+                self.sort(items);
+            });
+            for (i, item) in items.iter().enumerate() {
+                // SAFETY: the places of a bucket are one task's.
+                unsafe { sorted.as_ptr().add(begin + i).write(item.row) };
+            }
+            let (Some(&first), Some(&last)) = (items.first(), items.last()) else { return Ok(None) };
+            let starts = if self.leading == 0 {
+                vec![]
+            } else {
+                (1..items.len()).filter(|&i| !same(&items[i - 1], &items[i])).map(|i| begin + i).collect()
+            };
+            Ok(Some((begin, Bucket { starts, first, last })))
+        })?;
+        let mut starts = vec![];
+        let mut before: Option<Item<K>> = None;
+        for (begin, bucket) in made.into_iter().flatten() {
+            if before.is_none_or(|before| !same(&before, &bucket.first)) {
+                starts.push(begin);
+            }
+            starts.extend(bucket.starts);
+            before = Some(bucket.last);
+        }
+        Ok((SortedRows { rows: sorted, len: len.min(wanted) }, starts))
+    }
+
+    /// Whether two rows are equal in the leading keys.
+    fn same_leading<K: KeyWord>(&self) -> impl Fn(&Item<K>, &Item<K>) -> bool + Sync {
+        let leading = &self.normalizer.keys[..self.leading];
+        let bits = self.normalizer.leading_bits(self.leading);
+        move |a, b| match bits {
+            Some(bits) => a.key.common(b.key) >= bits,
+            // SAFETY: items are made of rows that have the keys.
+            None => unsafe { compare_rows(leading, a.row, b.row) }.is_eq(),
+        }
+    }
+
+    /// An item for each row, in order, and how many of each chunk go to each bucket.
+    ///
+    /// # Safety
+    /// As for [`sort_rows`].
+    unsafe fn items<K: KeyWord>(
+        &self,
+        rows: &Rows<'_>,
+        splitters: &Splitters<K>,
+    ) -> Result<(PoolArray<Item<K>>, Vec<Vec<usize>>), Trap> {
+        let total = rows.0.len();
         let items = PoolArray::<Item<K>>::new(total, self.memory)?;
         let spans = self.normalizer.integer_spans();
-        self.pool.run(chunks, |chunk, _| {
+        let counts = self.pool.map(total.div_ceil(CHUNK_ROWS), |chunk, _| {
             self.cancel.check()?;
-            // SAFETY: each chunk writes its own part of the array.
-            let put = |i, key, row| unsafe { items.as_ptr().add(chunk * BUCKET_ROWS + i).write(Item { key, row }) };
+            let mut counts = vec![0; splitters.buckets()];
+            let mut put = |i: usize, key: K, row| {
+                counts[splitters.bucket(key)] += 1;
+                // SAFETY: each chunk writes its own part of the array.
+                unsafe { items.as_ptr().add(chunk * CHUNK_ROWS + i).write(Item { key, row }) };
+            };
             let rows = rows.chunk(chunk);
             let Some(spans) = &spans else {
                 // SAFETY: promised by the caller.
                 let key = |row| K::from_bits(unsafe { self.normalizer.key(row) });
                 rows.iter().enumerate().for_each(|(i, &row)| put(i, key(row), row));
-                return Ok(());
+                return Ok(counts);
             };
             let mut words = [0; integers::BLOCK_ROWS];
             for (b, block) in rows.chunks(integers::BLOCK_ROWS).enumerate() {
@@ -433,107 +571,30 @@ impl Sort<'_> {
                     put(b * integers::BLOCK_ROWS + i, K::from_word(word), row);
                 }
             }
-            Ok(())
+            Ok(counts)
         })?;
-        // SAFETY: written above, only read while the slice lives.
-        let splitters = self.splitters(unsafe { items.slice(0..total) });
-        let (items, starts) = if splitters.is_empty() {
-            (items, vec![0, total])
-        } else {
-            // SAFETY: as above.
-            self.distribute(unsafe { items.slice(0..total) }, &splitters)?
-        };
-        // Buckets that begin behind the limit are not looked at.
-        let wanted = total.min(self.limit);
-        let buckets = starts.iter().take_while(|&&start| start < wanted).count().min(starts.len() - 1);
-        self.pool.run(buckets, |bucket, _| {
-            self.cancel.check()?;
-            let (begin, end) = (starts[bucket], starts[bucket + 1]);
-            // SAFETY: all items are written, and each bucket is one task's.
-            self.sort(unsafe { std::slice::from_raw_parts_mut(items.as_ptr().add(begin), end - begin) });
-            Ok(())
-        })?;
-        // SAFETY: the tasks have ended.
-        Ok(unsafe { items.slice(0..wanted) }.iter().map(|item| item.row).collect())
-    }
-
-    /// Copies of rows, one after the other.
-    ///
-    /// # Safety
-    /// The rows have `row_size` bytes, a multiple of 8, and live.
-    unsafe fn in_order(&self, rows: &Rows<'_>, row_size: usize) -> Result<Vec<RowBuffer>, Trap> {
-        self.pool.map(rows.0.len().div_ceil(BUCKET_ROWS), |chunk, _| {
-            self.cancel.check()?;
-            let rows = rows.chunk(chunk);
-            let mut buffer = RowBuffer::with_room(row_size, rows.len(), self.memory)?;
-            for (i, &row) in rows.iter().enumerate() {
-                if let Some(&next) = rows.get(i + AHEAD) {
-                    prefetch_line(next);
-                    prefetch_line(next.wrapping_add(row_size - 1));
-                }
-                let target = buffer.append()?;
-                for word in 0..row_size / 8 {
-                    // SAFETY: promised by the caller; the target is a fresh row of another buffer.
-                    unsafe { *target.cast::<u64>().add(word) = *row.cast::<u64>().add(word) };
-                }
-            }
-            Ok(buffer)
-        })
-    }
-
-    /// Ascending and distinct; a key belongs to the bucket whose number is that of the splitters that are less or equal.
-    fn splitters<K: KeyWord>(&self, items: &[Item<K>]) -> Vec<K> {
-        let buckets = (items.len() / BUCKET_ROWS).min(MAX_BUCKETS);
-        if buckets < 2 {
-            return Vec::new();
-        }
-        let step = items.len() / (buckets * SAMPLES);
-        let mut sample: Vec<K> = items.iter().step_by(step).map(|item| item.key).collect();
-        sample.sort_unstable();
-        let mut splitters: Vec<K> = (1..buckets).map(|i| sample[sample.len() * i / buckets]).collect();
-        splitters.dedup();
-        splitters
+        Ok((items, counts))
     }
 
     /// The items by bucket, in input order within each, and where each bucket begins.
-    fn distribute<K: KeyWord>(
+    ///
+    /// # Safety
+    /// All items are written; `counts` are those of the chunks.
+    unsafe fn distribute<K: KeyWord>(
         &self,
-        items: &[Item<K>],
-        splitters: &[K],
+        items: &PoolArray<Item<K>>,
+        splitters: &Splitters<K>,
+        counts: &[Vec<usize>],
     ) -> Result<(PoolArray<Item<K>>, Vec<usize>), Trap> {
-        let chunks: Vec<&[Item<K>]> = items.chunks(BUCKET_ROWS).collect();
-        let buckets = splitters.len() + 1;
-        let numbers = PoolArray::<u8>::new(items.len(), self.memory)?;
-        let counts = self.pool.map(chunks.len(), |chunk, _| {
-            self.cancel.check()?;
-            let mut counts = vec![0usize; buckets];
-            for (i, item) in chunks[chunk].iter().enumerate() {
-                let bucket = splitters.partition_point(|splitter| *splitter <= item.key);
-                counts[bucket] += 1;
-                // SAFETY: each chunk writes its own part of the array; there are at most 256 buckets.
-                unsafe { *numbers.as_ptr().add(chunk * BUCKET_ROWS + i) = bucket as u8 };
-            }
-            Ok(counts)
-        })?;
-        let mut starts = vec![0; buckets + 1];
-        let mut places = vec![vec![0; buckets]; chunks.len()];
-        for bucket in 0..buckets {
-            let mut place = starts[bucket];
-            for (chunk, counts) in counts.iter().enumerate() {
-                places[chunk][bucket] = place;
-                place += counts[bucket];
-            }
-            starts[bucket + 1] = place;
-        }
+        let (places, starts) = buckets::places(counts, splitters.buckets());
         let target = PoolArray::<Item<K>>::new(items.len(), self.memory)?;
-        self.pool.run(chunks.len(), |chunk, _| {
+        self.pool.run(counts.len(), |chunk, _| {
             self.cancel.check()?;
             let mut places = places[chunk].clone();
-            let begin = chunk * BUCKET_ROWS;
-            // SAFETY: written above.
-            let numbers = unsafe { numbers.slice(begin..begin + chunks[chunk].len()) };
-            for (item, &bucket) in chunks[chunk].iter().zip(numbers) {
-                let place = &mut places[usize::from(bucket)];
+            let begin = chunk * CHUNK_ROWS;
+            // SAFETY: promised by the caller.
+            for item in unsafe { items.slice(begin..(begin + CHUNK_ROWS).min(items.len())) } {
+                let place = &mut places[splitters.bucket(item.key)];
                 // SAFETY: the places of all chunks and buckets are disjoint.
                 unsafe { target.as_ptr().add(*place).write(*item) };
                 *place += 1;
@@ -705,7 +766,12 @@ mod tests {
 
     #[test]
     fn close_integers_take_few_bits() {
-        let key = |offset, kind| SortKey { field: Field::new(offset, kind), descending: false, nulls_first: false };
+        let key = |offset, kind| SortKey {
+            field: Field::new(offset, kind),
+            descending: false,
+            nulls_first: false,
+            bounds: None,
+        };
         let keys = [key(0, FieldKind::I64), key(8, FieldKind::I32), key(16, FieldKind::I64)];
         assert_eq!((Normalizer::new(&keys).bits, Normalizer::new(&keys).complete), (128, false));
         let span = |min, max| Some(Span { min, max });
@@ -779,6 +845,7 @@ mod tests {
             field: fields()[i],
             descending,
             nulls_first,
+            bounds: None,
         });
         prop::collection::vec(key, 0..4)
     }
@@ -839,12 +906,66 @@ mod tests {
                 int: (i * 104_729) % 50,
             })
             .collect();
-        let key = |i: usize, descending| SortKey { field: fields()[i], descending, nulls_first: false };
+        let key = |i: usize, descending| SortKey { field: fields()[i], descending, nulls_first: false, bounds: None };
         for keys in [vec![key(2, true)], vec![key(0, false), key(1, true)], vec![key(1, false), key(2, false)]] {
             let expected = naive(&records, &keys);
             assert_eq!(sorted(&records, &keys, None, 1), expected);
             assert_eq!(sorted(&records, &keys, None, 3), expected);
             assert_eq!(sorted(&records, &keys, Some(20_000), 3), expected[..20_000]);
+        }
+    }
+
+    #[test]
+    fn parts_begin_where_leading_keys_change() {
+        let memory = QueryMemory::unlimited();
+        let cancel = CancelToken::new();
+        let text = |i: i64| ["x", "abcdefghijklmnopq", "abcdefghijklmnopr"][(i % 3) as usize];
+        let key = |i: usize, bounds| SortKey { field: fields()[i], descending: i == 2, nulls_first: false, bounds };
+        // Integers alone, in known bounds and not; then what takes 128 bits, and texts that are cut off.
+        let close = Some((0, 1000));
+        let orders: [&[SortKey]; 5] = [
+            &[key(2, close)],
+            &[key(2, None), key(1, None)],
+            &[key(2, close), key(1, None), key(0, None)],
+            &[key(0, None), key(2, close)],
+            &[],
+        ];
+        for rows in [0, 1, 500, 100_000i64] {
+            let record = |i: i64| Record {
+                text: (i % 11 != 0).then(|| text(i)),
+                float: (i % 7 != 0).then_some(((i * 7919) % 13) as f64),
+                int: (i * 104_729) % 1001,
+            };
+            let records: Vec<Record> = (0..rows).map(record).collect();
+            let list = || {
+                let mut buffer = RowBuffer::new(ROW, &memory);
+                for (i, record) in records.iter().enumerate() {
+                    write(buffer.push().expect("no limit"), record, i);
+                }
+                RowList::new(vec![buffer])
+            };
+            for keys in orders {
+                let expected = naive(&records, keys);
+                for (leading, threads) in (0..=keys.len()).flat_map(|leading| [(leading, 1), (leading, 3)]) {
+                    let pool = WorkerPool::new(threads);
+                    let same = |a: usize, b: usize| {
+                        naive(&[records[a].clone(), records[b].clone()], &keys[..leading]) == [0, 1]
+                            && naive(&[records[b].clone(), records[a].clone()], &keys[..leading]) == [0, 1]
+                    };
+                    let begins = |i: &usize| *i == 0 || !same(expected[i - 1], expected[*i]);
+                    let expected_starts: Vec<usize> = (0..records.len()).filter(begins).collect();
+                    let rows = list();
+                    // SAFETY: the rows have the layout above.
+                    unsafe {
+                        let (sorted, starts) =
+                            sorted_rows(&rows, keys, leading, &memory, &pool, &cancel).expect("no limit");
+                        assert_eq!((positions(sorted.as_slice()), &starts), (expected.clone(), &expected_starts));
+                        let (moved, starts) =
+                            sort_rows_by_parts(rows, keys, leading, &memory, &pool, &cancel).expect("no limit");
+                        assert_eq!((positions(moved.rows()), &starts), (expected.clone(), &expected_starts));
+                    }
+                }
+            }
         }
     }
 
@@ -857,7 +978,7 @@ mod tests {
             let record = Record { text: None, float: None, int: i };
             write(buffer.push().expect("fits"), &record, i as usize);
         }
-        let key = SortKey { field: fields()[2], descending: false, nulls_first: false };
+        let key = SortKey { field: fields()[2], descending: false, nulls_first: false, bounds: None };
         // SAFETY: the rows have the layout above.
         let sorted = unsafe {
             sort_rows(RowList::new(vec![buffer]), &[key], None, &memory, &WorkerPool::new(1), &CancelToken::new())

@@ -1,8 +1,8 @@
 //! Window functions over sorted rows.
 //!
 //! What holds:
-//! - Rows come sorted by partition keys, then by order keys; a partition is a run of rows with equal partition keys, peers are rows
-//!   of a partition with equal order keys.
+//! - Rows come sorted by partition keys, then by order keys, and with the places where a partition begins: a run of rows with equal
+//!   partition keys. Peers are rows of a partition with equal order keys.
 //! - Each function writes its field in every row and reads only other fields; partitions are independent, so groups of them are
 //!   tasks of the pool.
 //! - Frames of `ROWS` count rows, frames of `GROUPS` peers; frames of `RANGE` reach as far as their order key says, or to the ends
@@ -134,13 +134,12 @@ unsafe impl Sync for Rows<'_> {}
 const TASK_ROWS: usize = 32 << 10;
 
 /// How many rows ahead memory is asked for: rows that stayed where they were lie anywhere.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
-/// Asks for the memory of a row that is looked at soon.
-fn ask_ahead(rows: &[*mut u8], i: usize) {
+/// Asks for the memory of a row's field that is looked at soon.
+fn ask_ahead(rows: &[*mut u8], i: usize, field: &Field) {
     if let Some(&row) = rows.get(i + AHEAD) {
-        prefetch_line(row);
-        prefetch_line(row.wrapping_add(64));
+        prefetch_line(row.wrapping_add(field.offset as usize));
     }
 }
 
@@ -152,10 +151,14 @@ fn ask_ahead(rows: &[*mut u8], i: usize) {
 /// that is no integer.
 ///
 /// # Safety
-/// The rows are distinct live records that have all fields, sorted by the keys; nobody else uses them; texts are alive.
+/// The rows are distinct live records that have all fields, sorted by the keys, partitions beginning at `starts`; nobody else uses
+/// them; texts are alive.
+///
+/// # Panics
+/// Where `starts` are not ascending places of rows, the first among them.
 pub unsafe fn evaluate(
     rows: &[*mut u8],
-    partition: &[SortKey],
+    starts: &[usize],
     order: &[SortKey],
     specs: &[WindowSpec],
     memory: &Arc<QueryMemory>,
@@ -165,19 +168,7 @@ pub unsafe fn evaluate(
     // SAFETY: promised by the caller.
     let same = |keys: &[SortKey], a: *mut u8, b: *mut u8| unsafe { compare_rows(keys, a, b) } == Ordering::Equal;
     let shared = Rows(rows);
-    let starts = pool.map(rows.len().div_ceil(TASK_ROWS), |task, _| {
-        let shared = &shared;
-        let rows = shared.0;
-        cancel.check()?;
-        let range = task * TASK_ROWS..((task + 1) * TASK_ROWS).min(rows.len());
-        Ok(range
-            .filter(|&i| {
-                ask_ahead(rows, i);
-                i == 0 || !same(partition, rows[i - 1], rows[i])
-            })
-            .collect::<Vec<usize>>())
-    })?;
-    let starts = starts.concat();
+    assert_eq!(starts.first(), (!rows.is_empty()).then_some(&0), "the first row begins a partition");
     let mut tasks: Vec<(usize, usize)> = vec![];
     let mut first = 0;
     for i in 0..starts.len() {
@@ -205,6 +196,7 @@ pub unsafe fn evaluate(
                 unsafe {
                     match spec.func {
                         Func::Concat => concat(part, &peers, order, spec, &mut texts)?,
+                        Func::Lag(offset) => lag(part, offset, spec)?,
                         _ => function(part, &peers, order, spec)?,
                     }
                 }
@@ -281,6 +273,50 @@ unsafe fn joined(rows: &[*mut u8], arg: &Field, separator: (u64, u64, bool)) -> 
         }
     }
     Ok(out)
+}
+
+/// [`Func::Lag`].
+///
+/// # Safety
+/// As for [`evaluate`].
+unsafe fn lag(part: &[*mut u8], offset: i64, spec: &WindowSpec) -> Result<(), Trap> {
+    let Some(arg) = &spec.arg else {
+        return Err(Trap::with_detail(TrapCode::Internal, "a window function without argument"));
+    };
+    // SAFETY: promised by the caller; both fields are of one kind.
+    unsafe {
+        match spec.out.kind.bytes() {
+            1 => lag_of::<1>(part, offset, arg, spec),
+            2 => lag_of::<2>(part, offset, arg, spec),
+            4 => lag_of::<4>(part, offset, arg, spec),
+            8 => lag_of::<8>(part, offset, arg, spec),
+            _ => lag_of::<16>(part, offset, arg, spec),
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As for [`evaluate`]; the fields have `BYTES` bytes.
+unsafe fn lag_of<const BYTES: usize>(part: &[*mut u8], offset: i64, arg: &Field, spec: &WindowSpec) {
+    let (default_low, default_high, default_valid) = spec.default;
+    for (i, &row) in part.iter().enumerate() {
+        ask_ahead(part, i, arg);
+        ask_ahead(part, i, &spec.out);
+        let from = (i as i64).checked_sub(offset).and_then(|j| part.get(usize::try_from(j).ok()?));
+        // SAFETY: promised by the caller.
+        unsafe {
+            let Some(&from) = from else {
+                write(row, &spec.out, default_low, default_high, default_valid);
+                continue;
+            };
+            let value = from.add(arg.offset as usize).cast::<[u8; BYTES]>().read();
+            row.add(spec.out.offset as usize).cast::<[u8; BYTES]>().write(value);
+            if let Some(at) = spec.out.valid {
+                *row.add(at as usize) = u8::from(!arg.is_null(from));
+            }
+        }
+    }
 }
 
 impl WindowSpec {
@@ -474,7 +510,8 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &Wi
     let mut sum = Accumulator::default();
     let mut added = 0;
     for (i, &row) in part.iter().enumerate() {
-        ask_ahead(part, i);
+        ask_ahead(part, i, spec.arg.as_ref().unwrap_or(&spec.out));
+        ask_ahead(part, i, &spec.out);
         let (first_peer, after_peers) = peers.of(i);
         if i == first_peer as usize {
             dense += 1;
@@ -500,14 +537,6 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &Wi
                     let bucket = if i < head { i / (size + 1) } else { larger + (i - head) / size.max(1) };
                     write(row, &spec.out, bucket as u64 + 1, 0, true);
                 }
-                Func::Lag(offset) => {
-                    let arg = argument()?;
-                    let from = (i as i64).checked_sub(offset).filter(|j| (0..n as i64).contains(j));
-                    match from {
-                        Some(j) => copy(row, &spec.out, part[j as usize], &arg),
-                        None => write(row, &spec.out, spec.default.0, spec.default.1, spec.default.2),
-                    }
-                }
                 Func::NthValue(_) | Func::LastValue => {
                     let arg = argument()?;
                     let (start, end) = frame_of(&spec.frame, i, n, peers, &keys);
@@ -521,7 +550,12 @@ unsafe fn function(part: &[*mut u8], peers: &Peers, order: &[SortKey], spec: &Wi
                         None => write(row, &spec.out, 0, 0, false),
                     }
                 }
-                Func::Concat => return Err(Trap::with_detail(TrapCode::Internal, "texts are joined elsewhere")),
+                Func::Concat | Func::Lag(_) => {
+                    return Err(Trap::with_detail(
+                        TrapCode::Internal,
+                        "texts are joined, and rows before looked up, elsewhere",
+                    ));
+                }
                 Func::Reduce(reduce) => {
                     let (start, end) = frame_of(&spec.frame, i, n, peers, &keys);
                     if !running || end < added {
@@ -663,6 +697,17 @@ mod tests {
     use crate::buffer::RowBuffer;
     use crate::pool::QueryMemory;
 
+    fn key(offset: u32) -> SortKey {
+        let field = Field::new(offset, FieldKind::I64);
+        SortKey { field, descending: false, nulls_first: false, bounds: None }
+    }
+
+    /// Where other keys begin.
+    fn starts(keys: impl Iterator<Item = i64>) -> Vec<usize> {
+        let mut before = None;
+        keys.enumerate().filter(|(_, key)| before.replace(*key) != Some(*key)).map(|(i, _)| i).collect()
+    }
+
     /// Rows of (key i64 at 0, value i64 at 8, result i64 at 16, result valid at 24).
     fn run(rows: &[(i64, i64)], func: Func, frame: Frame) -> Vec<Option<i64>> {
         let memory = QueryMemory::unlimited();
@@ -677,7 +722,8 @@ mod tests {
             }
             list.push(at);
         }
-        let key = |offset| SortKey { field: Field::new(offset, FieldKind::I64), descending: false, nulls_first: false };
+        let order = [key(8)];
+        let starts = starts(rows.iter().map(|row| row.0));
         let spec = WindowSpec {
             func,
             arg: Some(Field::new(8, FieldKind::I64)),
@@ -689,7 +735,7 @@ mod tests {
         let pool = WorkerPool::new(1);
         // SAFETY: the records have the fields and are sorted by the tests.
         unsafe {
-            evaluate(&list, &[key(0)], &[key(8)], &[spec], &memory, &pool, &CancelToken::new()).expect("evaluates");
+            evaluate(&list, &starts, &order, &[spec], &memory, &pool, &CancelToken::new()).expect("evaluates");
             list.iter().map(|r| (*r.add(24) != 0).then(|| *r.add(16).cast::<i64>())).collect()
         }
     }
@@ -726,7 +772,7 @@ mod tests {
             }
             list.push(at);
         }
-        let key = SortKey { field: Field::new(0, FieldKind::I64), descending: false, nulls_first: false };
+        let starts = starts(rows.iter().map(|row| row.0));
         let separator = arena.copy(b", and then ").expect("memory").to_words();
         let spec = WindowSpec {
             func: Func::Concat,
@@ -740,7 +786,7 @@ mod tests {
         // SAFETY: the records have the fields and are sorted by the tests; the texts live as long as the arenas.
         unsafe {
             let cancel = CancelToken::new();
-            let _texts = evaluate(&list, &[key], &[], &[spec], &memory, &pool, &cancel).expect("evaluates");
+            let _texts = evaluate(&list, &starts, &[], &[spec], &memory, &pool, &cancel).expect("evaluates");
             let text = |r: &*mut u8| {
                 let [lo, hi] = *r.add(32).cast::<[u64; 2]>();
                 (*r.add(48) != 0).then(|| TextView::from_words(lo, hi).as_str().to_string())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use runtime::buffer::{RowBuffer, RowList};
 use runtime::group_table::{GroupTable, MergePair, merge_groups};
 use runtime::join_table::JoinTable;
-use runtime::sort::{SortKey as RuntimeKey, SortedRows, sort_rows, sorted_rows};
+use runtime::sort::{SortKey as RuntimeKey, SortedRows, sort_rows, sort_rows_by_parts, sorted_rows};
 use runtime::trap::{Trap, TrapCode, WorkerBlock};
 use runtime::window::{self, WindowSpec};
 
@@ -41,7 +41,8 @@ impl Run<'_> {
                 return self.make_tensors(id, node, row_buffers(parts));
             }
             (seal, StateData::Filling(parts)) => {
-                let rows = RowList::new(row_buffers(parts));
+                let r = self.resources;
+                let rows = RowList::gathered(row_buffers(parts), &r.memory, &r.pool).map_err(|t| self.trap(t))?;
                 self.finish_rows(rows, seal, &state.layout)?
             }
             (seal @ Seal::Limit { .. }, StateData::Rows(rows)) => self.finish_rows(rows, seal, &state.layout)?,
@@ -176,12 +177,17 @@ impl Run<'_> {
         let order = sort_keys(order, layout)?;
         let keys: Vec<RuntimeKey> = partition.iter().chain(&order).copied().collect();
         let r = self.resources;
-        let (rows, order_of_rows) = if in_place {
-            // SAFETY: as for `sort`.
-            let sorted = unsafe { sorted_rows(&rows, &keys, &r.memory, &r.pool, &r.cancel) };
-            (rows, Some(sorted.map_err(|t| self.trap(t))?))
-        } else {
-            (self.sort(rows, &keys, None)?, None)
+        // SAFETY: as for `sort`.
+        let (rows, order_of_rows, starts) = unsafe {
+            if in_place {
+                let sorted = sorted_rows(&rows, &keys, partition.len(), &r.memory, &r.pool, &r.cancel);
+                let (sorted, starts) = sorted.map_err(|t| self.trap(t))?;
+                (rows, Some(sorted), starts)
+            } else {
+                let sorted = sort_rows_by_parts(rows, &keys, partition.len(), &r.memory, &r.pool, &r.cancel);
+                let (rows, starts) = sorted.map_err(|t| self.trap(t))?;
+                (rows, None, starts)
+            }
         };
         let mut specs = vec![];
         for c in columns {
@@ -242,7 +248,7 @@ impl Run<'_> {
         }
         let sorted = order_of_rows.as_ref().map_or(rows.rows(), SortedRows::as_slice);
         // SAFETY: the rows are sorted by these keys and have these fields; nobody else reads them now.
-        let made = unsafe { window::evaluate(sorted, &partition, &order, &specs, &r.memory, &r.pool, &r.cancel) };
+        let made = unsafe { window::evaluate(sorted, &starts, &order, &specs, &r.memory, &r.pool, &r.cancel) };
         self.arenas.extend(made.map_err(|t| self.trap(t))?);
         Ok(rows)
     }
@@ -266,7 +272,13 @@ pub(super) fn sort_keys(keys: &[SortKey], layout: &Layout) -> Result<Vec<Runtime
     let one = |k: &SortKey| {
         let field = layout.fields.iter().find(|f| f.column == Some(k.column));
         let field = field.ok_or_else(|| Error::Bug(format!("{} is not in the sorted rows", k.column)))?;
-        Ok(RuntimeKey { field: convert::runtime_field(field), descending: k.descending, nulls_first: k.nulls_first })
+        let bounds = field.bounds.and_then(|(min, max)| Some((i64::try_from(min).ok()?, i64::try_from(max).ok()?)));
+        Ok(RuntimeKey {
+            field: convert::runtime_field(field),
+            descending: k.descending,
+            nulls_first: k.nulls_first,
+            bounds,
+        })
     };
     keys.iter().map(one).collect()
 }

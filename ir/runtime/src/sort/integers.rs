@@ -109,7 +109,7 @@ mod tests {
 
     fn key(offset: u32, kind: FieldKind, nullable: bool, descending: bool, nulls_first: bool) -> SortKey {
         let valid = nullable.then_some(15);
-        SortKey { field: Field { valid, ..Field::new(offset, kind) }, descending, nulls_first }
+        SortKey { field: Field { valid, ..Field::new(offset, kind) }, descending, nulls_first, bounds: None }
     }
 
     #[test]
