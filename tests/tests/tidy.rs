@@ -47,6 +47,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("ir/runtime/src/kernels/hash.rs", "hashes the bytes behind text views"),
     ("ir/runtime/src/kernels/mask.rs", "tiles by address, from generated code"),
     ("ir/runtime/src/kernels/mod.rs", "tiles by address, from generated code"),
+    ("ir/runtime/src/kernels/unpack.rs", "vectors of a processor that was asked for them"),
     ("ir/runtime/src/pool.rs", "memory from the system"),
     ("ir/runtime/src/recursion.rs", "rows at addresses that generated code wrote"),
     ("ir/runtime/src/scheduler.rs", "lends a closure to the workers for the time of a call"),

@@ -4,8 +4,62 @@
 //! - Packed bits are those of Parquet's hybrid encoding: eight numbers of `width` bits in `width` bytes, the first in the lowest bits.
 //! - A narrowed number is the number minus a base, cut to the element; whether it was within bounds is the result.
 
+/// Unpacks whole groups; first those that go by vectors.
+fn unpack_width<const WIDTH: usize>(packed: &[u8], out: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    let (packed, out) = match crate::cpu::simd_level() {
+        crate::cpu::SimdLevel::Avx512 | crate::cpu::SimdLevel::Avx2 if WIDTH <= MAX_SHUFFLED => {
+            // SAFETY: these levels are only given where the machine has AVX2.
+            let done = unsafe { unpack_by_vectors::<WIDTH>(packed, out) };
+            (&packed[done * WIDTH..], &mut out[done * 8..])
+        }
+        _ => (packed, out),
+    };
+    unpack_groups::<WIDTH>(packed, out);
+}
+
+/// Numbers of so many bits and the bits before them in their first byte fit in 32.
+#[cfg(target_arch = "x86_64")]
+const MAX_SHUFFLED: usize = 25;
+
+/// Unpacks groups, each by two loads of 16 bytes for four numbers each; those at the end are left, where a load would go beyond what is
+/// packed. Returns how many were unpacked.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn unpack_by_vectors<const WIDTH: usize>(packed: &[u8], out: &mut [u32]) -> usize {
+    use std::arch::x86_64::{
+        _mm_loadu_si128, _mm256_and_si256, _mm256_loadu_si256, _mm256_set_m128i, _mm256_set1_epi32,
+        _mm256_shuffle_epi8, _mm256_srlv_epi32, _mm256_storeu_si256,
+    };
+    // The four bytes where each number begins, counted from what is loaded for its half; the bits before it there.
+    let mut bytes = [0u8; 32];
+    let mut shifts = [0u32; 8];
+    for i in 0..8 {
+        let bit = i * WIDTH - i / 4 * (WIDTH / 2 * 8);
+        (0..4).for_each(|byte| bytes[4 * i + byte] = (bit / 8 + byte) as u8);
+        shifts[i] = (bit % 8) as u32;
+    }
+    let room = (packed.len() + WIDTH).saturating_sub(WIDTH / 2 + 16);
+    let groups = (room / WIDTH).min(out.len() / 8);
+    // SAFETY: the arrays have 32 bytes. The loads of the last group end where the packed bytes do, or before; each group writes eight
+    // numbers of those that are there.
+    unsafe {
+        let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
+        let shifts = _mm256_loadu_si256(shifts.as_ptr().cast());
+        let mask = _mm256_set1_epi32(((1u64 << WIDTH) - 1) as i32);
+        for group in 0..groups {
+            let at = packed.as_ptr().add(group * WIDTH);
+            let (low, high) = (_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(WIDTH / 2).cast()));
+            let words = _mm256_shuffle_epi8(_mm256_set_m128i(high, low), bytes);
+            let numbers = _mm256_and_si256(_mm256_srlv_epi32(words, shifts), mask);
+            _mm256_storeu_si256(out.as_mut_ptr().add(group * 8).cast(), numbers);
+        }
+    }
+    groups
+}
+
 multiversion_const! {
-    fn unpack_width<WIDTH>(packed: &[u8], out: &mut [u32]) {
+    fn unpack_groups<WIDTH>(packed: &[u8], out: &mut [u32]) {
         let mask = ((1u64 << WIDTH) - 1) as u32;
         let mut last = [0u8; 40];
         for (group, out) in out.chunks_exact_mut(8).enumerate() {
