@@ -217,7 +217,7 @@ impl File {
             let column = self.metadata.metadata().row_group(group).column(i);
             let nullable = column.column_descr().max_def_level() == 1;
             let mut pages = self.chunk(file, i, group, false)?;
-            let mut part = share.begin();
+            let mut part = share.begin().ok_or_else(|| wrong("there is not enough memory for its rows"))?;
             let mut chunk =
                 Chunk { ty: column.column_type(), nullable, has_dictionary: false, scratch: Scratch::new() };
             if chunk.ty == Type::BOOLEAN {

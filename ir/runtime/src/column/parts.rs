@@ -6,8 +6,8 @@
 //!   [`Column`] make of the same values, statistics included.
 //! - An element is written once, where it stays. A dictionary's values are narrowed once, and counted as distinct once.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bytes::{Element, Piece, Unwritten};
 use super::stats::{Bound, DistinctSketch, Nulls, Zone, compare_bounds, counts_exactly, integer_range, narrowest};
@@ -65,12 +65,44 @@ struct Frame {
 
 /// Which distinct values have been seen, by all parts.
 enum Distinct {
-    /// Integers: a bit for each that may come, from the least.
-    Bits(Vec<AtomicU64>),
+    /// Integers.
+    Bits(Bitmaps),
     /// Texts, by their codes.
     Codes(Vec<AtomicBool>),
     /// Parts keep sketches.
     Sketches,
+}
+
+/// A bit for each integer that may come, from the least. Each part that is written has a bitmap for its time, which need not be shared
+/// then: there are as many as there are threads.
+struct Bitmaps {
+    words: usize,
+    free: Mutex<Vec<Vec<u64>>>,
+}
+
+impl Bitmaps {
+    /// With one bitmap; `None` where the system has no room for it.
+    fn new(values: usize) -> Option<Self> {
+        let words = values.div_ceil(64);
+        Some(Self { words, free: Mutex::new(vec![zeros(words)?]) })
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u64>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A bitmap that no other part has now; `None` where the system has no room for it.
+    fn take(&self) -> Option<Vec<u64>> {
+        let free = self.free().pop();
+        free.or_else(|| zeros(self.words))
+    }
+
+    /// The integers that any part has seen.
+    fn count(self) -> u64 {
+        let bitmaps = self.free.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let any = |word| bitmaps.iter().fold(0, |any, bitmap: &Vec<u64>| any | bitmap[word]);
+        (0..self.words).map(|word| u64::from(any(word).count_ones())).sum()
+    }
 }
 
 /// A column while it is written.
@@ -126,7 +158,7 @@ impl Parts {
                 assert!(!matches!(kind, ColumnKind::F32 | ColumnKind::F64 | ColumnKind::Text) && min <= max);
                 let (physical, base) = narrowest(min, max, kind.plain());
                 if counts_exactly(min, max, rows) {
-                    distinct = Distinct::Bits(zeros(max.abs_diff(min) as usize / 64 + 1)?);
+                    distinct = Distinct::Bits(Bitmaps::new(max.abs_diff(min) as usize + 1)?);
                 }
                 Frame { physical, base, bounds: (min, max) }
             }
@@ -201,7 +233,7 @@ impl Parts {
                     return Some(Column::integers(kind, &widened(&data, rows, frame), validity.bytes));
                 }
                 let distinct = match counted {
-                    Distinct::Bits(words) => words.into_iter().map(|w| u64::from(w.into_inner().count_ones())).sum(),
+                    Distinct::Bits(bitmaps) => bitmaps.count(),
                     _ => join_sketches(&done),
                 };
                 let mut column = Column::assemble(kind, frame.physical, data, validity, zones, (distinct, exact));
@@ -268,12 +300,15 @@ fn widened(data: &super::AlignedBytes, rows: usize, frame: Frame) -> Vec<i64> {
 }
 
 impl<'a> Share<'a> {
-    /// Begins to write the rows: in the thread that does, since this touches their memory first.
-    pub fn begin(self) -> Part<'a> {
+    /// Begins to write the rows: in the thread that does, since this touches their memory first. `None` where the system has no room for
+    /// what is counted.
+    pub fn begin(self) -> Option<Part<'a>> {
         let Self { kind, frame, first, rows, piece, distinct } = self;
         let sketched = matches!(distinct, Distinct::Sketches);
+        let bits = if let Distinct::Bits(bitmaps) = distinct { bitmaps.take()? } else { vec![] };
         let seen = Seen {
             all: distinct,
+            bits,
             sketch: sketched.then(DistinctSketch::new),
             integers: !matches!(kind, ColumnKind::F32 | ColumnKind::F64 | ColumnKind::Text),
             frame,
@@ -282,7 +317,7 @@ impl<'a> Share<'a> {
             unused: 0,
         };
         let lane = Lanes::over(piece, frame.physical);
-        Part { frame, first, rows, at: 0, lane, seen, validity: vec![] }
+        Some(Part { frame, first, rows, at: 0, lane, seen, validity: vec![] })
     }
 }
 
@@ -373,6 +408,8 @@ impl<'a, T: Element + Slot> Lane<'a, T> {
 /// The distinct values that a part has seen.
 struct Seen<'a> {
     all: &'a Distinct,
+    /// One of the column's bitmaps, if it has any.
+    bits: Vec<u64>,
     sketch: Option<DistinctSketch>,
     integers: bool,
     frame: Frame,
@@ -415,10 +452,9 @@ impl Seen<'_> {
                     if !(min..=max).contains(&(word as i64)) {
                         return Err(Misfit::Value);
                     }
-                    match (self.all, &mut self.sketch) {
-                        (Distinct::Bits(bits), _) => set_bit(bits, (word as i64).abs_diff(min)),
-                        (_, Some(sketch)) => sketch.add(word),
-                        (_, None) => {}
+                    match &mut self.sketch {
+                        None => set_bit(&mut self.bits, (word as i64).abs_diff(min)),
+                        Some(sketch) => sketch.add(word),
                     }
                 }
             }
@@ -433,12 +469,9 @@ impl Seen<'_> {
 
     fn count_integers<T: NarrowSlot>(&mut self, values: &[T]) {
         let (base, min) = (self.frame.base, self.frame.bounds.0);
-        match (self.all, &mut self.sketch) {
-            (Distinct::Bits(bits), _) => {
-                values.iter().for_each(|&v| set_bit(bits, v.into().wrapping_add(base).abs_diff(min)));
-            }
-            (_, Some(sketch)) => values.iter().for_each(|&v| sketch.add(v.into().wrapping_add(base) as u64)),
-            (_, None) => {}
+        match &mut self.sketch {
+            None => values.iter().for_each(|&v| set_bit(&mut self.bits, v.into().wrapping_add(base).abs_diff(min))),
+            Some(sketch) => values.iter().for_each(|&v| sketch.add(v.into().wrapping_add(base) as u64)),
         }
     }
 
@@ -449,12 +482,8 @@ impl Seen<'_> {
     }
 }
 
-/// Most bits are there already: to look is cheaper than to write what other threads look at.
-fn set_bit(bits: &[AtomicU64], at: u64) {
-    let (word, bit) = (&bits[(at / 64) as usize], 1 << (at % 64));
-    if word.load(Ordering::Relaxed) & bit == 0 {
-        word.fetch_or(bit, Ordering::Relaxed);
-    }
+fn set_bit(bits: &mut [u64], at: u64) {
+    bits[(at / 64) as usize] |= 1 << (at % 64);
 }
 
 impl Part<'_> {
@@ -612,6 +641,9 @@ impl Part<'_> {
     pub fn finish(mut self) -> Result<PartDone, Misfit> {
         assert_eq!(self.left(), 0, "rows of a part");
         self.seen.count_used()?;
+        if let Distinct::Bits(bitmaps) = self.seen.all {
+            bitmaps.free().push(std::mem::take(&mut self.seen.bits));
+        }
         if mask::count(&self.validity) == self.validity.len() {
             self.validity.clear();
         } else {
@@ -693,7 +725,7 @@ mod tests {
         for (number, share) in parts.shares(rows).into_iter().enumerate() {
             let values = &values[first..first + rows[number]];
             first += rows[number];
-            let mut part = share.begin();
+            let mut part = share.begin().unwrap();
             let known: Vec<i64> = values.iter().flatten().copied().collect();
             let mut dictionary = known.clone();
             dictionary.sort_unstable();
@@ -751,7 +783,7 @@ mod tests {
             }
         }
         let mut parts = Parts::new(ColumnKind::I64, 1, Assumed::Integers { min: 0, max: 5 }).unwrap();
-        let mut part = parts.shares(&[1]).remove(0).begin();
+        let mut part = parts.shares(&[1]).remove(0).begin().unwrap();
         assert_eq!(part.keys(&[0], None), Err(Misfit::Key));
         part.set_dictionary(Stored::I64(&[[0; 8]])).unwrap();
         assert_eq!(part.keys(&[1], None), Err(Misfit::Key));
@@ -761,7 +793,7 @@ mod tests {
     fn a_column_needs_all_its_parts() {
         let mut parts = Parts::new(ColumnKind::I32, 20, Assumed::Integers { min: 0, max: 5 }).unwrap();
         let mut shares = parts.shares(&[10, 10]);
-        let mut part = shares.remove(0).begin();
+        let mut part = shares.remove(0).begin().unwrap();
         part.values(Stored::I32(&[[0; 4]; 10]), None).unwrap();
         let done = part.finish().unwrap();
         drop(shares);
@@ -777,7 +809,7 @@ mod tests {
         let codes = codes.map(|code| new_codes[code as usize]);
         for (keys, expected) in [([0, 1, 2, 3], "b d a c"), ([2, 2, 0, 2], "a a b a"), ([1; 4], "d d d d")] {
             let mut parts = Parts::new(ColumnKind::Text, 4, Assumed::Codes(dictionary.clone())).unwrap();
-            let mut part = parts.shares(&[4]).remove(0).begin();
+            let mut part = parts.shares(&[4]).remove(0).begin().unwrap();
             part.set_codes(&codes);
             part.keys(&keys, None).unwrap();
             let done = part.finish().unwrap();
