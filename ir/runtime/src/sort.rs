@@ -930,7 +930,7 @@ mod tests {
             &[key(0, None), key(2, close)],
             &[],
         ];
-        for rows in [0, 1, 500, 100_000i64] {
+        for rows in [0, 1, 500, 40_000i64] {
             let record = |i: i64| Record {
                 text: (i % 11 != 0).then(|| text(i)),
                 float: (i % 7 != 0).then_some(((i * 7919) % 13) as f64),
@@ -946,11 +946,12 @@ mod tests {
             };
             for keys in orders {
                 let expected = naive(&records, keys);
-                for (leading, threads) in (0..=keys.len()).flat_map(|leading| [(leading, 1), (leading, 3)]) {
-                    let pool = WorkerPool::new(threads);
+                for leading in 0..=keys.len() {
+                    let pool = WorkerPool::new(1 + leading);
                     let same = |a: usize, b: usize| {
-                        naive(&[records[a].clone(), records[b].clone()], &keys[..leading]) == [0, 1]
-                            && naive(&[records[b].clone(), records[a].clone()], &keys[..leading]) == [0, 1]
+                        let [a, b] = [a, b].map(|i| records[i].clone());
+                        // A stable sort of the two, either way round, leaves them.
+                        naive(&[a.clone(), b.clone()], &keys[..leading]) == naive(&[b, a], &keys[..leading])
                     };
                     let begins = |i: &usize| *i == 0 || !same(expected[i - 1], expected[*i]);
                     let expected_starts: Vec<usize> = (0..records.len()).filter(begins).collect();
