@@ -314,7 +314,7 @@ impl<'a> Share<'a> {
             frame,
             words: vec![],
             used: vec![],
-            unused: 0,
+            used_first: 0,
         };
         let lane = Lanes::over(piece, frame.physical);
         Some(Part { frame, first, rows, at: 0, lane, seen, validity: vec![] })
@@ -415,10 +415,10 @@ struct Seen<'a> {
     frame: Frame,
     /// The dictionary's values as they are counted: integers themselves, floats hashed, texts' codes.
     words: Vec<u64>,
-    /// 1 for each of them that has come,
+    /// 1 for each of them that has come.
     used: Vec<u8>,
-    /// and how many have not.
-    unused: usize,
+    /// So many of the first have come: writers number values as they come.
+    used_first: usize,
 }
 
 impl Seen<'_> {
@@ -429,16 +429,15 @@ impl Seen<'_> {
         self.words.extend(words);
         self.used.clear();
         self.used.resize(self.words.len(), 0);
-        self.unused = self.words.len();
+        self.used_first = 0;
         Ok(())
     }
 
-    fn use_keys(&mut self, keys: &[u32]) {
-        if self.unused > 0 {
+    /// Marks what keys were used, the highest of which is given.
+    fn use_keys(&mut self, keys: &[u32], highest: usize) {
+        if highest >= self.used_first {
             keys.iter().for_each(|&key| self.used[key as usize] = 1);
-            if self.used.len() <= 4 * keys.len() {
-                self.unused = self.used.len() - mask::count(&self.used);
-            }
+            self.used_first += self.used[self.used_first..].iter().take_while(|used| **used == 1).count();
         }
     }
 
@@ -559,10 +558,13 @@ impl Part<'_> {
     /// # Panics
     /// More rows than are left, or another number of keys.
     pub fn keys(&mut self, keys: &[u32], valid: Option<&[u8]>) -> Result<(), Misfit> {
-        if !keys.is_empty() && highest(keys) as usize >= self.seen.words.len() {
-            return Err(Misfit::Key);
+        if !keys.is_empty() {
+            let highest = highest(keys) as usize;
+            if highest >= self.seen.words.len() {
+                return Err(Misfit::Key);
+            }
+            self.seen.use_keys(keys, highest);
         }
-        self.seen.use_keys(keys);
         let at = self.next(keys.len(), valid);
         each_lane!(&mut self.lane, lane => lane.keys(at, keys, valid));
         Ok(())
