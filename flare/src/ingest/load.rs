@@ -153,7 +153,7 @@ fn decode(in_parts: &mut [InParts<'_>], whole: &[Missing<'_>], threads: usize) -
                 return Ok(());
             }
             let Some(share) = lock(&shares[group]).take() else { return Ok(()) };
-            let decoded = parquet.decode(file, *column, group, share, codes);
+            let decoded = parquet.decode(file, (*column, group), share, codes, room);
             let mut outcome = lock(&outcomes[c]);
             match decoded {
                 Ok(part) => outcome.done[group] = Some(part),

@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::arrow::record_batch::RecordBatch;
+use bytes::BytesMut;
 use ir::types::{RowType, ScalarType};
 use runtime::column::{Column, ColumnKind};
 
@@ -277,6 +278,8 @@ struct Room {
     i64s: Vec<i64>,
     i128s: Vec<i128>,
     f64s: Vec<f64>,
+    /// A column chunk of a file.
+    chunk: BytesMut,
 }
 
 /// A list in the room of one that is done, with room for so many values, if the system has it.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use ir::types::ScalarType;
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageReader};
@@ -22,6 +22,7 @@ use runtime::column::{Assumed, Dictionary, Misfit, Part, PartDone, Share, Stored
 
 use super::hybrid::Hybrid;
 use super::{File, contained, is_dictionary};
+use crate::ingest::Room;
 
 /// Rows that are decoded at a time.
 const BLOCK_ROWS: usize = 1024;
@@ -164,8 +165,15 @@ impl File {
         all.filter(|(min, max)| min <= max)
     }
 
-    /// The chunk of column `i` in a row group, or what stands before its pages of values.
-    fn chunk(&self, file: &std::fs::File, i: usize, group: usize, head: bool) -> Result<Pages, Refused> {
+    /// The chunk of column `i` in a row group, or what stands before its pages of values, in the memory of another; and its pages.
+    fn chunk(
+        &self,
+        file: &std::fs::File,
+        i: usize,
+        group: usize,
+        head: bool,
+        memory: BytesMut,
+    ) -> Result<(Bytes, Pages), Refused> {
         let metadata = self.metadata.metadata().row_group(group);
         let column = metadata.column(i);
         let (start, mut len) = column.byte_range();
@@ -176,9 +184,17 @@ impl File {
         if head && values > start {
             len = len.min(values - start);
         }
-        let mut bytes = vec![0; usize::try_from(len).map_err(|e| wrong(&e.to_string()))?];
-        read_at(file, &mut bytes, start).map_err(|e| wrong(&e.to_string()))?;
-        Pages::new(column, start, bytes.into(), metadata.num_rows())
+        let len = usize::try_from(len).map_err(|e| wrong(&e.to_string()))?;
+        let mut bytes = memory;
+        if bytes.len() < len {
+            // What is there is not copied, and need not be zero.
+            bytes.clear();
+            bytes.resize(len, 0);
+        }
+        read_at(file, &mut bytes[..len], start).map_err(|e| wrong(&e.to_string()))?;
+        let bytes = bytes.freeze();
+        let pages = Pages::new(column, start, bytes.slice(..len), metadata.num_rows())?;
+        Ok((bytes, pages))
     }
 
     /// The texts of a column's dictionaries; `None` where they are too many for one.
@@ -187,7 +203,7 @@ impl File {
         let mut codes = vec![];
         let rows = self.group_rows().map_or(0, |rows| rows.iter().sum());
         for group in 0..self.metadata.metadata().num_row_groups() {
-            let mut pages = self.chunk(file, i, group, true)?;
+            let (_, mut pages) = self.chunk(file, i, group, true, BytesMut::new())?;
             let Some(Page::DictionaryPage { buf, num_values, encoding, .. }) = pages.next()? else {
                 return Err(Refused::Unknown);
             };
@@ -208,15 +224,15 @@ impl File {
     pub(in crate::ingest) fn decode(
         &self,
         file: &std::fs::File,
-        i: usize,
-        group: usize,
+        (i, group): (usize, usize),
         share: Share<'_>,
         codes: &Codes,
+        room: &mut Room,
     ) -> Result<PartDone, Refused> {
         let decode = || {
             let column = self.metadata.metadata().row_group(group).column(i);
             let nullable = column.column_descr().max_def_level() == 1;
-            let mut pages = self.chunk(file, i, group, false)?;
+            let (bytes, mut pages) = self.chunk(file, i, group, false, std::mem::take(&mut room.chunk))?;
             let mut part = share.begin().ok_or_else(|| wrong("there is not enough memory for its rows"))?;
             let mut chunk =
                 Chunk { ty: column.column_type(), nullable, has_dictionary: false, scratch: Scratch::new() };
@@ -226,6 +242,8 @@ impl File {
             while let Some(page) = pages.next()? {
                 chunk.page(&page, codes.get(group).map(Vec::as_slice), &mut part)?;
             }
+            drop(pages);
+            room.chunk = bytes.try_into_mut().unwrap_or_default();
             match part.left() {
                 0 => Ok(part.finish()?),
                 left => Err(wrong(&format!("{left} rows of a row group are missing"))),
