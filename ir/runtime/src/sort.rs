@@ -17,7 +17,7 @@ mod integers;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use self::buckets::{Item, KeyWord, Splitters};
+use self::buckets::{Counts, Item, KeyWord, Splitters};
 use crate::buffer::{Field, FieldKind, RowBuffer, RowList};
 use crate::column::TextView;
 use crate::cpu::prefetch_line;
@@ -543,7 +543,7 @@ impl<'a> Sort<'a> {
         &self,
         rows: &Rows<'_>,
         splitters: &Splitters<K>,
-    ) -> Result<(PoolArray<Item<K>>, Vec<Vec<usize>>), Trap> {
+    ) -> Result<(PoolArray<Item<K>>, Counts), Trap> {
         let total = rows.0.len();
         let items = PoolArray::<Item<K>>::new(total, self.memory)?;
         let spans = self.normalizer.integer_spans();
@@ -584,7 +584,7 @@ impl<'a> Sort<'a> {
         &self,
         items: &PoolArray<Item<K>>,
         splitters: &Splitters<K>,
-        counts: &[Vec<usize>],
+        counts: &Counts,
     ) -> Result<(PoolArray<Item<K>>, Vec<usize>), Trap> {
         let (places, starts) = buckets::places(counts, splitters.buckets());
         let target = PoolArray::<Item<K>>::new(items.len(), self.memory)?;

@@ -112,9 +112,11 @@ impl<K: KeyWord> Splitters<K> {
     }
 }
 
-/// For each chunk where its items of each bucket go, and where each bucket begins, the end behind them; from the number of
-/// items that each chunk has for each bucket.
-pub(super) fn places(counts: &[Vec<usize>], buckets: usize) -> (Vec<Vec<usize>>, Vec<usize>) {
+/// For each chunk of items how many each bucket has of them, or where they go.
+pub(super) type Counts = Vec<Vec<usize>>;
+
+/// For each chunk where its items of each bucket go, and where each bucket begins, the end behind them.
+pub(super) fn places(counts: &Counts, buckets: usize) -> (Counts, Vec<usize>) {
     let mut starts = vec![0; buckets + 1];
     let mut places = vec![vec![0; buckets]; counts.len()];
     for bucket in 0..buckets {
@@ -205,10 +207,10 @@ mod tests {
 
     #[test]
     fn chunks_go_to_places_of_their_own() {
-        let (places, starts) = places(&[vec![2, 0, 1], vec![1, 3, 0]], 3);
+        let (places, starts) = places(&vec![vec![2, 0, 1], vec![1, 3, 0]], 3);
         assert_eq!(starts, [0, 3, 6, 7]);
         assert_eq!(places, [[0, 3, 6], [2, 3, 7]]);
-        assert_eq!(super::places(&[], 1), (vec![], vec![0, 0]));
+        assert_eq!(super::places(&vec![], 1), (vec![], vec![0, 0]));
     }
 
     #[test]
