@@ -420,10 +420,8 @@ impl RowLower<'_> {
                 }
             }
             Op::Control(ControlOp::If) => {
-                let condition = self.value(node.operands[0], env)?;
-                let condition = self.is_true(&condition);
                 let index = node.results.iter().position(|r| *r == v).unwrap_or(0);
-                self.branch(condition, node.regions[0], node.regions[1], index, ty, env)?
+                self.branch(node.operands[0], node.regions[0], node.regions[1], index, ty, env)?
             }
             other => return Err(Error::Unsupported(format!("{other:?} in a row expression"))),
         };
@@ -453,17 +451,26 @@ impl RowLower<'_> {
 
     fn branch(
         &mut self,
-        condition: kernel::Value,
+        condition: ValueId,
         then: RegionId,
         other: RegionId,
         index: usize,
         ty: RowType,
-        env: &Env,
+        env: &mut Env,
     ) -> Result<Cell> {
         let register = register_type(ty.ty);
         let types: &[K] = if ty.nullable { &[register, K::I8] } else { &[register] };
-        let one = |s: &mut Self, region: RegionId| -> Result<(Vec<kernel::Value>, Range)> {
-            let mut inner = env.clone();
+        let holds = self.value(condition, env)?;
+        let holds = self.is_true(&holds);
+        let mut there = env.clone();
+        // What was found not to be NULL is known not to be.
+        if let Some(node) = self.p.node_of(condition)
+            && node.op == Op::Scalar(ScalarOp::IsNotNull)
+        {
+            let cell = self.value(node.operands[0], env)?;
+            there.values.insert(node.operands[0], Cell { valid: None, ..cell });
+        }
+        let one = |s: &mut Self, region: RegionId, mut inner: Env| -> Result<(Vec<kernel::Value>, Range)> {
             let cell = s.value(s.p.region(region).results[index], &mut inner)?;
             let value = s.to_register(&cell, register)?;
             let mut out = vec![value];
@@ -472,10 +479,10 @@ impl RowLower<'_> {
             }
             Ok((out, cell.range))
         };
-        self.b.begin_if(condition, types);
-        let (a, ra) = one(self, then)?;
+        self.b.begin_if(holds, types);
+        let (a, ra) = one(self, then, there)?;
         self.b.begin_else(&a);
-        let (c, rc) = one(self, other)?;
+        let (c, rc) = one(self, other, env.clone())?;
         let out = self.b.end_if(&c);
         let range = ra.zip(rc).map(|(a, c)| (a.0.min(c.0), a.1.max(c.1)));
         Ok(Cell { value: out[0], valid: ty.nullable.then(|| out[1]), ty: ty.ty, range })
