@@ -11,6 +11,7 @@ use runtime::trap::{Trap as RuntimeTrap, TrapCode};
 use crate::entity::{ColumnId, InputId, PlaceId, ValueId};
 use crate::error::{Error, Result, Trap, TrapKind};
 use crate::graph::{ColumnInfo, Op, Program};
+use crate::lower::context::Axis;
 use crate::lower::rel::COLUMN_LOCATION;
 use crate::lower::row::map_marks;
 use crate::lower::scalar::{HOST_AREA, HOST_SLOT, HostOp};
@@ -89,7 +90,7 @@ pub(super) fn map_dictionary(p: &Program, v: ValueId, column: &Column) -> Result
     let mut bytes = vec![0u8; marks + dictionary.len()];
     let mut texts = vec![];
     for code in 0..dictionary.len() {
-        let value = match evaluate(p, v, &Value::Text(dictionary.get(code).into())) {
+        let value = match evaluate(p, v, &|_| Ok(Value::Text(dictionary.get(code).into()))) {
             Ok(value) => value,
             Err(Error::Trap(_)) => {
                 bytes[marks + code] = 1;
@@ -100,6 +101,30 @@ pub(super) fn map_dictionary(p: &Program, v: ValueId, column: &Column) -> Result
         let (lo, hi) = words(&value, &mut texts);
         let all = [lo.to_le_bytes(), hi.to_le_bytes()].concat();
         bytes[code * width..][..width].copy_from_slice(&all[..width]);
+    }
+    Ok(Mapped::new(&bytes, texts))
+}
+
+/// Evaluates an expression over integer columns for all combinations of their values; it is strict and cannot raise.
+pub(super) fn map_domain(p: &Program, v: ValueId, axes: &[Axis]) -> Result<Mapped> {
+    let ty = p.ty(v).as_scalar().ok_or_else(|| Error::Bug("a map yields a scalar".into()))?.ty;
+    let width = register_type(ty).bytes() as usize;
+    let all: usize = axes.iter().map(|a| a.size).product();
+    let mut bytes = Vec::with_capacity(all * width);
+    let mut texts = vec![];
+    for number in 0..all {
+        let value = evaluate(p, v, &|id| {
+            let at = axes.iter().position(|a| a.column == id);
+            let at = at.ok_or_else(|| Error::Bug(format!("{id} is no axis of the map")))?;
+            let below: usize = axes[at + 1..].iter().map(|a| a.size).product();
+            let value = axes[at].least + (number / below % axes[at].size) as i64;
+            Ok(match p.columns[id.index()].ty {
+                ScalarType::I32 => Value::I32(value as i32),
+                _ => Value::I64(value),
+            })
+        })?;
+        let (lo, hi) = words(&value, &mut texts);
+        bytes.extend_from_slice(&[lo.to_le_bytes(), hi.to_le_bytes()].concat()[..width]);
     }
     Ok(Mapped::new(&bytes, texts))
 }
@@ -122,11 +147,11 @@ pub(super) fn map_codes(from: &Column, to: &Column) -> Result<Mapped> {
     Ok(Mapped::new(&bytes, vec![]))
 }
 
-fn evaluate(p: &Program, v: ValueId, column: &Value) -> Result<Value> {
+fn evaluate(p: &Program, v: ValueId, column: &dyn Fn(ColumnId) -> Result<Value>) -> Result<Value> {
     let node = p.node_of(v).ok_or_else(|| Error::Bug("a map has no parameters".into()))?;
     match &node.op {
         Op::Literal(value, _) => Ok(value.clone()),
-        Op::Col(_) => Ok(column.clone()),
+        Op::Col(id) => column(*id),
         Op::Scalar(op) => {
             let mut args = vec![];
             let mut types = vec![];

@@ -270,6 +270,9 @@ impl Executable {
                     let column = info.column(*input, *source)?;
                     maps.insert(slot.clone(), convert::map_dictionary(p, *v, &column)?);
                 }
+                Slot::DomainMap(v, axes) => {
+                    maps.insert(slot.clone(), convert::map_domain(p, *v, axes)?);
+                }
                 Slot::CodeMap { from, to } => {
                     let (from, to) = (info.column(from.0, from.1)?, info.column(to.0, to.1)?);
                     maps.insert(slot.clone(), convert::map_codes(&from, &to)?);
@@ -507,7 +510,7 @@ impl Run<'_> {
             Slot::Dictionary(input, source) => {
                 exe.tables[input].0[*source as usize].dictionary().map_or(0, |d| address(d.views().as_ptr()))
             }
-            Slot::DictionaryMap(..) | Slot::CodeMap { .. } => address(exe.maps[slot].as_ptr()),
+            Slot::DictionaryMap(..) | Slot::DomainMap(..) | Slot::CodeMap { .. } => address(exe.maps[slot].as_ptr()),
             Slot::Text(text) => address(&raw const *exe.texts[text]),
             Slot::Like(pattern) => address(&raw const *exe.likes[pattern]),
             Slot::Host(op) => address(&raw const *exe.hosts[op]),

@@ -66,8 +66,16 @@ impl Functions {
         let (ctx, worker, record, area) = (b.param(0), b.param(1), b.param(2), b.param(3));
         let (record, area) = (b.bitcast(record, K::Ptr), b.bitcast(area, K::Ptr));
         let program = Program::default();
-        let mut r =
-            RowLower { p: &program, inputs: &NoInputs, b, context: &mut self.context, ctx, worker, area: Some(area) };
+        let mut r = RowLower {
+            p: &program,
+            inputs: &NoInputs,
+            b,
+            context: &mut self.context,
+            ctx,
+            worker,
+            area: Some(area),
+            rows: 0,
+        };
         body(&mut r, record)?;
         let zero = r.b.iconst(K::I32, 0);
         let body = r.b.finish(Some(zero)).map_err(|e| Error::Bug(e.to_string()))?;

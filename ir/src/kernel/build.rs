@@ -580,7 +580,48 @@ impl Builder {
         {
             return if op == ConvertOp::Lo64 { lo } else { hi };
         }
+        // What was made wider and is made narrower again.
+        if op == ConvertOp::Demote
+            && let Some((ConvertOp::Promote, narrow)) = self.converted(a)
+        {
+            return narrow;
+        }
+        if let Some((condition, x, y)) = self.chosen_float(a)
+            && let (Some(x), Some(y)) = (eval::convert(op, from, to, x), eval::convert(op, from, to, y))
+        {
+            return self.choose(condition, to, x, y);
+        }
         self.pure(Op::Convert(op, a, to), &[to])
+    }
+
+    /// One of two constants, without a branch: floats by their bits, as the machine moves no others on a condition.
+    pub(super) fn choose(&mut self, condition: Value, ty: Type, a: u128, b: u128) -> Value {
+        let bits = match ty {
+            Type::F32 => Type::I32,
+            Type::F64 => Type::I64,
+            _ => ty,
+        };
+        let (a, b) = (self.constant(bits, a), self.constant(bits, b));
+        let chosen = self.select(condition, a, b);
+        self.bitcast(chosen, ty)
+    }
+
+    /// The condition and the bits of a float that [`Builder::choose`] made.
+    fn chosen_float(&self, value: Value) -> Option<(Value, u128, u128)> {
+        let (ConvertOp::Bitcast, bits) = self.converted(value)? else { return None };
+        let Definition::Result(inst, 0) = self.function.definition(bits) else { return None };
+        let Op::Select(condition, a, b) = self.function.inst(inst).op else { return None };
+        let made = self.ty(value).is_float() && self.ty(bits).is_int();
+        made.then_some((condition, self.bits(a)?, self.bits(b)?))
+    }
+
+    /// The conversion that made a value, and of what.
+    fn converted(&self, value: Value) -> Option<(ConvertOp, Value)> {
+        let Definition::Result(inst, 0) = self.function.definition(value) else { return None };
+        match self.function.inst(inst).op {
+            Op::Convert(op, a, _) => Some((op, a)),
+            _ => None,
+        }
     }
 
     /// To a wider integer, signed; the same type passes.
@@ -733,6 +774,11 @@ impl Builder {
     /// Stores under the given assumptions.
     pub fn store_with(&mut self, value: Value, pointer: Value, offset: i32, flags: MemFlags) {
         let (pointer, offset) = self.fold_offset(pointer, offset);
+        // The bits that a float was made of need not go through one of its registers.
+        let value = match self.converted(value) {
+            Some((ConvertOp::Bitcast, bits)) if self.chosen_float(value).is_some() => bits,
+            _ => value,
+        };
         self.append(Op::Store { value, pointer, offset, flags }, &[]);
     }
 
@@ -1011,8 +1057,46 @@ impl Builder {
             }
             _ => return self.wrong_pair("end_if"),
         };
-        let op = Op::If { condition, then_region, else_region };
-        self.append(op, &types)
+        let chosen = self.without_branch(condition, [then_region, else_region], &types);
+        let left: Vec<Type> = types.iter().zip(&chosen).filter(|(_, c)| c.is_none()).map(|(ty, _)| *ty).collect();
+        let idle = [then_region, else_region].iter().all(|region| self.is_idle(*region));
+        if idle && left.is_empty() && chosen.len() == types.len() {
+            return chosen.into_iter().flatten().collect();
+        }
+        let mut results = self.append(Op::If { condition, then_region, else_region }, &left).into_iter();
+        chosen.into_iter().map_while(|value| value.or_else(|| results.next())).collect()
+    }
+
+    /// The results of a branch that need none, taken out of its regions: both yield the same, or do nothing but yield what the
+    /// machine moves on a condition.
+    fn without_branch(&mut self, condition: Value, regions: [Region; 2], types: &[Type]) -> Vec<Option<Value>> {
+        let [a, b] = regions.map(|region| self.function.region(region).yields.clone());
+        if a.len() != types.len() || b.len() != types.len() {
+            return vec![None; types.len()];
+        }
+        let idle = regions.iter().all(|region| self.is_idle(*region));
+        let mut choose = |(&ty, (&a, &b)): (&Type, (&Value, &Value))| {
+            if self.ty(a) != ty || self.ty(b) != ty {
+                return None;
+            }
+            match (self.bits(a), self.bits(b)) {
+                _ if a == b => Some(a),
+                _ if !idle => None,
+                (Some(a), Some(b)) => Some(self.choose(condition, ty, a, b)),
+                _ => (!ty.is_float() && ty != Type::I128).then(|| self.select(condition, a, b)),
+            }
+        };
+        let chosen: Vec<Option<Value>> = types.iter().zip(a.iter().zip(&b)).map(&mut choose).collect();
+        for (region, yields) in regions.into_iter().zip([a, b]) {
+            let left = yields.into_iter().zip(&chosen).filter(|(_, c)| c.is_none()).map(|(value, _)| value);
+            self.function.region_mut(region).yields = left.collect();
+        }
+        chosen
+    }
+
+    /// Whether nothing in a region runs.
+    fn is_idle(&self, region: Region) -> bool {
+        self.function.region(region).insts.is_empty()
     }
 
     /// Opens a `switch`: [`Builder::begin_case`] for each case, [`Builder::begin_default`], [`Builder::end_switch`]. The first case opens at once.
@@ -1150,6 +1234,7 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use expect_test::expect;
 
     fn values(function: &Function) -> usize {
         function.inst_count()
@@ -1198,6 +1283,43 @@ mod tests {
         let result = b.if_else(c, &[Type::I64], |b| vec![b.mul(x, x)], |b| vec![b.mul(x, x)]);
         let function = b.finish(Some(result[0])).unwrap();
         assert_eq!(values(&function), 3);
+    }
+
+    #[test]
+    fn a_branch_that_does_nothing_is_a_choice() {
+        let mut b = Builder::new("f", Signature::new(&[Type::I8, Type::I64, Type::F64, Type::Ptr], None));
+        let (c, x, y, p) = (b.param(0), b.param(1), b.param(2), b.param(3));
+        let (one, zero) = (b.fconst(Type::F64, 1.0), b.fconst(Type::F64, 0.0));
+        let (seven, yes) = (b.iconst(Type::I64, 7), b.bool_const(true));
+        let types = [Type::F64, Type::F64, Type::I64, Type::I8];
+        // Constants, a float that is none, an integer, and what is the same on both sides.
+        let got = b.if_else(c, &types, |_| vec![one, y, x, yes], |_| vec![zero, zero, seven, yes]);
+        assert_eq!(got[3], yes);
+        let narrow = b.demote(got[0]);
+        let wide = b.promote(narrow);
+        assert_eq!(b.demote(wide), narrow);
+        b.store(narrow, p, 0);
+        b.store(got[1], p, 8);
+        b.store(got[2], p, 16);
+        let function = b.finish(None).unwrap();
+        expect![[r#"
+            func @f(%0: i8, %1: i64, %2: f64, %3: ptr) {
+              %4 = select.i64 %0, 4607182418800017408:i64, 0:i64
+              %5 = bitcast.i64.f64 %4
+              %6 = select.i64 %0, %1, 7:i64
+              if %0 {
+                yield %2
+              } else {
+                yield 0.0:f64
+              } -> %7: f64
+              %8 = select.i32 %0, 1065353216:i32, 0:i32
+              %9 = bitcast.i32.f32 %8
+              store.i32 %8, [%3]
+              store.f64 %7, [%3 + 8]
+              store.i64 %6, [%3 + 16]
+            }
+        "#]]
+        .assert_eq(&function.to_string());
     }
 
     #[test]

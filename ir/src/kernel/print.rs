@@ -419,11 +419,7 @@ mod tests {
                 %11 = gt.i64 %10, 0:i64
                 %12, %13 = add_checked.i64 %6, %10
                 trap_if %13, Overflow, at 7
-                if %11 {
-                  yield %12
-                } else {
-                  yield %6
-                } -> %14: i64
+                %14 = select.i64 %11, %12, %6
                 yield %14, %7
               } -> %15: i64, %16: f64
               store.i64 %15, [%1 + 64]

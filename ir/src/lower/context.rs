@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::scalar::HostOp;
-use crate::entity::{InputId, NodeId, ValueId};
+use crate::entity::{ColumnId, InputId, NodeId, ValueId};
 use crate::plan::StateId;
 
 /// What a slot of the context holds.
@@ -21,6 +21,9 @@ pub enum Slot {
     /// Address of the results of an expression over a dictionary's values, in register type, with marks behind them (see
     /// `row::map_marks`).
     DictionaryMap(InputId, u32, ValueId),
+    /// Address of the results of an expression over all combinations of the columns' values, in register type; the last column's
+    /// are next to each other.
+    DomainMap(ValueId, Vec<Axis>),
     /// Address of an I32 for each code of a column's dictionary: the code of the same text in another's, -1 where it has none.
     CodeMap {
         /// The column.
@@ -42,6 +45,17 @@ pub enum Slot {
     JoinTable(StateId),
     /// Address of tensor result `1` of node `0`'s operands: a `to_table` source.
     TensorData(NodeId, u32),
+}
+
+/// The values of an integer column.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Axis {
+    /// The column.
+    pub column: ColumnId,
+    /// Its least value.
+    pub least: i64,
+    /// How many values follow one another from there.
+    pub size: usize,
 }
 
 /// Slots by meaning.

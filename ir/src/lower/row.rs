@@ -9,7 +9,8 @@ use std::sync::Arc;
 use runtime::abi::RuntimeFn;
 use runtime::column::{Column, Encoding};
 
-use super::context::{Context, Slot};
+use super::context::{Axis, Context, Slot};
+use super::scalar::math_function;
 use crate::entity::{ColumnId, InputId, RegionId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::{ControlOp, Op, Program};
@@ -122,10 +123,17 @@ pub struct RowLower<'a> {
     pub worker: kernel::Value,
     /// The area of host calls, where there is one.
     pub area: Option<kernel::Value>,
+    /// Rows that the function may be run for, as far as known: a table of values has to pay for itself.
+    pub rows: usize,
 }
 
 /// A dictionary may have this many values for an expression to be evaluated over all of them.
 pub(super) const DICTIONARY_MAP_LIMIT: usize = 16 << 10;
+
+/// Combinations of integers that an expression may be evaluated over: the results stay in the first-level cache.
+const DOMAIN_LIMIT: usize = 2 << 10;
+/// Rows for which one combination is evaluated.
+const DOMAIN_ROWS: usize = 64;
 
 /// Where the marks of a map over a dictionary begin, behind its values: a byte for each, 1 where the expression raises.
 pub(crate) fn map_marks(values: usize, register: K) -> usize {
@@ -401,15 +409,19 @@ impl RowLower<'_> {
             Op::Literal(value, ty) => self.literal(value, ty.ty)?,
             Op::Col(id) => return self.column(*id, env),
             Op::Input(id) => self.param(*id, ty)?,
-            Op::Scalar(_) => match self.dictionary_map(v, env)? {
-                Some(cell) => cell,
-                None => self.evaluated(v, env)?,
-            },
+            Op::Scalar(_) => {
+                let known = match self.dictionary_map(v, env)? {
+                    None => self.domain_map(v, env)?,
+                    found => found,
+                };
+                match known {
+                    Some(cell) => cell,
+                    None => self.evaluated(v, env)?,
+                }
+            }
             Op::Control(ControlOp::If) => {
-                let condition = self.value(node.operands[0], env)?;
-                let condition = self.is_true(&condition);
                 let index = node.results.iter().position(|r| *r == v).unwrap_or(0);
-                self.branch(condition, node.regions[0], node.regions[1], index, ty, env)?
+                self.branch(node.operands[0], node.regions[0], node.regions[1], index, ty, env)?
             }
             other => return Err(Error::Unsupported(format!("{other:?} in a row expression"))),
         };
@@ -439,17 +451,26 @@ impl RowLower<'_> {
 
     fn branch(
         &mut self,
-        condition: kernel::Value,
+        condition: ValueId,
         then: RegionId,
         other: RegionId,
         index: usize,
         ty: RowType,
-        env: &Env,
+        env: &mut Env,
     ) -> Result<Cell> {
         let register = register_type(ty.ty);
         let types: &[K] = if ty.nullable { &[register, K::I8] } else { &[register] };
-        let one = |s: &mut Self, region: RegionId| -> Result<(Vec<kernel::Value>, Range)> {
-            let mut inner = env.clone();
+        let holds = self.value(condition, env)?;
+        let holds = self.is_true(&holds);
+        let mut there = env.clone();
+        // What was found not to be NULL is known not to be.
+        if let Some(node) = self.p.node_of(condition)
+            && node.op == Op::Scalar(ScalarOp::IsNotNull)
+        {
+            let cell = self.value(node.operands[0], env)?;
+            there.values.insert(node.operands[0], Cell { valid: None, ..cell });
+        }
+        let one = |s: &mut Self, region: RegionId, mut inner: Env| -> Result<(Vec<kernel::Value>, Range)> {
             let cell = s.value(s.p.region(region).results[index], &mut inner)?;
             let value = s.to_register(&cell, register)?;
             let mut out = vec![value];
@@ -458,10 +479,10 @@ impl RowLower<'_> {
             }
             Ok((out, cell.range))
         };
-        self.b.begin_if(condition, types);
-        let (a, ra) = one(self, then)?;
+        self.b.begin_if(holds, types);
+        let (a, ra) = one(self, then, there)?;
         self.b.begin_else(&a);
-        let (c, rc) = one(self, other)?;
+        let (c, rc) = one(self, other, env.clone())?;
         let out = self.b.end_if(&c);
         let range = ra.zip(rc).map(|(a, c)| (a.0.min(c.0), a.1.max(c.1)));
         Ok(Cell { value: out[0], valid: ty.nullable.then(|| out[1]), ty: ty.ty, range })
@@ -541,6 +562,62 @@ impl RowLower<'_> {
         let value = self.b.load_readonly(register, at, 0);
         let value = self.b.end_if(&[value])[0];
         Ok(Some(Cell { value, valid, ty, range: None }))
+    }
+
+    /// An expression that calls functions, over integers of few combinations, is evaluated once for each of them before the run.
+    fn domain_map(&mut self, v: ValueId, env: &mut Env) -> Result<Option<Cell>> {
+        let mut columns = BTreeSet::new();
+        if self.rows < DOMAIN_ROWS || !self.is_mapped(v, &mut columns).unwrap_or(false) {
+            return Ok(None);
+        }
+        let mut number = self.b.iconst(K::I64, 0);
+        let (mut axes, mut all) = (vec![], 1usize);
+        for id in columns {
+            let cell = self.column(id, env)?;
+            let (None, Some((least, greatest))) = (cell.valid, cell.range) else { return Ok(None) };
+            let size = (greatest - least + 1).try_into().ok().filter(|size| *size <= DOMAIN_LIMIT);
+            let (Some(size), Ok(least)) = (size, i64::try_from(least)) else { return Ok(None) };
+            all *= size;
+            if all > DOMAIN_LIMIT || all > self.rows / DOMAIN_ROWS {
+                return Ok(None);
+            }
+            let wide = self.b.sext(cell.value, K::I64);
+            let at = self.b.add_imm(wide, least.wrapping_neg());
+            let size_of = self.b.iconst(K::I64, size as i64);
+            number = self.b.mul(number, size_of);
+            number = self.b.add(number, at);
+            axes.push(Axis { column: id, least, size });
+        }
+        let ty = self.p.ty(v).as_scalar().map(|t| t.ty).ok_or_else(|| Error::Bug("a map yields a scalar".into()))?;
+        let register = register_type(ty);
+        let base = self.slot(Slot::DomainMap(v, axes));
+        let at = self.b.offset(base, number, i64::from(register.bytes()), 0);
+        let value = self.b.load_readonly(register, at, 0);
+        Ok(Some(Cell { value, valid: None, ty, range: None }))
+    }
+
+    /// Whether a function is called for a value; none where it depends on more than integer columns and literals, or may be NULL
+    /// or raise. Notes the columns.
+    fn is_mapped(&self, v: ValueId, columns: &mut BTreeSet<ColumnId>) -> Option<bool> {
+        let node = self.p.node_of(v)?;
+        let ty = self.p.ty(v).as_scalar()?;
+        match &node.op {
+            Op::Literal(value, _) => (!value.is_null()).then_some(false),
+            Op::Col(id) => {
+                columns.insert(*id);
+                let integer = matches!(ty.ty, ScalarType::I32 | ScalarType::I64) && !ty.nullable;
+                integer.then_some(false)
+            }
+            Op::Scalar(op) => {
+                let types: Vec<ScalarType> =
+                    node.operands.iter().filter_map(|o| self.p.ty(*o).as_scalar().map(|t| t.ty)).collect();
+                let plain = scalar::def(*op).null == NullRule::Strict && !scalar::can_raise(*op, &types);
+                plain.then_some(())?;
+                let own = types.first().is_some_and(|ty| math_function(*op, *ty).is_some());
+                node.operands.iter().try_fold(own, |any, o| Some(self.is_mapped(*o, columns)? || any))
+            }
+            _ => None,
+        }
     }
 
     /// The column, if the expression is strict, cannot raise, and depends on one text column and literals only.

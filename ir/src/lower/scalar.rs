@@ -366,7 +366,7 @@ fn join(a: &Cell, c: &Cell) -> Range {
 }
 
 /// The runtime's function for a transcendental operation.
-fn math_function(op: ScalarOp, ty: ScalarType) -> Option<RuntimeFn> {
+pub(super) fn math_function(op: ScalarOp, ty: ScalarType) -> Option<RuntimeFn> {
     use RuntimeFn as F;
     Some(match (op, ty) {
         (ScalarOp::Exp, ScalarType::F32) => F::ExpF32,

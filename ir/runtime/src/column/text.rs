@@ -76,6 +76,9 @@ const DICTIONARY_LIMIT: usize = 64 << 10;
 /// and at most one for this many rows (but columns of few rows may have any).
 const DICTIONARY_ROWS: usize = 4;
 const DICTIONARY_ALWAYS: usize = 16;
+/// A file's dictionary is there already. One of so few texts is kept whatever the rows: keys of small tables are then codes, which
+/// joins look up without a hash.
+const DICTIONARY_OF_FILE: usize = 4 << 10;
 
 impl TextBuilder {
     /// A builder of an empty column.
@@ -211,9 +214,9 @@ impl TextSet {
         self.distinct.is_empty()
     }
 
-    /// Whether a column of so many rows has a dictionary when these are its texts.
+    /// Whether a column of so many rows has a dictionary when these are the texts of its file's dictionary.
     pub fn make_dictionary(&self, rows: usize) -> bool {
-        self.len() <= DICTIONARY_LIMIT && few_distinct(self.len(), rows)
+        self.len() <= DICTIONARY_OF_FILE || (self.len() <= DICTIONARY_LIMIT && few_distinct(self.len(), rows))
     }
 
     /// A dictionary of the texts, and the code in it by the code here. It has a text even where there is none here.

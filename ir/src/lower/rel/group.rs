@@ -68,7 +68,7 @@ pub fn merge(
     let pair = b.begin_for(LoopKind::Serial, zero, count, 1, &[]);
     let pair = b.offset(pairs, pair.index, 16, 0);
     let (into, from) = (b.load(K::Ptr, pair, 0), b.load(K::Ptr, pair, 8));
-    let mut r = RowLower { p, inputs, b, context, ctx, worker, area: None };
+    let mut r = RowLower { p, inputs, b, context, ctx, worker, area: None, rows: 0 };
     for a in accumulators {
         let fields = &layout.fields[a.fields()];
         let load = |b: &mut kernel::Builder, row| -> Vec<kernel::Value> {

@@ -191,13 +191,14 @@ pub fn pipeline(
     states.push(WorkerState::Masks { levels: 0 });
     let masks = states.len() - 1;
     let mut zones = vec![];
+    let rows = source_rows(&pipeline.source, inputs)?;
     let function = module.declare(name, Signature::pipeline());
     for k in 0..=flushes.len() {
         let target = if k == 0 { &function } else { &flushes[k - 1].1 };
         let mut b = module.builder(target);
         let (ctx, worker) = (b.param(0), b.param(1));
         let area = b.load_always(K::Ptr, worker, FIRST_STATE + (masks as i32 - 1) * 8);
-        let r = RowLower { p, inputs, b, context: &mut *context, ctx, worker, area: Some(area) };
+        let r = RowLower { p, inputs, b, context: &mut *context, ctx, worker, area: Some(area), rows };
         let mut l = PipelineLower {
             r,
             plan,
@@ -227,6 +228,17 @@ pub fn pipeline(
         module.define(target, body);
     }
     Ok(Lowered { function, states, beside, zones })
+}
+
+/// The rows of a pipeline's source; 0 where they are not known before the run.
+fn source_rows(source: &Source, inputs: &dyn Inputs) -> Result<usize> {
+    match source {
+        Source::Scan { input, columns, .. } => match columns.first() {
+            Some(c) => Ok(inputs.column(*input, c.source)?.len()),
+            None => Ok(0),
+        },
+        Source::State(_) | Source::Tensors(_) => Ok(0),
+    }
 }
 
 /// The states that a sink fills, one set a range.

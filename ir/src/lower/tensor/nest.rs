@@ -137,7 +137,7 @@ impl NestLower<'_> {
         let b = Builder::new(name, Signature::pipeline());
         let (ctx, worker) = (b.param(0), b.param(1));
         let mut context = Context::default();
-        let r = RowLower { p, inputs: &NoInputs, b, context: &mut context, ctx, worker, area: None };
+        let r = RowLower { p, inputs: &NoInputs, b, context: &mut context, ctx, worker, area: None, rows: 0 };
         let mut l = NestLower {
             r,
             values,
