@@ -15,6 +15,11 @@ const CACHED_BYTES: usize = 512 << 10;
 /// Columns of B that are packed for several passes.
 const COLUMN_BLOCK: usize = 1536;
 
+/// Rows up to which B is read where it lies, if its rows are contiguous: a copy would be read too few times to pay for itself.
+const IN_PLACE_ROWS: usize = 44 * ROWS;
+/// Bytes of a block of a B of one panel, from its first element to its last, up to which any number of rows reads it where it lies.
+const ONE_PANEL_BYTES: usize = 128 << 10;
+
 /// The length of the blocks that `k` is cut into; a function of `k` alone.
 pub fn k_block(k: usize) -> usize {
     let blocks = k.div_ceil(MAX_K_BLOCK).max(1);
@@ -45,12 +50,13 @@ impl<'a, T: Element> Blocked<'a, T> {
     }
 
     /// Whether B is read where it lies: its rows are contiguous, and there are too few rows of A to pay for packing, or it is
-    /// one panel that the caches hold.
+    /// one panel whose blocks of k the caches hold.
     fn reads_b_in_place(&self, strides: [usize; 2]) -> bool {
-        let one_panel =
-            self.columns.len() <= self.kernels.width() && self.p.k * strides[0] * size_of::<T>() <= 128 << 10;
+        let block = k_block(self.p.k).min(self.p.k);
+        let one_panel = self.columns.len() <= self.kernels.width()
+            && block.saturating_mul(strides[0]).saturating_mul(size_of::<T>()) <= ONE_PANEL_BYTES;
         let padded = self.kernels.masks_loads || self.columns.len().is_multiple_of(self.kernels.lanes);
-        strides[1] == 1 && padded && (one_panel || self.rows.len() < 8 * ROWS)
+        strides[1] == 1 && padded && (one_panel || self.rows.len() <= IN_PLACE_ROWS)
     }
 
     /// Whether A is packed: its columns are strided, and it is read for more than one panel.
@@ -323,17 +329,21 @@ impl<T: Element> Panels<'_, T> {
     }
 
     /// What the tile with this index asks for, of the panel that begins at a column: a part of where the panel is, or is packed
-    /// from.
+    /// from. Behind the last panel comes the first one of the next block of k.
     fn ahead(&self, column: usize, index: usize, packing: bool) -> Option<Ahead<T>> {
         let RawRhs::Plain { data, strides } = self.p.b else {
             return None;
         };
+        let (mut column, mut begin) = (column, self.steps.start);
         if column >= self.columns.end {
-            return None;
+            if !(packing || self.place == Place::Lying) || self.steps.end >= self.p.k {
+                return None;
+            }
+            (column, begin) = (self.columns.start, self.steps.end);
         }
         let columns = self.kernels.width().min(self.columns.end - column);
-        let (k, line) = (self.steps.len(), line::<T>());
-        let source = data.wrapping_add(self.steps.start * strides[0] + column * strides[1]);
+        let (k, line) = (self.steps.len().min(self.p.k - begin), line::<T>());
+        let source = data.wrapping_add(begin * strides[0] + column * strides[1]);
         let times = k.div_ceil(line);
         if packing && strides[0] == 1 {
             // A line of each of some columns at each time.

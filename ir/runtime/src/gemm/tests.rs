@@ -236,12 +236,44 @@ fn every_shape_and_layout_f64() {
     every_shape_and_layout::<f64>();
 }
 
+/// Sizes from 1 to 80 and pairs of layouts, drawn at random.
+fn sampled<T: Float>() {
+    at_every_level(|level| {
+        let mut draws = vec![0.0; 8 * 150];
+        Philox::new(7, 1).fill_uniform_f64(0, &mut draws);
+        for draw in draws.chunks_exact(8) {
+            let below = |i: usize, bound: usize| ((draw[i] * bound as f64) as usize).min(bound - 1);
+            let shape @ [m, n, k] = [0, 1, 2].map(|i| 1 + below(i, 80));
+            let strides = [layouts(m, k)[below(3, 4)], layouts(k, n)[below(4, 4)], layouts(m, n)[below(5, 4)]];
+            let case = Case::<T>::new(shape, strides, 1.5, [0.0, 1.0, -0.5][below(6, 3)]);
+            let what = format!("{level:?} {strides:?}");
+            case.check(&case.run(Rhs::Plain(case.b()), Epilogue::None), false, false, &what);
+            case.check(&case.run(Rhs::Plain(case.b()), Epilogue::BiasRelu(&case.bias)), true, true, &what);
+        }
+    });
+}
+
+#[test]
+fn sampled_sizes_f32() {
+    sampled::<f32>();
+}
+
+#[test]
+fn sampled_sizes_f64() {
+    sampled::<f64>();
+}
+
 #[test]
 fn large_enough_for_every_block() {
     at_every_level(|level| {
-        for (shape, transposed) in
-            [([200, 150, 600], false), ([200, 150, 600], true), ([10, 2100, 260], false), ([197, 70, 257], true)]
-        {
+        for (shape, transposed) in [
+            ([200, 150, 600], false),
+            ([200, 150, 600], true),
+            ([10, 2100, 260], false),
+            ([197, 70, 257], true),
+            ([300, 147, 530], false),
+            ([300, 60, 1100], false),
+        ] {
             let [m, n, k] = shape;
             let strides = if transposed { [[1, m], [1, k], [1, m]] } else { [[k, 1], [n, 1], [n, 1]] };
             let case = Case::<f32>::new(shape, strides, 1.0, 1.0);
@@ -260,7 +292,8 @@ fn large_enough_for_every_block() {
 /// The bits depend on the operands alone: not on the instruction set, the split of the rows, or packing.
 #[test]
 fn bits_do_not_depend_on_the_way() {
-    for shape in [[70, 130, 300], [64, 64, 1024], [100, 1, 90], [1, 100, 90], [33, 7, 64]] {
+    // Of 270 rows B is packed, and read where it lies by parts of them.
+    for shape in [[70, 130, 300], [64, 64, 1024], [100, 1, 90], [1, 100, 90], [33, 7, 64], [270, 70, 520]] {
         let [m, n, k] = shape;
         for (a, c) in [([k, 1], [n, 1]), ([1, m], [1, m])] {
             let case = Case::<f32>::new(shape, [a, [n, 1], c], 1.0, 0.0);
