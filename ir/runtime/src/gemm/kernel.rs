@@ -31,7 +31,7 @@ pub(super) struct Tile<T> {
     pub(super) gate: *const T,
     /// How far apart the gate's rows are.
     pub(super) gate_stride: usize,
-    /// Whether the caches are asked for lines: for those of C before the first step, and for what is ahead.
+    /// Whether the caches are asked for lines: for those of C, and for what is ahead.
     pub(super) asks: bool,
     pub(super) ahead: Ahead<T>,
 }
@@ -58,6 +58,10 @@ impl<T> Copy for Ahead<T> {}
 pub(super) const fn line<T>() -> usize {
     64 / size_of::<T>()
 }
+
+/// Steps of a tile from which on its lines of C are asked for a row at a time: all at once, they keep those of the operands
+/// waiting; in shorter tiles the last ones would come too late.
+const SPREAD_STEPS: usize = 128;
 
 type Run<T> = unsafe fn(&Tile<T>);
 
@@ -217,12 +221,16 @@ macro_rules! kernel {
                 let mask = mask(tile.columns - (N - 1) * LANES);
                 let mut sums = [[zero(); N]; R];
                 let (mut a, mut b, mut ahead) = (tile.a, tile.b, tile.ahead.from);
-                if tile.asks {
+                let mut asked = 0;
+                if tile.asks && tile.k < SPREAD_STEPS {
                     for i in 0..R {
                         for j in 0..N {
                             prefetch_line(tile.c.wrapping_add(i * tile.c_stride + j * LANES).cast());
                         }
+                        // Rows that do not begin at a line reach into one more.
+                        prefetch_line(tile.c.wrapping_add(i * tile.c_stride + tile.columns - 1).cast());
                     }
+                    asked = R;
                 }
                 for p in 0..tile.k {
                     if tile.asks && p % line::<$t>() == 0 {
@@ -230,6 +238,12 @@ macro_rules! kernel {
                             prefetch_line(ahead.wrapping_add(i * tile.ahead.row).cast());
                         }
                         ahead = ahead.wrapping_add(tile.ahead.step);
+                        if asked < R {
+                            for j in 0..N {
+                                prefetch_line(tile.c.wrapping_add(asked * tile.c_stride + j * LANES).cast());
+                            }
+                            asked += 1;
+                        }
                     }
                     let mut row = [zero(); N];
                     for j in 0..N {
@@ -311,7 +325,7 @@ macro_rules! x86 {
      $zero:ident, $splat:ident, $load:ident, $store:ident, $fused:ident, $add:ident, $multiply:ident, $gated:expr,
      $load_masked:expr, $store_masked:expr, $make_mask:expr) => {
         mod $module {
-            use super::{Kernels, Tile, line};
+            use super::{Kernels, SPREAD_STEPS, Tile, line};
             use crate::cpu::prefetch_line;
             use std::arch::x86_64::*;
 
@@ -493,7 +507,7 @@ x86!(
 macro_rules! portable {
     ($module:ident, $t:ident, $lanes:literal) => {
         mod $module {
-            use super::{Kernels, Tile, line};
+            use super::{Kernels, SPREAD_STEPS, Tile, line};
             use crate::cpu::prefetch_line;
 
             const LANES: usize = $lanes;

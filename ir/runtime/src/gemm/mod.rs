@@ -11,8 +11,8 @@
 //!   [`gemm_raw_on`]), or gives each of them a range of rows ([`gemm_rows`]).
 //!
 //! The structure is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): B is packed into
-//! panels as wide as the micro-kernel's tile, block by block; A is read in place by broadcasts, or packed where its columns are
-//! strided and it is read more than once.
+//! panels as wide as the micro-kernel's tile, block by block, unless its rows are contiguous and those of A are few;
+//! A is read in place by broadcasts, or packed where its columns are strided and it is read more than once.
 
 mod attention;
 mod attention_grad;
