@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use runtime::gemm::{Epilogue, MatMut, MatRef, Rhs, fused_chains, gemm_on};
+use runtime::pool::advise_huge_pages;
 use runtime::scheduler::WorkerPool;
 use serde_json::{Value, json};
 
@@ -207,11 +208,17 @@ fn peak() -> f64 {
     chains.map(|(work, time)| work as f64 / time.as_secs_f64() / 1e9).fold(0.0, f64::max)
 }
 
+/// Numbers in memory as that of compiled programs is, whose pool asks for large pages.
+fn operand(len: usize) -> Vec<f32> {
+    let mut numbers = Vec::<f32>::with_capacity(len);
+    advise_huge_pages(numbers.as_mut_ptr().cast(), len * size_of::<f32>());
+    numbers.extend((0..len).map(|i| (i % 13) as f32 / 13.0 - 0.5));
+    numbers
+}
+
 fn measure_product(l: Layer, kind: Kind, pool: &WorkerPool, budget: Duration) -> Result<Measured> {
-    let fill = |n: usize| (0..n).map(|i| (i % 13) as f32 / 13.0 - 0.5).collect::<Vec<f32>>();
     let [m, n, k] = kind.shape(l);
-    let (a, b) = (fill(m * k), fill(k * n));
-    let mut c = vec![0f32; m * n];
+    let (a, b, mut c) = (operand(m * k), operand(k * n), operand(m * n));
     let (a, b) = match kind {
         Kind::Forward => (MatRef::row_major(&a, m, k), MatRef::row_major(&b, n, k).transposed()),
         Kind::Input => (MatRef::row_major(&a, m, k), MatRef::row_major(&b, k, n)),
