@@ -40,29 +40,7 @@ impl RowLower<'_> {
                 (narrow, a.range)
             }
             (S::I32 | S::I64, S::F32 | S::F64) => (self.b.int_to_float(a.value, register_type(to)), None),
-            (S::F32 | S::F64, S::I32 | S::I64) => {
-                // Half away from zero; what is out of range (or NaN) raises.
-                let ty = self.b.ty(a.value);
-                let whole = self.b.ftrunc(a.value);
-                let rest = self.b.fsub(a.value, whole);
-                let (half, minus_half) = (self.b.fconst(ty, 0.5), self.b.fconst(ty, -0.5));
-                let (zero, one) = (self.b.fconst(ty, 0.0), self.b.fconst(ty, 1.0));
-                let minus_one = self.b.fconst(ty, -1.0);
-                let down = self.b.fcmp(Cmp::Le, rest, minus_half);
-                let up = self.b.fcmp(Cmp::Le, half, rest);
-                let step = self.b.select(down, minus_one, zero);
-                let step = self.b.select(up, one, step);
-                let rounded = self.b.fadd(whole, step);
-                let bound = if to == S::I32 { 2f64.powi(31) } else { 2f64.powi(63) };
-                let (low, high) = (self.b.fconst(ty, -bound), self.b.fconst(ty, bound));
-                let above = self.b.fcmp(Cmp::Le, low, rounded);
-                let below = self.b.fcmp(Cmp::Lt, rounded, high);
-                let fits = self.b.and(above, below);
-                let outside = self.b.bool_not(fits);
-                self.raise_if(outside, valid, TrapCode::Overflow, location);
-                let safe = self.b.select(fits, rounded, zero);
-                (self.b.float_to_int(safe, register_type(to)), type_range(to))
-            }
+            (S::F32 | S::F64, S::I32 | S::I64) => self.float_to_integer(a, to, valid, location),
             (S::F32 | S::F64, S::Bool) => {
                 let zero = self.b.fconst(self.b.ty(a.value), 0.0);
                 (self.b.fcmp(Cmp::Ne, a.value, zero), Some((0, 1)))
@@ -83,19 +61,8 @@ impl RowLower<'_> {
                 let zero = self.zero(self.b.ty(a.value));
                 (self.b.compare(Cmp::Ne, a.value, zero), Some((0, 1)))
             }
-            (S::Decimal { scale, .. }, S::F64 | S::F32) if range_of(a).is_some_and(exact_in_f64) && scale <= 22 => {
-                // Integer and power of ten are exact, so that one division rounds once.
-                let value = self.to_register(a, K::I64)?;
-                let wide = self.b.int_to_float(value, K::F64);
-                let power = self.b.fconst(K::F64, 10f64.powi(i32::from(scale)));
-                let v = if scale == 0 { wide } else { self.b.fdiv(wide, power) };
-                (if to == S::F32 { self.b.demote(v) } else { v }, None)
-            }
             (S::Decimal { scale, .. }, S::F64 | S::F32) => {
-                let wide = self.to_register(a, K::I128)?;
-                let scale = self.b.iconst(K::I32, i64::from(scale));
-                let words = [self.b.lo64(wide), self.b.hi64(wide), scale];
-                let v = self.pure_call(RuntimeFn::DecimalToF64, &words)?;
+                let v = self.decimal_to_double(a, scale)?;
                 (if to == S::F32 { self.b.demote(v) } else { v }, None)
             }
             (S::F32 | S::F64, S::Decimal { precision, scale }) => {
@@ -117,6 +84,51 @@ impl RowLower<'_> {
             (from, S::Text) => return Ok(self.print(a, from, valid, location)),
             _ => return Ok(None),
         }))
+    }
+
+    /// A float as the nearest integer, half away from zero; what is out of range (or NaN) raises.
+    fn float_to_integer(
+        &mut self,
+        a: &Cell,
+        to: ScalarType,
+        valid: Option<kernel::Value>,
+        location: u32,
+    ) -> (kernel::Value, Range) {
+        let ty = self.b.ty(a.value);
+        let whole = self.b.ftrunc(a.value);
+        let rest = self.b.fsub(a.value, whole);
+        let (half, minus_half) = (self.b.fconst(ty, 0.5), self.b.fconst(ty, -0.5));
+        let (zero, one) = (self.b.fconst(ty, 0.0), self.b.fconst(ty, 1.0));
+        let minus_one = self.b.fconst(ty, -1.0);
+        let down = self.b.fcmp(Cmp::Le, rest, minus_half);
+        let up = self.b.fcmp(Cmp::Le, half, rest);
+        let step = self.b.select(down, minus_one, zero);
+        let step = self.b.select(up, one, step);
+        let rounded = self.b.fadd(whole, step);
+        let bound = if to == ScalarType::I32 { 2f64.powi(31) } else { 2f64.powi(63) };
+        let (low, high) = (self.b.fconst(ty, -bound), self.b.fconst(ty, bound));
+        let above = self.b.fcmp(Cmp::Le, low, rounded);
+        let below = self.b.fcmp(Cmp::Lt, rounded, high);
+        let fits = self.b.and(above, below);
+        let outside = self.b.bool_not(fits);
+        self.raise_if(outside, valid, TrapCode::Overflow, location);
+        let safe = self.b.select(fits, rounded, zero);
+        (self.b.float_to_int(safe, register_type(to)), type_range(to))
+    }
+
+    /// A decimal as the nearest F64.
+    fn decimal_to_double(&mut self, a: &Cell, scale: u8) -> Result<kernel::Value> {
+        if range_of(a).is_some_and(exact_in_f64) && scale <= 22 {
+            // Integer and power of ten are exact, so that one division rounds once.
+            let value = self.to_register(a, K::I64)?;
+            let wide = self.b.int_to_float(value, K::F64);
+            let power = self.b.fconst(K::F64, 10f64.powi(i32::from(scale)));
+            return Ok(if scale == 0 { wide } else { self.b.fdiv(wide, power) });
+        }
+        let wide = self.to_register(a, K::I128)?;
+        let scale = self.b.iconst(K::I32, i64::from(scale));
+        let words = [self.b.lo64(wide), self.b.hi64(wide), scale];
+        self.pure_call(RuntimeFn::DecimalToF64, &words)
     }
 
     /// A decimal at another scale and precision; half away from zero where digits are dropped.
