@@ -103,13 +103,16 @@ pub unsafe fn gemm_raw_on<T: Element>(pool: &WorkerPool, problem: &Problem<T>) -
 pub(super) unsafe fn gemm_split<T: Element>(problem: &Problem<T>, workers: usize, run: &mut Runner<'_>) {
     let p = *problem;
     let kernels = T::kernels(simd_level());
-    let (tasks, panels) = (TASKS * workers.max(1), p.n.div_ceil(kernels.width()));
+    let (workers, panels) = (workers.max(1), p.n.div_ceil(kernels.width()));
+    let tasks = TASKS * workers;
     let packed_bytes = p.k.saturating_mul(p.n.next_multiple_of(kernels.lanes)).saturating_mul(size_of::<T>());
     let row_major = p.c_strides[1] == 1 || p.c_strides[0] != 1;
     // SAFETY: promised by the caller, here and below.
     unsafe {
         match p.b {
-            RawRhs::Plain { .. } if p.m > 1 && p.n > 1 && row_major && panels >= tasks && p.a_strides[1] == 1 => {
+            RawRhs::Plain { .. }
+                if p.m > 1 && row_major && p.a_strides[1] == 1 && takes_columns([p.m, p.n], panels, workers) =>
+            {
                 by_columns(p, panels.div_ceil(tasks) * kernels.width(), run);
             }
             RawRhs::Plain { data, strides } if p.m > 1 && p.n > 1 && row_major && packed_bytes <= SHARED_BYTES => {
@@ -120,6 +123,13 @@ pub(super) unsafe fn gemm_split<T: Element>(problem: &Problem<T>, workers: usize
             RawRhs::Plain { .. } | RawRhs::Packed(_) => by_rows(p, tasks, run),
         }
     }
+}
+
+/// Whether tasks are columns of C rather than rows: there are many, or fewer rows than columns and the workers get nearly as many
+/// panels each. Tasks of few rows would each read all of B, which is then larger than A, and wait until all of it is packed.
+pub(super) fn takes_columns([m, n]: [usize; 2], panels: usize, workers: usize) -> bool {
+    let spare = panels.next_multiple_of(workers) - panels;
+    panels >= TASKS * workers || m < n && panels > workers && spare * 8 <= panels
 }
 
 /// # Safety

@@ -1,4 +1,4 @@
-use super::split::gemm_split;
+use super::split::{gemm_split, takes_columns};
 use super::*;
 use crate::cpu::tests::at_every_level;
 use crate::kernels::random::Philox;
@@ -328,7 +328,7 @@ fn bits_do_not_depend_on_the_way() {
 
 /// By tasks, in the order of their numbers and in the reverse one.
 fn split_has_the_same_bits<T: Float>() {
-    let shapes = [[1, 70, 40], [70, 1, 40], [2, 3, 0], [61, 70, 33], [50, 65, 517], [7, 1600, 24]];
+    let shapes = [[1, 70, 40], [70, 1, 40], [2, 3, 0], [61, 70, 33], [50, 65, 517], [7, 1600, 24], [20, 635, 24]];
     for shape @ [m, n, k] in shapes {
         for a_strides in [[k.max(1), 1], [1, m]] {
             for b_strides in [[n, 1], [1, k + 3], [3 * n, 3]] {
@@ -372,6 +372,15 @@ fn a_split_product_has_the_bits_of_the_whole() {
         split_has_the_same_bits::<f32>();
         split_has_the_same_bits::<f64>();
     });
+}
+
+#[test]
+fn few_rows_are_cut_by_columns() {
+    // Panels of 64 columns.
+    assert!(takes_columns([1024, 9521], 149, 4));
+    assert!(takes_columns([128, 768], 12, 4) && takes_columns([128, 768], 12, 3));
+    assert!(!takes_columns([128, 768], 12, 5), "three workers' panels are left over");
+    assert!(!takes_columns([1024, 768], 12, 4) && !takes_columns([2, 70], 2, 4) && !takes_columns([2, 0], 0, 4));
 }
 
 #[test]

@@ -415,13 +415,20 @@ fn zeros(ty: ScalarType, n: usize) -> Result<TensorData> {
 /// Room for so many elements, which are not written yet: large results would be written twice.
 fn room(ty: ScalarType, n: usize) -> Result<TensorData> {
     Ok(match ty {
-        ScalarType::Bool => TensorData::Bool(Vec::with_capacity(n)),
-        ScalarType::I32 => TensorData::I32(Vec::with_capacity(n)),
-        ScalarType::I64 => TensorData::I64(Vec::with_capacity(n)),
-        ScalarType::F32 => TensorData::F32(Vec::with_capacity(n)),
-        ScalarType::F64 => TensorData::F64(Vec::with_capacity(n)),
+        ScalarType::Bool => TensorData::Bool(pages(n)),
+        ScalarType::I32 => TensorData::I32(pages(n)),
+        ScalarType::I64 => TensorData::I64(pages(n)),
+        ScalarType::F32 => TensorData::F32(pages(n)),
+        ScalarType::F64 => TensorData::F64(pages(n)),
         other => return Err(Error::Bug(format!("a tensor of {other}"))),
     })
+}
+
+/// Room in large pages where it is large: the memory is fresh in every run, and each page is made when it is first written.
+fn pages<T>(n: usize) -> Vec<T> {
+    let mut room: Vec<T> = Vec::with_capacity(n);
+    runtime::pool::advise_huge_pages(room.as_mut_ptr().cast(), n * size_of::<T>());
+    room
 }
 
 /// # Safety
