@@ -380,3 +380,62 @@ fn few_groups_are_summed_by_blocks() {
         }
     }
 }
+
+#[test]
+fn products_of_one_group_are_summed_in_one_pass() {
+    let inputs = Inputs::new().table("t", Arc::new(measures(5000)));
+    // Most rows, about 8, 2 and 1 of 100, and none; tiles of few go by rows.
+    for n in [100_090, 100_007, 100_001, 100_000, 99_999] {
+        let text = format!(
+            "program {{
+  input in0 \"t\": table(\"a\": text, \"b\": text, \"q\": decimal(6,2), \"d\": decimal(6,2), \"n\": i32, \"day\": date)
+  column c2 \"q\": decimal(6,2)
+  column c3 \"d\": decimal(6,2)
+  column c4 \"n\": i32
+  column c10 \"less\": decimal(13,4)
+  column c11 \"m\": i64
+  column c12 \"square\": decimal(12,4)
+  column c20 \"rows\": i64
+  column c21 \"sl\": decimal(38,4)
+  column c22 \"sm\": i64
+  column c23 \"ss\": decimal(38,4)
+  func @main() -> (table(c20: i64, c21: decimal(38,4)?, c22: i64?, c23: decimal(38,4)?)) {{
+    %0 = scan in0 (2 -> c2, 3 -> c3, 4 -> c4)
+    %1 = filter %0 {{
+      %2 = col c4
+      %3 = literal {n} : i32
+      %4 = le %2, %3
+      yield %4
+    }}
+    %5 = extend %1 (c10, c11, c12) {{
+      %6 = col c2
+      %7 = literal 1 : decimal(1,0)
+      %8 = col c3
+      %9 = sub %7, %8
+      %10 = mul %6, %9
+      %13 = col c4
+      %14 = cast<i64> %13
+      %15 = literal 3 : i64
+      %16 = sub %15, %14
+      %17 = mul %14, %16
+      %18 = mul %6, %6
+      yield %10, %17, %18
+    }}
+    %19 = group %5 () (c20 = count_all(), c21 = sum(c10), c22 = sum(c11), c23 = sum(c12))
+    yield %19
+  }}
+  entry @main
+  result \"rows\", \"sl\", \"sm\", \"ss\"
+}}
+"
+        );
+        let p = Arc::new(Program::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")));
+        let expected = rows_of(p.interpret(&inputs).expect("interprets").table(0).expect("a table"));
+        for morsel in [3, 1000, 64 << 10] {
+            let (rows, _, module) = run(&p, &inputs, morsel);
+            assert_eq!(rows, expected, "n up to {n} in morsels of {morsel}");
+            assert_eq!(module.matches("call runtime product_sums_").count(), 3, "{module}");
+            assert_eq!(module.matches("call runtime slot_").count(), 0, "{module}");
+        }
+    }
+}

@@ -421,6 +421,18 @@ runtime_functions! {
     WordsScaleI32 = words_scale_i32(data: Ptr, rows: I64, factor: I64, constant: I64, words: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::words_scale_i32;
     /// `words *= x * factor + constant` for each i64 element, in i64; it wraps. `first` other than 0 sets instead.
     WordsScaleI64 = words_scale_i64(data: Ptr, rows: I64, factor: I64, constant: I64, words: Ptr, first: I32) -> Unit, Writes, Never => crate::kernels::groups::words_scale_i64;
+    /// Of the rows whose byte of the mask is 1: the sum of the products of i8 and i8 elements, and the sum of each, three i64; they wrap.
+    ProductSumsI8I8 = product_sums_i8_i8(a: Ptr, b: Ptr, mask: Ptr, rows: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::product_sums_i8_i8;
+    /// Of the rows whose byte of the mask is 1: the sum of the products of i8 and i16 elements, and the sum of each, three i64; they wrap.
+    ProductSumsI8I16 = product_sums_i8_i16(a: Ptr, b: Ptr, mask: Ptr, rows: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::product_sums_i8_i16;
+    /// Of the rows whose byte of the mask is 1: the sum of the products of i8 and i32 elements, and the sum of each, three i64; they wrap.
+    ProductSumsI8I32 = product_sums_i8_i32(a: Ptr, b: Ptr, mask: Ptr, rows: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::product_sums_i8_i32;
+    /// Of the rows whose byte of the mask is 1: the sum of the products of i16 and i16 elements, and the sum of each, three i64; they wrap.
+    ProductSumsI16I16 = product_sums_i16_i16(a: Ptr, b: Ptr, mask: Ptr, rows: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::product_sums_i16_i16;
+    /// Of the rows whose byte of the mask is 1: the sum of the products of i16 and i32 elements, and the sum of each, three i64; they wrap.
+    ProductSumsI16I32 = product_sums_i16_i32(a: Ptr, b: Ptr, mask: Ptr, rows: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::product_sums_i16_i32;
+    /// Of the rows whose byte of the mask is 1: the sum of the products of i32 and i32 elements, and the sum of each, three i64; they wrap.
+    ProductSumsI32I32 = product_sums_i32_i32(a: Ptr, b: Ptr, mask: Ptr, rows: I64, sums: Ptr) -> Unit, Writes, Never => crate::kernels::groups::product_sums_i32_i32;
 
     // Calls back.
 
@@ -834,6 +846,12 @@ layouts! {
         FOUND_SLOT_FIRST = crate::kernels::groups::FoundSlot, first: I64;
         /// The number of a slot's rows in its tile.
         FOUND_SLOT_ROWS = crate::kernels::groups::FoundSlot, rows: I64;
+        /// The sum of products.
+        PRODUCT_SUMS_PRODUCTS = crate::kernels::groups::ProductSums, products: I64;
+        /// The sum of the first column.
+        PRODUCT_SUMS_FIRST = crate::kernels::groups::ProductSums, first: I64;
+        /// The sum of the second column.
+        PRODUCT_SUMS_SECOND = crate::kernels::groups::ProductSums, second: I64;
 
     }
     sizes {

@@ -4,6 +4,7 @@
 //! - A row's slot is a byte below [`MOST_SLOTS`], or [`NO_SLOT`] where the row is left out.
 //! - The list of the slots that are there has them in the order of their first rows, so that groups come in that order.
 //! - Sums wrap: whoever asks for them has a proof that what the sums come to fits 64 bits.
+//! - Where all rows are of one group, products of two columns are summed in one pass over them and the mask.
 
 use super::{elements, elements_mut};
 
@@ -181,6 +182,57 @@ integers! {
     i64, i64, sums_i64, slot_sums_i64, scale_i64, multiply_i64, words_scale_i64;
 }
 
+/// What the rows of a mask come to in two columns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProductSums {
+    /// The sum of the products.
+    pub products: i64,
+    /// The sum of the first column.
+    pub first: i64,
+    /// The sum of the second column.
+    pub second: i64,
+}
+
+macro_rules! products {
+    ($($a:ty, $b:ty, $sums:ident, $entry:ident;)+) => {$(
+        multiversion! {
+            fn $sums(a: &[$a], b: &[$b], mask: &[u8]) -> ProductSums {
+                let [mut products, mut first, mut second] = [0i64; 3];
+                for ((&a, &b), &mask) in a.iter().zip(b).zip(mask) {
+                    let kept = -i64::from(mask);
+                    let (x, y) = (i64::from(a) & kept, i64::from(b));
+                    products = products.wrapping_add(x * y);
+                    first = first.wrapping_add(x);
+                    second = second.wrapping_add(y & kept);
+                }
+                ProductSums { products, first, second }
+            }
+        }
+
+        /// See the table in [`crate::abi`].
+        ///
+        /// # Safety
+        /// `a` and `b` point to `rows` elements, `mask` to as many bytes, `sums` to a [`ProductSums`].
+        pub(crate) unsafe fn $entry(a: *mut u8, b: *mut u8, mask: *mut u8, rows: i64, sums: *mut u8) {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let (a, b) = (elements::<$a>(a, rows), elements::<$b>(b, rows));
+                sums.cast::<ProductSums>().write_unaligned($sums(a, b, elements::<u8>(mask, rows)));
+            }
+        }
+    )+};
+}
+
+products! {
+    i8, i8, products_i8_i8, product_sums_i8_i8;
+    i8, i16, products_i8_i16, product_sums_i8_i16;
+    i8, i32, products_i8_i32, product_sums_i8_i32;
+    i16, i16, products_i16_i16, product_sums_i16_i16;
+    i16, i32, products_i16_i32, product_sums_i16_i32;
+    i32, i32, products_i32_i32, product_sums_i32_i32;
+}
+
 /// See the table in [`crate::abi`].
 ///
 /// # Safety
@@ -278,6 +330,49 @@ mod tests {
                 for ((out, &x), &y) in out.iter().zip(&words).zip(&bytes) {
                     assert_eq!(*out, x.wrapping_mul(3).wrapping_sub(1).wrapping_mul(100 - i64::from(y)));
                 }
+            });
+        }
+    }
+
+    type Products = unsafe fn(*mut u8, *mut u8, *mut u8, i64, *mut u8);
+
+    fn check_products<A: Copy + Into<i64>, B: Copy + Into<i64>>(sums: Products, a: &[A], b: &[B], mask: &[u8]) {
+        let mut out = ProductSums { products: 7, first: 7, second: 7 };
+        let address = |p: *const u8| p.cast_mut();
+        // SAFETY: all slices are as long as is said.
+        unsafe {
+            let mask_address = address(mask.as_ptr());
+            let (a, b) = (address(a.as_ptr().cast()), address(b.as_ptr().cast()));
+            sums(a, b, mask_address, mask.len() as i64, (&raw mut out).cast());
+        }
+        let mut expected = ProductSums::default();
+        for ((&a, &b), _) in a.iter().zip(b).zip(mask).filter(|(_, mask)| **mask == 1) {
+            let (a, b): (i64, i64) = (a.into(), b.into());
+            expected.products = expected.products.wrapping_add(a * b);
+            expected.first += a;
+            expected.second += b;
+        }
+        assert_eq!(out, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn products_of_two_columns_are_those_of_a_loop_over_rows(
+            rows in prop::collection::vec((any::<i32>(), any::<i32>(), 0u8..2), 0..300),
+        ) {
+            let a32: Vec<i32> = rows.iter().map(|r| r.0).chain([i32::MIN; 3]).collect();
+            let b32: Vec<i32> = rows.iter().map(|r| r.1).chain([i32::MIN; 3]).collect();
+            let mask: Vec<u8> = rows.iter().map(|r| r.2).chain([1, 0, 1]).collect();
+            let short = |x: &[i32]| x.iter().map(|&x| (x >> 16) as i16).collect::<Vec<i16>>();
+            let bytes = |x: &[i32]| x.iter().map(|&x| (x >> 24) as i8).collect::<Vec<i8>>();
+            let (a16, b16, a8, b8) = (short(&a32), short(&b32), bytes(&a32), bytes(&b32));
+            at_every_level(|_| {
+                check_products(product_sums_i8_i8, &a8, &b8, &mask);
+                check_products(product_sums_i8_i16, &a8, &b16, &mask);
+                check_products(product_sums_i8_i32, &a8, &b32, &mask);
+                check_products(product_sums_i16_i16, &a16, &b16, &mask);
+                check_products(product_sums_i16_i32, &a16, &b32, &mask);
+                check_products(product_sums_i32_i32, &a32, &b32, &mask);
             });
         }
     }

@@ -8,6 +8,8 @@
 //!   that the filter drops.
 //! - Groups appear in the order of their first rows, as by rows.
 //! - A tile of which the filter leaves few rows goes by rows: the kernels look at all of them.
+//! - Where all rows are of one group and nothing but products of two narrow columns is summed, slots are not written: one pass over
+//!   the columns and the mask makes each sum.
 
 use runtime::abi::{RuntimeFn, layout};
 use runtime::column::PhysicalType;
@@ -31,6 +33,9 @@ use crate::value::Value;
 /// A tile goes by blocks where at least one row in so many is left: the kernels' work on all rows is that of about as many by rows.
 const ROWS_A_SURVIVOR: i64 = 4;
 
+/// As [`ROWS_A_SURVIVOR`], where one pass makes each sum.
+const ROWS_A_SURVIVOR_OF_ONE_GROUP: i64 = 64;
+
 /// The most sums: those of a tile, and the list of its slots, take the place of its selection.
 const MOST_SUMS: usize = (TILE_ROWS * 2 - MOST_SLOTS * layout::FOUND_SLOT_SIZE as usize) / (MOST_SLOTS * 8);
 
@@ -45,6 +50,8 @@ pub(super) struct Blocks {
     keys: Vec<(u32, usize)>,
     /// One for each accumulator.
     folds: Vec<BlockFold>,
+    /// Whether one pass makes each sum.
+    in_one_pass: bool,
 }
 
 #[derive(Clone)]
@@ -152,7 +159,25 @@ impl PipelineLower<'_> {
         }
         // Room for the sums is behind the list of slots.
         let sums = folds.iter().filter(|f| matches!(f, BlockFold::Sum(_))).count();
-        Ok((1..=MOST_SUMS).contains(&sums).then_some(Blocks { state: *state, keys, folds }))
+        let in_one_pass = keys.is_empty() && self.are_products(*input, &folds)?;
+        Ok((1..=MOST_SUMS).contains(&sums).then_some(Blocks { state: *state, keys, folds, in_one_pass }))
+    }
+
+    /// Whether all that is summed are products of two columns for which there is a kernel.
+    fn are_products(&self, input: InputId, folds: &[BlockFold]) -> Result<bool> {
+        for fold in folds {
+            match fold {
+                BlockFold::Rows => {}
+                BlockFold::Sum(terms) => {
+                    let [a, b] = terms.as_slice() else { return Ok(false) };
+                    let (a, b) = (self.r.inputs.column(input, a.source)?, self.r.inputs.column(input, b.source)?);
+                    if product_sums([a.physical(), b.physical()]).is_none() {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The keys as columns of codes, where there are few combinations.
@@ -237,14 +262,20 @@ impl PipelineLower<'_> {
         Ok(form.filter(fits))
     }
 
-    /// A tile's rows of a mask (none: all of them), added to their groups.
+    /// A tile's rows of a mask, so many, added to their groups; all of the tile's where there is no mask.
     pub(super) fn add_block(
         &mut self,
         blocks: &Blocks,
         place: &Place,
-        mask: Option<kernel::Value>,
+        mask: Option<(kernel::Value, kernel::Value)>,
         scratch: kernel::Value,
     ) -> Result<()> {
+        let mask = match mask {
+            Some((mask, selected)) if blocks.in_one_pass => {
+                return self.add_in_one_pass(blocks, place, [mask, selected, scratch]);
+            }
+            mask => mask.map(|(mask, _)| mask),
+        };
         let slots = self.r.b.displace(scratch, i64::from(layout::TILE_MASK.offset));
         let words = self.r.b.displace(scratch, i64::from(layout::TILE_WORDS.offset));
         let list = self.r.b.displace(scratch, i64::from(layout::TILE_SELECTION.offset));
@@ -258,11 +289,8 @@ impl PipelineLower<'_> {
         let first = self.r.b.add(place.start, first);
         let mut env = self.source(first)?;
         let row = self.group_row(blocks.state, &mut env)?;
-        let state = self.plan.state(blocks.state);
-        let StateKind::Group { accumulators, .. } = &state.kind else {
-            return Err(Error::Bug("blocks are summed for groups".into()));
-        };
-        for ((a, fold), sums) in accumulators.iter().zip(&blocks.folds).zip(sums) {
+        let mut more_of = vec![];
+        for (fold, sums) in blocks.folds.iter().zip(sums) {
             let more = match (fold, sums) {
                 (BlockFold::Sum(terms), Some(sums)) => {
                     let at = self.r.b.offset(sums, slot.index, 8, 0);
@@ -274,13 +302,75 @@ impl PipelineLower<'_> {
                 }
                 _ => rows,
             };
-            let at = state.layout.fields[a.first].offset as i32;
-            let old = self.r.b.load(K::I64, row, at);
-            let new = self.r.b.add(old, more);
-            self.r.b.store(new, row, at);
+            more_of.push(more);
         }
+        self.add_to_group(blocks.state, row, &more_of)?;
         self.r.b.end_for(&[]);
         Ok(())
+    }
+
+    /// Adds to each accumulator of a group.
+    fn add_to_group(&mut self, state: StateId, row: kernel::Value, more: &[kernel::Value]) -> Result<()> {
+        let state = self.plan.state(state);
+        let StateKind::Group { accumulators, .. } = &state.kind else {
+            return Err(Error::Bug("blocks are summed for groups".into()));
+        };
+        for (a, more) in accumulators.iter().zip(more) {
+            let at = state.layout.fields[a.first].offset as i32;
+            let old = self.r.b.load(K::I64, row, at);
+            let new = self.r.b.add(old, *more);
+            self.r.b.store(new, row, at);
+        }
+        Ok(())
+    }
+
+    /// A tile's rows of a mask, at least one, added to the group that all rows are of.
+    fn add_in_one_pass(
+        &mut self,
+        blocks: &Blocks,
+        place: &Place,
+        [mask, selected, scratch]: [kernel::Value; 3],
+    ) -> Result<()> {
+        let sums = self.r.b.displace(scratch, i64::from(layout::TILE_SELECTION.offset));
+        let mut env = self.source(place.start)?;
+        let row = self.group_row(blocks.state, &mut env)?;
+        let mut more = vec![];
+        for fold in &blocks.folds {
+            more.push(match fold {
+                BlockFold::Rows => selected,
+                BlockFold::Sum(terms) => self.sum_of_products(place, terms, [mask, selected, sums])?,
+            });
+        }
+        self.add_to_group(blocks.state, row, &more)
+    }
+
+    /// The sum of `(a * f + c) * (b * g + d)`: that of the products and those of both columns say what it is.
+    fn sum_of_products(
+        &mut self,
+        place: &Place,
+        terms: &[Term],
+        [mask, selected, sums]: [kernel::Value; 3],
+    ) -> Result<kernel::Value> {
+        let [a, b] = terms else { return Err(Error::Bug("a product has two terms".into())) };
+        let (of_a, of_b) = (self.tile_elements(place, a.source)?, self.tile_elements(place, b.source)?);
+        let ([a, b], [of_a, of_b]) =
+            if of_a.1.bytes() <= of_b.1.bytes() { ([a, b], [of_a, of_b]) } else { ([b, a], [of_b, of_a]) };
+        let function = product_sums([of_a.1, of_b.1]).ok_or_else(|| Error::Bug("products of narrow columns".into()))?;
+        self.r.b.call(function, &[of_a.0, of_b.0, mask, place.rows, sums]);
+        let parts = [
+            (layout::PRODUCT_SUMS_PRODUCTS.offset, a.factor.wrapping_mul(b.factor)),
+            (layout::PRODUCT_SUMS_FIRST.offset, a.factor.wrapping_mul(b.constant)),
+            (layout::PRODUCT_SUMS_SECOND.offset, a.constant.wrapping_mul(b.factor)),
+        ];
+        let constant = self.r.b.iconst(K::I64, a.constant.wrapping_mul(b.constant));
+        let mut sum = self.r.b.mul(selected, constant);
+        for (offset, factor) in parts {
+            let part = self.r.b.load(K::I64, sums, offset);
+            let factor = self.r.b.iconst(K::I64, factor);
+            let part = self.r.b.mul(part, factor);
+            sum = self.r.b.add(sum, part);
+        }
+        Ok(sum)
     }
 
     /// The sum of a term, from that of the elements.
@@ -381,11 +471,27 @@ impl PipelineLower<'_> {
     }
 
     /// 1 where so many of a tile's rows are left that it goes by blocks.
-    pub(super) fn goes_by_blocks(&mut self, place: &Place, selected: kernel::Value) -> kernel::Value {
-        let factor = self.r.b.iconst(K::I64, ROWS_A_SURVIVOR);
+    pub(super) fn goes_by_blocks(&mut self, blocks: &Blocks, place: &Place, selected: kernel::Value) -> kernel::Value {
+        let rows = if blocks.in_one_pass { ROWS_A_SURVIVOR_OF_ONE_GROUP } else { ROWS_A_SURVIVOR };
+        let factor = self.r.b.iconst(K::I64, rows);
         let share = self.r.b.mul(selected, factor);
         self.r.b.compare(Cmp::Ge, share, place.rows)
     }
+}
+
+/// The kernel that sums products of elements that are stored so; the narrower ones are its first.
+fn product_sums(mut stored: [PhysicalType; 2]) -> Option<RuntimeFn> {
+    use PhysicalType as P;
+    stored.sort_by_key(|physical| physical.bytes());
+    Some(match stored {
+        [P::I8, P::I8] => RuntimeFn::ProductSumsI8I8,
+        [P::I8, P::I16] => RuntimeFn::ProductSumsI8I16,
+        [P::I8, P::I32] => RuntimeFn::ProductSumsI8I32,
+        [P::I16, P::I16] => RuntimeFn::ProductSumsI16I16,
+        [P::I16, P::I32] => RuntimeFn::ProductSumsI16I32,
+        [P::I32, P::I32] => RuntimeFn::ProductSumsI32I32,
+        _ => return None,
+    })
 }
 
 /// The terms over stored elements, in 64 bits.

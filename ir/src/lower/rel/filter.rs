@@ -375,9 +375,9 @@ impl PipelineLower<'_> {
             Some(blocks) => {
                 let selected = self.r.b.call(RuntimeFn::MaskCount, &[masks[0], rows]);
                 let selected = selected.ok_or_else(|| Error::Bug("mask_count returns a count".into()))?;
-                let many = self.goes_by_blocks(&place, selected);
+                let many = self.goes_by_blocks(&blocks, &place, selected);
                 self.r.b.begin_if(many, &[]);
-                self.add_block(&blocks, &place, Some(masks[0]), tiles[levels])?;
+                self.add_block(&blocks, &place, Some((masks[0], selected)), tiles[levels])?;
                 self.r.b.begin_else(&[]);
                 self.selected_rows(&place, masks[0], selection)?;
                 self.r.b.end_if(&[]);
