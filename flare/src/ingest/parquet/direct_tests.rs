@@ -186,9 +186,22 @@ fn few_rows_and_none() {
 
 #[test]
 fn texts_that_are_many_have_no_dictionary() {
-    let texts: ArrayRef = Arc::new((0..5000).map(|i| Some(format!("{}", i / 2))).collect::<StringArray>());
+    let texts: ArrayRef = Arc::new((0..10_000).map(|i| Some(format!("{}", i / 2))).collect::<StringArray>());
     let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
     assert_eq!(check(write(&batch, WriterProperties::builder()).path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_dictionary_of_few_texts_is_kept_however_few_the_rows() {
+    let texts: Vec<Option<String>> = (0..3000).map(|i| (i % 7 > 0).then(|| format!("{}", i / 2))).collect();
+    let column: ArrayRef = Arc::new(texts.iter().collect::<StringArray>());
+    let batch = RecordBatch::try_from_iter_with_nullable([("text", column, true)]).unwrap();
+    let file = write(&batch, WriterProperties::builder());
+    let column = open(file.path()).unwrap().load(&[0], 2).unwrap().remove(0);
+    assert_eq!((column.len(), column.dictionary().map(|d| d.len())), (3000, Some(1500)));
+    for (row, text) in texts.iter().enumerate() {
+        assert_eq!(column.get_text(row), text.as_deref(), "row {row}");
+    }
 }
 
 /// A file of one integer column with these groups of values, and with these bounds for each.
